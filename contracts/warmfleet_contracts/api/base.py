@@ -1,0 +1,144 @@
+"""Building blocks of the API models: the base class, cross-field rules, durations, shared small types.
+
+A cross-field rule is written once, as a :class:`Rule` with two faces: the CEL text that goes into the CRD, so that
+the API server refuses a bad object, and the Python predicate that refuses it everywhere else (the CLI, the
+operator's own parse, tests). A test holds the two faces against each other on every sample.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One cross-field rule of a model.
+
+    Attributes:
+        cel: The rule as CEL over ``self``; true means valid.
+        message: What a person is told: the field and the fix.
+        check: The same rule over the parsed model; None for transition rules (``oldSelf``), which only the API
+            server can judge.
+    """
+
+    cel: str
+    message: str
+    check: Callable[[Any], bool] | None
+
+
+class ApiModel(BaseModel):
+    """Base of all API models: camelCase on the wire, immutable, unknown fields ignored.
+
+    Unknown fields are ignored because the API server has already pruned or warned about them, and an operator that
+    is older than the CRD must keep working.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _apply_rules(self) -> Self:
+        broken = [rule.message for rule in type(self).rules if rule.check is not None and not rule.check(self)]
+        if broken:
+            raise PydanticCustomError("rule", "{message}", {"message": "; ".join(broken)})
+        return self
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON form: camelCase keys, unset optional fields left out."""
+        return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of a duration such as ``250ms``, ``30s``, ``1h30m``.
+
+    Raises:
+        ValueError: The text is not a sequence of number and unit.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, str) or not re.match(DURATION_PATTERN, value):
+        raise ValueError(f"{value!r} is not a duration; write a number with ms, s, m or h, such as 30s or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(value))
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact duration text of ``seconds`` (milliseconds are the finest grain)."""
+    millis = round(seconds * 1000)
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if millis and millis % size == 0:
+            return f"{millis // size}{unit}"
+    return f"{millis}ms" if millis % 1000 or not millis else f"{millis // 1000}s"
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "maxLength": 32}),
+]
+"""A length of time: text such as ``30s`` on the wire, seconds (float) in Python."""
+
+Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+"""A DNS label."""
+
+ShortText = Annotated[str, Field(min_length=1, max_length=253)]
+LongText = Annotated[str, Field(max_length=1024)]
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Condition(ApiModel):
+    """A ``metav1.Condition``."""
+
+    type: Annotated[str, Field(max_length=64)]
+    """Kind of condition, in CamelCase."""
+    status: Annotated[str, Field(pattern="^(True|False|Unknown)$", max_length=7)]
+    """True, False or Unknown."""
+    reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    """Why, as one CamelCase word from a fixed table."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """Why, for a person, with figures."""
+    observed_generation: int | None = None
+    """The metadata.generation this condition speaks of."""
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When status last changed."""
+
+
+class ObjectMeta(ApiModel):
+    """The part of ``metav1.ObjectMeta`` that warmfleet reads."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    deletion_timestamp: str | None = None

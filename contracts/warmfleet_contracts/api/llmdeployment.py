@@ -1,0 +1,389 @@
+"""LLMDeployment: one model served by a fleet of workers on one or more instance types."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from warmfleet_contracts.api.base import (
+    ApiModel,
+    Duration,
+    Name,
+    ObjectMeta,
+    Ratio,
+    Rule,
+    ShortText,
+)
+from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
+from warmfleet_contracts.api.scaling import Scaling
+from warmfleet_contracts.api.unsupported import unsupported_rules
+
+MAX_NAME_LENGTH = 40
+"""Longest metadata.name: pod, service and label names are derived from it."""
+
+
+class SecretKeyRef(ApiModel):
+    """One key of a Secret in the deployment's namespace."""
+
+    name: ShortText
+    """Name of the Secret."""
+    key: ShortText
+    """Key inside the Secret."""
+
+
+class SecretRef(ApiModel):
+    """A Secret in the deployment's namespace."""
+
+    name: ShortText
+    """Name of the Secret."""
+
+
+class HuggingFaceSource(ApiModel):
+    """Weights from the Hugging Face hub."""
+
+    repo: ShortText
+    """Repository, such as meta-llama/Llama-3.1-8B-Instruct."""
+    revision: ShortText = "main"
+    """Branch, tag or commit."""
+    token_secret_ref: SecretKeyRef | None = None
+    """Token for gated repositories."""
+
+
+class PvcSource(ApiModel):
+    """Weights on a PersistentVolumeClaim."""
+
+    claim_name: ShortText
+    """Name of the claim."""
+    path: Annotated[str, Field(max_length=1024)] = ""
+    """Path of the model below the volume's root."""
+
+
+class S3Source(ApiModel):
+    """Weights in an S3-compatible object store."""
+
+    uri: Annotated[str, Field(max_length=1024, pattern=r"^s3://.+")]
+    """s3://bucket/prefix."""
+    endpoint: Annotated[str, Field(max_length=1024)] | None = None
+    """Endpoint URL of a store that is not AWS S3."""
+    credentials_secret_ref: SecretRef | None = None
+    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; unset: the pod's own identity."""
+
+
+class HostPathSource(ApiModel):
+    """Weights on the node's disk."""
+
+    path: Annotated[str, Field(max_length=1024, pattern=r"^/")]
+    """Absolute path on the node."""
+
+
+class ModelSource(ApiModel):
+    """Where the weights come from; exactly one."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "[has(self.hf), has(self.pvc), has(self.s3), has(self.hostPath)].filter(x, x).size() == 1",
+            "source: set exactly one of hf, pvc, s3 and hostPath",
+            lambda s: sum(x is not None for x in (s.hf, s.pvc, s.s3, s.host_path)) == 1,
+        ),
+    )
+
+    hf: HuggingFaceSource | None = None
+    """Hugging Face hub."""
+    pvc: PvcSource | None = None
+    """PersistentVolumeClaim."""
+    s3: S3Source | None = None
+    """Object store."""
+    host_path: HostPathSource | None = None
+    """The node's disk."""
+
+
+class Model(ApiModel):
+    """The model that is served."""
+
+    name: ShortText
+    """Name under which the OpenAI endpoint serves the model."""
+    source: ModelSource
+    """Where the weights come from."""
+    profile: Annotated[str, Field(max_length=63)] | None = None
+    """Row of the performance model, such as llama-3.1-8b; unset: looked up by name. Without a row each variant needs
+    a performance override."""
+    max_model_len: Annotated[int, Field(ge=128, le=16_777_216)] | None = None
+    """Longest context in tokens; unset: the model's own."""
+    quantization: Literal["none", "fp8", "mxfp4", "awq", "gptq", "compressed-tensors"] = "none"
+    """Weight quantization."""
+
+
+class EnvVar(ApiModel):
+    """One literal environment variable; anything richer goes into podTemplate."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")]
+    """Name of the variable."""
+    value: Annotated[str, Field(max_length=4096)] = ""
+    """Value of the variable."""
+
+
+class Engine(ApiModel):
+    """The inference engine of a worker."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512)]
+    """Container image of vLLM."""
+    args: Annotated[
+        tuple[Annotated[str, Field(max_length=4096)], ...],
+        Field(max_length=128, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Further engine flags, appended to those that warmfleet sets."""
+    env: Annotated[
+        tuple[EnvVar, ...],
+        Field(
+            max_length=128,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = ()
+    """Environment of the engine container."""
+    pod_template: Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})] = (
+        Field(default_factory=dict)
+    )
+    """Overlay on the worker's pod (metadata.labels, metadata.annotations, spec), merged like a strategic merge
+    patch: lists of containers, volumes, env and mounts merge by name."""
+
+
+class PerformanceOverride(ApiModel):
+    """What one worker of a variant sustains, where the performance model has no row or is wrong."""
+
+    requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)]
+    """Requests per second within the SLO, for the traffic mix of the deployment."""
+    kv_cache_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens that the worker's KV cache holds."""
+
+
+class Variant(ApiModel):
+    """One way to run a worker: an instance type and a parallelism."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.max) || self.min <= self.max",
+            "variants: min must not be above max; lower min or raise max",
+            lambda s: s.max is None or s.min <= s.max,
+        ),
+        *unsupported_rules("Variant"),
+    )
+
+    name: Name
+    """Name of the variant, unique in the deployment."""
+    instance_type: ShortText
+    """Name of an InstanceType."""
+    role: Literal["both", "prefill", "decode"] = "both"
+    """What its workers do."""
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """Accelerators that share each layer."""
+    pipeline_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """Stages of layers, one after the other."""
+    min: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Fewest workers of this variant."""
+    max: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Most workers of this variant; unset: bounded by the deployment and the instance type."""
+    performance: PerformanceOverride | None = None
+    """Measured performance of one worker, instead of the performance model."""
+
+    @property
+    def accelerators(self) -> int:
+        """Accelerators of one worker."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+
+class Slo(ApiModel):
+    """The latency objective."""
+
+    ttft: Duration = 2.0
+    """Time to first token."""
+    tpot: Duration = 0.05
+    """Time per output token."""
+    attainment: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.99
+    """Share of requests that must meet both."""
+
+
+class KvTier(ApiModel):
+    """A place besides GPU memory where KV blocks are kept."""
+
+    medium: Literal["cpu", "fs"]
+    """Host memory or a shared file system."""
+    size: Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(Mi|Gi|Ti)$")]
+    """Capacity."""
+    claim_name: ShortText | None = None
+    """PersistentVolumeClaim (ReadWriteMany) of an fs tier."""
+
+
+class KvCache(ApiModel):
+    """How the KV cache is held and handed over."""
+
+    rules: ClassVar[tuple[Rule, ...]] = unsupported_rules("KvCache")
+
+    dtype: Literal["auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
+    """Data type of the cache; auto is the model's."""
+    tiers: Annotated[
+        tuple[KvTier, ...], Field(max_length=4, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """Tiers below GPU memory, fastest first."""
+    handover: Annotated[
+        tuple[Literal["auto", "store", "migrate", "replay", "none"], ...],
+        Field(min_length=1, max_length=4, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ("none",)
+    """Hand-over strategies in order of preference."""
+    min_retained_hit_ratio: Ratio | None = None
+    """Slow scale-downs so that the hit rate keeps at least this share of what it would be without scaling."""
+    drain_deadline: Annotated[Duration, Field(ge=0)] = 300.0
+    """Longest drain of a worker: finishing its requests and handing its cache over."""
+
+
+class Routing(ApiModel):
+    """How requests reach the workers."""
+
+    mode: Literal["router", "service", "none"] = "router"
+    """router: a prefix-aware router with one OpenAI endpoint; service: a plain Service; none: neither."""
+    replicas: Annotated[int, Field(ge=1, le=16)] = 1
+    """Router replicas."""
+    policy: Literal["cache_aware", "power_of_two", "round_robin", "random", "consistent_hash"] = "cache_aware"
+    """Routing policy of the router."""
+    image: Annotated[str, Field(max_length=512)] | None = None
+    """Router image; unset: the operator's default."""
+    args: Annotated[
+        tuple[Annotated[str, Field(max_length=4096)], ...],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Further router flags."""
+
+
+class Rollout(ApiModel):
+    """How a changed template replaces workers."""
+
+    max_surge: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Workers of the new revision beyond the desired count."""
+    partition: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Workers kept on the old revision (canary)."""
+    progress_deadline: Duration = 1800.0
+    """Time for a new worker to become ready before the rollout is rolled back."""
+
+
+class LLMDeploymentSpec(ApiModel):
+    """Desired state of an LLMDeployment."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.replicas) != has(self.scaling)",
+            "set exactly one of replicas (a fixed fleet) and scaling (an autoscaled one)",
+            lambda s: (s.replicas is None) != (s.scaling is None),
+        ),
+        Rule(
+            "!has(self.scaling) || self.variants.exists(v, !has(v.max)) || "
+            "self.variants.map(v, v.max).sum() >= self.scaling.min",
+            "scaling.min is above the sum of the variants' max; raise a variant's max or lower scaling.min",
+            lambda s: (
+                s.scaling is None
+                or any(v.max is None for v in s.variants)
+                or sum(v.max for v in s.variants) >= s.scaling.min
+            ),
+        ),
+        Rule(
+            "!has(self.scaling) || self.variants.map(v, v.min).sum() <= self.scaling.max",
+            "the sum of the variants' min is above scaling.max; lower a variant's min or raise scaling.max",
+            lambda s: s.scaling is None or sum(v.min for v in s.variants) <= s.scaling.max,
+        ),
+        *unsupported_rules("LLMDeploymentSpec"),
+    )
+
+    model: Model
+    """The model that is served."""
+    engine: Engine
+    """The inference engine of a worker."""
+    variants: Annotated[
+        tuple[Variant, ...],
+        Field(
+            min_length=1,
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+    """Ways to run a worker; the planner chooses the cheapest mix."""
+    slo: Slo = Slo()
+    """The latency objective."""
+    replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Fixed number of workers; excludes scaling."""
+    scaling: Scaling | None = None
+    """Autoscaling; excludes replicas."""
+    kv_cache: KvCache = KvCache()
+    """How the KV cache is held and handed over."""
+    routing: Routing = Routing()
+    """How requests reach the workers."""
+    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
+    """PriorityClass of the workers; also decides who is short when accelerators are."""
+    rollout: Rollout | None = None
+    """How a changed template replaces workers."""
+
+
+class LLMDeployment(ApiModel):
+    """A model served by a fleet of workers that is sized, placed, drained and replaced by warmfleet."""
+
+    api_version: str = "warmfleet.dev/v1alpha1"
+    kind: str = "LLMDeployment"
+    metadata: ObjectMeta = ObjectMeta()
+    spec: LLMDeploymentSpec
+    """Desired state."""
+    status: LLMDeploymentStatus | None = None
+    """Observed state."""
+
+    crd: ClassVar[dict[str, Any]] = {
+        "plural": "llmdeployments",
+        "singular": "llmdeployment",
+        "shortNames": ["llmd"],
+        "categories": ["all", "warmfleet"],
+        "scope": "Namespaced",
+        "scale": {
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        },
+        "rules": [
+            (
+                f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
+                f"metadata.name must be at most {MAX_NAME_LENGTH} characters: pod names are derived from it",
+            ),
+        ],
+        "columns": [
+            ("Model", "string", ".spec.model.name", "Model that is served.", 0),
+            ("Ready", "integer", ".status.readyReplicas", "Workers that take traffic.", 0),
+            ("Desired", "integer", ".status.desiredReplicas", "Workers that the last decision wants.", 0),
+            ("Cost/H", "number", ".status.costPerHour", "US dollars per hour of all workers.", 0),
+            (
+                "Reason",
+                "string",
+                '.status.conditions[?(@.type=="Ready")].reason',
+                "Reason of the Ready condition.",
+                0,
+            ),
+            ("Chosen-By", "string", ".status.scaling.chosenBy", "Rule that decided the desired count.", 0),
+            ("Min", "integer", ".spec.scaling.min", "Fewest workers.", 1),
+            ("Max", "integer", ".spec.scaling.max", "Most workers.", 1),
+            ("Now", "number", ".status.scaling.now", "Demand now, in requests per second.", 1),
+            ("Queue", "integer", ".status.scaling.queue", "Requests waiting.", 1),
+            ("Hit-Ratio", "number", ".status.kvCache.hitRatio", "Prefix-cache hits per prompt token.", 1),
+            ("Age", "date", ".metadata.creationTimestamp", "Time since creation.", 0),
+        ],
+    }
+
+
+__all__ = [
+    "Engine",
+    "EnvVar",
+    "KvCache",
+    "KvTier",
+    "LLMDeployment",
+    "LLMDeploymentSpec",
+    "Model",
+    "ModelSource",
+    "PerformanceOverride",
+    "Rollout",
+    "Routing",
+    "Slo",
+    "Variant",
+]

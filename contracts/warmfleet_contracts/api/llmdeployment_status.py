@@ -1,0 +1,95 @@
+"""The status of an LLMDeployment: what is there, what was decided, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from warmfleet_contracts.api.base import ApiModel, Condition, LongText, Name, ShortText
+
+
+class VariantStatus(ApiModel):
+    """Workers of one variant."""
+
+    name: Name
+    """Name of the variant."""
+    instance_type: ShortText
+    """Name of its InstanceType."""
+    desired: int = 0
+    """Workers that the last decision wants."""
+    starting: int = 0
+    """Workers that are not ready yet."""
+    ready: int = 0
+    """Workers that take traffic."""
+    draining: int = 0
+    """Workers on their way out."""
+    requests_per_second: float | None = None
+    """What one worker is counted on to sustain within the SLO."""
+
+
+class ScalingStatus(ApiModel):
+    """The last decision, explained."""
+
+    now: float | None = None
+    """Demand now, requests/s; absent while unknown."""
+    queue: int | None = None
+    """Requests waiting; absent while unknown."""
+    forecast: float | None = None
+    """Demand over the lead time that the forecast asks to serve, requests/s."""
+    desired: int = 0
+    """Workers wanted."""
+    chosen_by: Annotated[str, Field(max_length=64)] = ""
+    """Rule that decided: a reason from the fixed table."""
+    message: LongText = ""
+    """The decision in words, with figures."""
+
+
+class KvCacheStatus(ApiModel):
+    """The prefix caches of the fleet."""
+
+    hit_ratio: float | None = None
+    """Prefix-cache hits per prompt token over the last minutes; absent while unknown."""
+    retained: float | None = None
+    """Share of the hit ratio kept over the last scale-down; absent before one."""
+
+
+class LLMDeploymentStatus(ApiModel):
+    """Observed state of an LLMDeployment."""
+
+    observed_generation: int = -1
+    """The generation that was last looked at; -1 before the first look."""
+    replicas: int = 0
+    """Worker pods, whatever their state."""
+    ready_replicas: int = 0
+    """Workers that take traffic."""
+    desired_replicas: int = 0
+    """Workers that the last decision wants."""
+    selector: Annotated[str, Field(max_length=512)] = ""
+    """Label selector of the worker pods."""
+    endpoint: Annotated[str, Field(max_length=512)] = ""
+    """URL of the OpenAI endpoint inside the cluster."""
+    variants: Annotated[
+        tuple[VariantStatus, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = ()
+    """Workers by variant."""
+    scaling: ScalingStatus | None = None
+    """The last decision, explained."""
+    kv_cache: KvCacheStatus | None = None
+    """The prefix caches of the fleet."""
+    cost_per_hour: float | None = None
+    """US dollars per hour of all workers at list price; absent when a price is unknown."""
+    saved_per_hour: float | None = None
+    """US dollars per hour less than a fleet at scaling.max."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
+    """Ready, Reconciling and Stalled as kstatus reads them, then ScalingActive, ScalingLimited, Draining, Paused."""

@@ -1,0 +1,146 @@
+"""TrafficForecast: what traffic is expected for one LLMDeployment, and how far to trust it.
+
+Anything may fill the status: bring your own forecaster.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from warmfleet_contracts.api.base import ApiModel, Condition, Duration, LongText, ObjectMeta, Rule, ShortText
+from warmfleet_contracts.api.unsupported import unsupported_rules
+
+
+class TargetRef(ApiModel):
+    """The LLMDeployment the forecast is for, in the same namespace."""
+
+    name: ShortText
+    """Name of the LLMDeployment."""
+
+
+class TrafficForecastSpec(ApiModel):
+    """Desired state of a TrafficForecast."""
+
+    rules: ClassVar[tuple[Rule, ...]] = unsupported_rules("TrafficForecastSpec")
+
+    target: TargetRef
+    """The LLMDeployment the forecast is for."""
+    forecaster: Literal["Internal", "External"] = "Internal"
+    """Internal: warmfleet fills the status; External: something else does and warmfleet leaves it alone."""
+
+
+class CurvePoint(ApiModel):
+    """Forecast quantiles of the demand at one time."""
+
+    offset: Duration
+    """Time after issuedAt."""
+    q50: float
+    """Median demand, requests/s."""
+    q90: float
+    """90th percentile of the demand, requests/s."""
+
+
+class LeadWindow(ApiModel):
+    """Quantiles of the maximum demand over the next ``lead``, for one state of the traffic.
+
+    The state is (level, slope, volatility); the evaluator interpolates between the nodes of the table.
+    """
+
+    lead: Duration
+    """Length of the window."""
+    quantiles: Annotated[
+        tuple[float, ...],
+        Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ]
+    """Probabilities, ascending, each in (0, 1)."""
+    ratios: Annotated[
+        tuple[float, ...],
+        Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ]
+    """Maximum demand over the window divided by the level now, one per probability, at slope and volatility zero."""
+    slope_gain: float = 0.0
+    """Added to each ratio per unit of relative slope (1/s) times lead (s)."""
+    volatility_gain: float = 0.0
+    """Added to each ratio per unit of relative volatility times the standard normal quantile."""
+
+
+class Skill(ApiModel):
+    """How good the forecast was, from a rolling backtest."""
+
+    horizon: Duration
+    """Lead at which it was judged."""
+    pinball_gain: float
+    """1 - loss / loss of persistence; positive is better than holding the last value."""
+    coverage90: float | None = None
+    """Share of values at or below the forecast's 90th percentile."""
+
+
+class TrafficForecastStatus(ApiModel):
+    """Observed state of a TrafficForecast."""
+
+    observed_generation: int = -1
+    """The generation that was last looked at; -1 before the first look."""
+    issued_at: Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})] | None = None
+    """When the forecast was made (RFC 3339)."""
+    valid_for: Duration = 1800.0
+    """How long after issuedAt it may be used."""
+    near: Annotated[
+        tuple[CurvePoint, ...], Field(max_length=60, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """The next hour, densely."""
+    far: Annotated[
+        tuple[CurvePoint, ...], Field(max_length=60, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """The next day, sparsely."""
+    lead_windows: Annotated[
+        tuple[LeadWindow, ...], Field(max_length=24, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """Quantiles of the maximum demand over lead windows."""
+    skill: Annotated[
+        tuple[Skill, ...], Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """How good the forecast was."""
+    trusted: bool = False
+    """Whether the planner may buy on it."""
+    reason: Annotated[str, Field(max_length=64)] = ""
+    """Why it is trusted or not, from the fixed table."""
+    message: LongText = ""
+    """The same for a person, with figures."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=8,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
+    """Conditions: Ready."""
+
+
+class TrafficForecast(ApiModel):
+    """The traffic expected for one LLMDeployment."""
+
+    api_version: str = "warmfleet.dev/v1alpha1"
+    kind: str = "TrafficForecast"
+    metadata: ObjectMeta = ObjectMeta()
+    spec: TrafficForecastSpec
+    """Desired state."""
+    status: TrafficForecastStatus | None = None
+    """Observed state."""
+
+    crd: ClassVar[dict[str, Any]] = {
+        "plural": "trafficforecasts",
+        "singular": "trafficforecast",
+        "shortNames": ["tfc"],
+        "categories": ["warmfleet"],
+        "scope": "Namespaced",
+        "columns": [
+            ("Target", "string", ".spec.target.name", "LLMDeployment the forecast is for.", 0),
+            ("Forecaster", "string", ".spec.forecaster", "Who fills the status.", 0),
+            ("Trusted", "boolean", ".status.trusted", "Whether the planner may buy on it.", 0),
+            ("Reason", "string", ".status.reason", "Why it is trusted or not.", 0),
+            ("Issued", "date", ".status.issuedAt", "When the forecast was made.", 0),
+            ("Age", "date", ".metadata.creationTimestamp", "Time since creation.", 0),
+        ],
+    }

@@ -1,0 +1,85 @@
+"""Fields of the v1alpha1 schema whose feature does not exist yet.
+
+The schema is complete from the first day, so that a field never changes its meaning; but a field that nothing reads
+must be refused, not ignored. Each entry is removed together with the change that builds its feature.
+"""
+
+from __future__ import annotations
+
+from warmfleet_contracts.api.base import Rule
+
+_TABLE: dict[str, tuple[Rule, ...]] = {
+    "InstanceTypeSpec": (
+        Rule(
+            "self.capacityType != 'spot'",
+            "capacityType: spot is not supported yet; use on-demand",
+            lambda s: s.capacity_type != "spot",
+        ),
+    ),
+    "Variant": (
+        Rule(
+            "self.role == 'both'",
+            "role: prefill and decode are not supported yet; use both",
+            lambda s: s.role == "both",
+        ),
+    ),
+    "Scaling": (
+        Rule("self.mode == 'Auto'", "mode: Advisory is not supported yet; use Auto", lambda s: s.mode == "Auto"),
+        Rule(
+            "!has(self.forecast)",
+            "forecast is not supported yet; remove it and the reactive rule is used",
+            lambda s: s.forecast is None,
+        ),
+        Rule(
+            "!has(self.schedules) || size(self.schedules) == 0",
+            "schedules are not supported yet; remove them and set min and max",
+            lambda s: not s.schedules,
+        ),
+        Rule(
+            "!has(self.events) || size(self.events) == 0",
+            "events are not supported yet; remove them and raise min for the event",
+            lambda s: not s.events,
+        ),
+        Rule(
+            "!has(self.budget)",
+            "budget is not supported yet; remove it and bound the cost with max",
+            lambda s: s.budget is None,
+        ),
+    ),
+    "KvCache": (
+        Rule(
+            "self.handover.all(s, s == 'none')",
+            "handover: only none is supported yet; remove auto, store, migrate and replay",
+            lambda s: all(x == "none" for x in s.handover),
+        ),
+        Rule(
+            "!has(self.tiers) || size(self.tiers) == 0",
+            "tiers are not supported yet; remove them",
+            lambda s: not s.tiers,
+        ),
+        Rule(
+            "!has(self.minRetainedHitRatio)",
+            "minRetainedHitRatio is not supported yet; remove it",
+            lambda s: s.min_retained_hit_ratio is None,
+        ),
+    ),
+    "LLMDeploymentSpec": (
+        Rule(
+            "!has(self.rollout)",
+            "rollout is not supported yet; remove it: a changed template is used by new workers only",
+            lambda s: s.rollout is None,
+        ),
+    ),
+    "TrafficForecastSpec": (
+        Rule(
+            "self.forecaster != 'Internal'",
+            "forecaster: Internal is not supported yet; use External and fill the status yourself",
+            lambda s: s.forecaster != "Internal",
+        ),
+    ),
+}
+
+
+def unsupported_rules(model: str) -> tuple[Rule, ...]:
+    """The rules that refuse not-yet-built fields of ``model`` (class name)."""
+    return _TABLE[model]

@@ -1,0 +1,1 @@
+"""The warmfleet operator: observe, decide, act (see ``docs/architecture.md``)."""

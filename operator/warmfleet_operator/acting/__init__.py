@@ -1,0 +1,1 @@
+"""Brings about what was decided: creates, drains, deletes, writes status, events and checkpoints."""

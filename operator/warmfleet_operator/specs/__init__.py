@@ -1,0 +1,1 @@
+"""Builds children as plain dicts: worker pods, router, Service, PDB, RBAC. Pure."""

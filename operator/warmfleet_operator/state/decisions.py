@@ -1,0 +1,117 @@
+"""What was decided, as frozen records: counts, victims and one reason per decision, with the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
+
+from warmfleet_operator.state.records import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A worker that shall leave.
+
+    Attributes:
+        pod: Its pod.
+        uid: UID of the pod that was meant.
+        reason: Why this one.
+        drain: True to drain it first; False to delete it at once because it never served or cannot.
+        message: The same with figures.
+    """
+
+    pod: Key
+    uid: str
+    reason: VictimReason
+    drain: bool
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VariantPlan:
+    """What is wanted of one variant.
+
+    Attributes:
+        name: Variant name.
+        instance_type: InstanceType name.
+        desired: Workers wanted.
+        create: Workers to create now.
+        requests_per_second: What one worker is counted on to sustain within the SLO; None while unknown.
+        cost_per_hour: Dollars per hour of one worker; None when the price is unknown.
+    """
+
+    name: str
+    instance_type: str
+    desired: int
+    create: int = 0
+    requests_per_second: float | None = None
+    cost_per_hour: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that keeps a deployment from being planned or brought up.
+
+    Attributes:
+        reason: From the fixed table.
+        message: For a person: the field and the fix.
+        stalled: True when nothing will progress without a person.
+    """
+
+    reason: Reason
+    message: str
+    stalled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentPlan:
+    """The decision for one deployment.
+
+    Attributes:
+        key: The deployment.
+        uid: UID of the deployment that was meant.
+        generation: Generation of the spec it was made from.
+        variants: Per variant, in the order of the spec.
+        victims: Workers that shall leave now, in order.
+        cancels: Pods whose drain shall be cancelled, because they are needed again.
+        desired: Workers wanted over all variants.
+        unlimited: Workers that would have been wanted without limits.
+        chosen_by: The rule that decided.
+        limited: The limit that bound, if one did.
+        demand: Demand the decision was made on, requests/s; None while unknown.
+        queue: Requests waiting; None while unknown.
+        message: The decision in words, with figures.
+        problems: What keeps it from being planned or brought up.
+        figures: Figures by name, for ``explain``, metrics and events.
+    """
+
+    key: Key
+    uid: str
+    generation: int
+    variants: tuple[VariantPlan, ...] = ()
+    victims: tuple[Victim, ...] = ()
+    cancels: tuple[Key, ...] = ()
+    desired: int = 0
+    unlimited: int = 0
+    chosen_by: ChosenBy = ChosenBy.HOLD
+    limited: Reason | None = None
+    demand: float | None = None
+    queue: int | None = None
+    message: str = ""
+    problems: tuple[Problem, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """The decision for all deployments.
+
+    Attributes:
+        at: When it was made, logical seconds.
+        deployments: By key.
+    """
+
+    at: float
+    deployments: Mapping[Key, DeploymentPlan] = field(default_factory=dict)
