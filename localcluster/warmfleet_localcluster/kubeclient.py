@@ -1,0 +1,314 @@
+"""Plain-dict access to any Kubernetes API over the official client's asyncio flavour.
+
+`kubernetes.aio` brings kubeconfig loading (client certificates, CA, tokens, exec plugins), the transport and
+the watch. Added here: verbs on dicts, and `follow`, a list + watch that never loses an object: it resumes from
+the last resourceVersion or bookmark, backs off while the API is away, and after a 410 lists again and reports
+what vanished in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+import logging
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+from kubernetes.aio import client as kube
+from kubernetes.aio import config as kube_config
+from kubernetes.aio import watch as kube_watch
+
+Object = dict[str, Any]
+_LOG = logging.getLogger(__name__)
+_PATCH_TYPES = {
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+    "json": "application/json-patch+json",
+    "apply": "application/apply-patch+yaml",
+}
+_PAGE = 500
+_WATCH_SECONDS = 240
+
+
+class ApiError(Exception):
+    """The API refused a request.
+
+    Attributes:
+        status: HTTP status.
+        reason: The Status object's reason, e.g. `NotFound`, `AlreadyExists`, `Expired`.
+    """
+
+    def __init__(self, status: int, reason: str, message: str, where: str) -> None:
+        super().__init__(f"{where}: {status} {reason}: {message}")
+        self.status, self.reason = status, reason
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource type: `api` is `v1` or `<group>/<version>`, `plural` as in the URL."""
+
+    api: str
+    plural: str
+    namespaced: bool = True
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """URL path of an object, or of a collection (`name` None), in all namespaces if `namespace` is None."""
+        if name is not None and self.namespaced and namespace is None:
+            raise ValueError(f"{self.plural}/{name}: namespace is required")
+        parts = ["api" if "/" not in self.api else "apis", self.api]
+        if self.namespaced and namespace is not None:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        return "/" + "/".join(parts + [part for part in (name, subresource) if part is not None])
+
+
+PODS, NODES = Resource("v1", "pods"), Resource("v1", "nodes", namespaced=False)
+SERVICES, CONFIG_MAPS, SECRETS = (
+    Resource("v1", "services"),
+    Resource("v1", "configmaps"),
+    Resource("v1", "secrets"),
+)
+NAMESPACES, EVENTS = Resource("v1", "namespaces", namespaced=False), Resource("v1", "events")
+SERVICE_ACCOUNTS, LEASES = Resource("v1", "serviceaccounts"), Resource("coordination.k8s.io/v1", "leases")
+DEPLOYMENTS, REPLICA_SETS = Resource("apps/v1", "deployments"), Resource("apps/v1", "replicasets")
+ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "endpointslices")
+DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets")
+PRIORITY_CLASSES = Resource("scheduling.k8s.io/v1", "priorityclasses", namespaced=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step of `follow`. `SYNCED` (empty object) says that a full list has been reported."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "SYNCED"]
+    object: Object
+
+
+class KubeClient:
+    """Verbs on plain dicts. Close it, or use it as an async context manager.
+
+    Raises (all verbs):
+        ApiError: The API answered with an error status.
+        OSError, asyncio.TimeoutError, aiohttp.ClientError: It could not be reached.
+    """
+
+    def __init__(self, configuration: kube.Configuration) -> None:
+        # Proxies of the environment must not swallow loopback traffic; a kubeconfig's proxy-url still counts.
+        configuration.client_session_kwargs = {"trust_env": False}
+        self._configuration = configuration
+        self._api = kube.ApiClient(configuration)
+
+    @classmethod
+    async def from_kubeconfig(cls, path: str | Path | None = None, context: str | None = None) -> KubeClient:
+        """Load a kubeconfig: `path`, else KUBECONFIG, else ~/.kube/config; `context` or the current one."""
+        configuration = kube.Configuration()
+        file = None if path is None else str(path)
+        await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+            file, context, configuration, persist_config=False
+        )
+        return cls(configuration)
+
+    @classmethod
+    def for_server(cls, url: str) -> KubeClient:
+        """A client for an API without authentication, such as the embedded one."""
+        return cls(kube.Configuration(host=url))
+
+    @property
+    def configuration(self) -> kube.Configuration:
+        """The loaded connection settings (host, ssl_ca_cert, ...)."""
+        return self._configuration
+
+    async def __aenter__(self) -> KubeClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
+        """Read one object."""
+        return await self._call("GET", resource.path(namespace, name))
+
+    async def list(self, resource: Resource, namespace: str | None = None, **selectors: str) -> Object:
+        """List a collection, all pages; `selectors`: labelSelector, fieldSelector."""
+        path, query = resource.path(namespace), dict[str, object](selectors, limit=_PAGE)
+        items: builtins.list[Object] = []
+        while True:
+            page = await self._call("GET", path, query)
+            items += page.get("items") or []
+            if not (token := page["metadata"].get("continue")):
+                return {**page, "items": items}
+            query["continue"] = token
+
+    async def create(
+        self,
+        resource: Resource,
+        body: Object,
+        namespace: str | None = None,
+        *,
+        name: str | None = None,
+        subresource: str | None = None,
+    ) -> Object:
+        """POST an object, or to a subresource (binding, eviction, token) of `name`."""
+        namespace = namespace or body.get("metadata", {}).get("namespace")
+        if resource.namespaced and namespace is None:
+            raise ValueError(f"{resource.plural}: metadata.namespace is required to create one")
+        return await self._call("POST", resource.path(namespace, name, subresource), body=body)
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: object,
+        namespace: str | None = None,
+        *,
+        subresource: str | None = None,
+        how: Literal["merge", "strategic", "json", "apply"] = "merge",
+        **query: object,
+    ) -> Object:
+        """PATCH an object; `query`: fieldManager, force. `metadata.uid` in `body` guards a merge."""
+        path = resource.path(namespace, name, subresource)
+        return await self._call("PATCH", path, query, body, content_type=_PATCH_TYPES[how])
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        grace_seconds: int | None = None,
+        uid: str | None = None,
+        propagation: str | None = None,
+    ) -> Object:
+        """DELETE an object, only if it still has `uid` when that is given."""
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        if propagation is not None:
+            options["propagationPolicy"] = propagation
+        return await self._call("DELETE", resource.path(namespace, name), body=options)
+
+    async def follow(self, resource: Resource, namespace: str | None = None, **selectors: str) -> AsyncIterator[Event]:
+        """List, then watch, for ever; every change of every matching object is reported once."""
+        known: dict[tuple[str | None, str], Object] = {}
+        version: str | None = None
+        failures = 0
+        while True:
+            try:
+                if version is None:
+                    listed = await self.list(resource, namespace, **selectors)
+                    for event in _differences(known, listed["items"]):
+                        yield event
+                    version = listed["metadata"]["resourceVersion"]
+                    yield Event("SYNCED", {})
+                failures += 1  # until the first event: an API that keeps hanging up is not asked in a tight loop
+                watcher = kube_watch.Watch()  # type: ignore[no-untyped-call]
+                async with watcher:
+                    async for raw in watcher.stream(  # type: ignore[no-untyped-call]
+                        self._open_watch,
+                        resource.path(namespace),
+                        selectors,
+                        resource_version=version,
+                        timeout_seconds=_WATCH_SECONDS,
+                    ):
+                        version, failures = watcher.resource_version, 0
+                        if raw["type"] != "BOOKMARK":
+                            _remember(known, raw)
+                            yield Event(raw["type"], raw["object"])
+            except Exception as error:  # noqa: BLE001 - whatever the API or the network answers, ask again
+                failures += 1
+                _LOG.log(logging.INFO if failures < 6 else logging.WARNING, "watch %s: %r", resource.plural, error)
+                if not isinstance(error, OSError | TimeoutError | aiohttp.ClientError):
+                    version = None  # 410, or an answer that made no sense: start from a fresh list
+            await asyncio.sleep(min(5.0, 0.02 * 2**failures) * random.uniform(0.5, 1.0) if failures else 0)
+
+    async def _open_watch(self, path: str, selectors: Mapping[str, str], **how: Any) -> Any:
+        """What `Watch.stream` calls for each connection; returns the raw streaming response."""
+        query = {
+            **selectors,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": how["resource_version"],
+            "timeoutSeconds": how["timeout_seconds"],
+        }
+        timeout = aiohttp.ClientTimeout(total=_WATCH_SECONDS + 30, sock_connect=10)
+        return (await self._send("GET", path, query, deadline=timeout)).response
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        answer: Any = await self._send(method, path, query, body, content_type=content_type)
+        parsed: Object = json.loads(await answer.read())
+        return parsed
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        *,
+        content_type: str = "application/json",
+        deadline: aiohttp.ClientTimeout | None = None,
+    ) -> Any:
+        pairs = [(key, str(value)) for key, value in (query or {}).items() if value is not None]
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        request = await self._api.param_serialize(
+            method, path, query_params=pairs, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        answer = await self._api.call_api(*request, _request_timeout=deadline or aiohttp.ClientTimeout(total=30))
+        if not 200 <= answer.status <= 299:
+            raise _error(answer.status, await answer.read(), f"{method} {path}")
+        return answer
+
+
+def _error(status: int, raw: bytes, where: str) -> ApiError:
+    try:
+        body = json.loads(raw)
+        return ApiError(status, body.get("reason", ""), body.get("message", ""), where)
+    except (ValueError, AttributeError):
+        return ApiError(status, "", raw[:200].decode(errors="replace"), where)
+
+
+def _key(item: Object) -> tuple[str | None, str]:
+    return item["metadata"].get("namespace"), item["metadata"]["name"]
+
+
+def _remember(known: dict[tuple[str | None, str], Object], raw: Object) -> None:
+    if raw["type"] == "DELETED":
+        known.pop(_key(raw["object"]), None)
+    else:
+        known[_key(raw["object"])] = raw["object"]
+
+
+def _differences(known: dict[tuple[str | None, str], Object], items: list[Object]) -> list[Event]:
+    """Bring `known` up to a fresh list; an object recreated under its name is a deletion and an addition."""
+    fresh = {_key(item): item for item in items}
+    events = []
+    for key, old in list(known.items()):
+        new = fresh.get(key)
+        if new is None or new["metadata"]["uid"] != old["metadata"]["uid"]:
+            events.append(Event("DELETED", known.pop(key)))
+    for key, new in fresh.items():
+        old_or_none = known.get(key)
+        known[key] = new
+        if old_or_none is None:
+            events.append(Event("ADDED", new))
+        elif old_or_none["metadata"]["resourceVersion"] != new["metadata"]["resourceVersion"]:
+            events.append(Event("MODIFIED", new))
+    return events
