@@ -1,0 +1,24 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of traces and performance data; skips the test, with a message, when there is none."""
+    named = os.environ.get("WARMFLEET_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no reference data; set WARMFLEET_DATA to the folder that holds traces/ and perf/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def require_real() -> bool:
+    """Whether a missing real part (kubectl, Helm, control plane) is a failure instead of a skip."""
+    return os.environ.get("WARMFLEET_REQUIRE_REAL") == "1"
