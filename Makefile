@@ -1,0 +1,61 @@
+# The interface of the repository. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.warmfleet-setup
+SOURCES := contracts runtime operator worker localcluster cli
+PYTEST := $(PY) -m pytest
+JOBS ?= 2
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(STAMP) ## Create .venv with everything that development, tests and the demo need
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.PHONY: crds
+crds: $(STAMP) ## Generate crds/ from the models
+	$(PY) -m warmfleet_contracts.api.crd crds
+
+.PHONY: lint
+lint: $(STAMP) ## Formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(STAMP) ## Format and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: test
+test: lint ## Everything that needs no binary beyond pip packages (under 6 minutes on 2 cores)
+	$(PYTEST) tests --ignore=tests/controlplane -n $(JOBS) --dist=loadgroup
+
+.PHONY: demo
+demo: $(STAMP) ## The whole product on this machine in under 4 minutes, with an HTML report
+	$(PY) -m warmfleet_cli demo $(DEMO_ARGS)
+
+.PHONY: controlplane
+controlplane: $(STAMP) ## Build (or find) kube-apiserver, etcd, scheduler, controller-manager and kwok
+	$(PY) tests/controlplane/binaries.py
+
+.PHONY: test-controlplane
+test-controlplane: controlplane ## The scenarios on a real Kubernetes control plane
+	$(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/controlplane
+
+.PHONY: clean
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
