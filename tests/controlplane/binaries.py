@@ -124,14 +124,16 @@ def cache_directory() -> Path:
     return user_cache() / "controlplane" / f"{kubernetes_version()}-{digest.hexdigest()[:12]}"
 
 
-def resolve(*, report: Callable[[str], None] | None = None) -> Binaries:
+def resolve(*, build: bool = True, report: Callable[[str], None] | None = None) -> Binaries:
     """Finds the programs, or builds them.
 
     Args:
+        build: Whether to build what is not there.
         report: Receives one line per step of a build; by default they go to standard error.
 
     Raises:
-        BinariesUnavailableError: ``KUBEBUILDER_ASSETS`` is incomplete, or there is neither a cached build nor Go.
+        BinariesUnavailableError: ``KUBEBUILDER_ASSETS`` is incomplete, or there is no cached build and no Go or no
+            permission to build.
         BuildError: The build failed.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
@@ -140,10 +142,11 @@ def resolve(*, report: Callable[[str], None] | None = None) -> Binaries:
     target = cache_directory()
     if not _missing(target):
         return Binaries(target, kubernetes_version(), {})
-    if shutil.which("go") is None:
+    if not build or shutil.which("go") is None:
+        how = "run `python tests/controlplane/binaries.py`" if shutil.which("go") else "install Go"
         raise BinariesUnavailableError(
-            f"no control plane programs: KUBEBUILDER_ASSETS is not set, {target} does not hold them, and `go` is not on "
-            f"PATH to build them; install Go or point KUBEBUILDER_ASSETS at {', '.join(NAMES)}"
+            f"no control plane programs: KUBEBUILDER_ASSETS is not set and {target} does not hold them; {how} to build "
+            f"them, or point KUBEBUILDER_ASSETS at a directory with {', '.join(NAMES)}"
         )
     return _build_once(target, report or _print_to_stderr)
 
