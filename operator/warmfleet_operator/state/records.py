@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from warmfleet_contracts.agent import Phase
+from warmfleet_contracts.agent import DrainReport, Phase
 from warmfleet_contracts.api import InstanceTypeSpec, LLMDeploymentSpec
 
 
@@ -39,6 +39,9 @@ class DeploymentRecord:
         annotations: Its annotations.
         deleting: Whether deletionTimestamp is set.
         namespace_terminating: Whether its namespace is being deleted.
+        deleting_since: When the operator first saw deletionTimestamp, logical seconds; None otherwise.
+        finalizers: metadata.finalizers.
+        status: The status as last seen, raw; compared before it is written again.
     """
 
     key: Key
@@ -50,6 +53,9 @@ class DeploymentRecord:
     annotations: Mapping[str, str] = field(default_factory=dict)
     deleting: bool = False
     namespace_terminating: bool = False
+    deleting_since: float | None = None
+    finalizers: tuple[str, ...] = ()
+    status: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class InstanceTypeRecord:
     generation: int
     spec: InstanceTypeSpec | None
     spec_error: str | None = None
+    status: Mapping[str, Any] = field(default_factory=dict)
 
 
 class WorkerPhase(StrEnum):
@@ -102,6 +109,9 @@ class WorkerRecord:
         failure: Why it does not start, for a person (waiting reason and message); empty otherwise.
         failure_reason: The kubelet's reason, such as ImagePullBackOff or CrashLoopBackOff; empty otherwise.
         drain_reason: Value of the draining annotation; None when it was not told to drain.
+        drain_since: When the operator first saw the draining annotation; None otherwise.
+        terminating_since: When the operator first saw deletionTimestamp; None otherwise.
+        routed: Whether the route label is set.
         protected: Whether the do-not-drain annotation is set.
     """
 
@@ -122,6 +132,9 @@ class WorkerRecord:
     failure: str = ""
     failure_reason: str = ""
     drain_reason: str | None = None
+    drain_since: float | None = None
+    terminating_since: float | None = None
+    routed: bool = False
     protected: bool = False
 
     @property
@@ -168,6 +181,7 @@ class WorkerTelemetry:
         hot_tokens: Tokens of hot prefixes held; None without an index.
         cancellable: Whether a drain in progress can be cancelled; None when none is in progress.
         startup_seconds: Agent start to engine ready; None before.
+        drain_report: What the finished drain did; None before the end of one.
     """
 
     at: float
@@ -178,6 +192,31 @@ class WorkerTelemetry:
     hot_tokens: int | None = None
     cancellable: bool | None = None
     startup_seconds: float | None = None
+    drain_report: DrainReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouterRecord:
+    """A router's pod.
+
+    Attributes:
+        key: Namespace and name of the pod.
+        uid: Pod UID.
+        deployment: Name of its LLMDeployment.
+        ip: Pod address, empty while unknown.
+        ready: Whether the pod is Ready and not being deleted.
+    """
+
+    key: Key
+    uid: str
+    deployment: str
+    ip: str
+    ready: bool
+
+    @property
+    def deployment_key(self) -> Key:
+        """Key of its LLMDeployment."""
+        return Key(self.key.namespace, self.deployment)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,233 @@
+"""The store: raw objects in, frozen records out. Thread-safe; filled by the watch and by the answers of own writes.
+
+Objects arrive out of order (a watch event may be older than the answer of a write), so an object replaces the one known
+only when its resourceVersion is not smaller, and a UID that was deleted never comes back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any
+
+from warmfleet_contracts import labels
+from warmfleet_runtime.clock import Clock
+
+from warmfleet_operator.state import parse
+from warmfleet_operator.state.expectations import Expectations
+from warmfleet_operator.state.records import (
+    Demand,
+    DeploymentRecord,
+    FleetSnapshot,
+    InstanceTypeRecord,
+    Key,
+    NodeRecord,
+    RouterRecord,
+    WorkerRecord,
+    WorkerTelemetry,
+)
+
+_TOMBSTONES = 10_000
+
+
+class Kind(StrEnum):
+    """Kinds that are watched."""
+
+    DEPLOYMENT = "llmdeployments"
+    INSTANCE_TYPE = "instancetypes"
+    FORECAST = "trafficforecasts"
+    POD = "pods"
+    NODE = "nodes"
+    NAMESPACE = "namespaces"
+
+
+Record = DeploymentRecord | InstanceTypeRecord | WorkerRecord | RouterRecord | NodeRecord | bool
+_VOLATILE = ("resource_version", "status")
+"""Fields whose change alone is no reason to decide again: versions, and what the operator itself reports."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    uid: str
+    version: int | None
+    record: Record
+
+
+@dataclass(slots=True)
+class _Shelf:
+    entries: dict[Key, _Entry] = field(default_factory=dict)
+    last_event: float | None = None
+
+
+class FleetStore:
+    """What the operator has seen of the cluster.
+
+    Args:
+        clock: Gives the moments at which things are first seen.
+        wake: Called, from whatever thread, when something changed that may matter to a decision.
+    """
+
+    def __init__(self, clock: Clock, wake: Callable[[], None] = lambda: None) -> None:
+        self._clock = clock
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._shelves = {kind: _Shelf() for kind in Kind}
+        self._dead: OrderedDict[str, None] = OrderedDict()
+        self.expectations = Expectations()
+
+    def observe(self, kind: Kind, body: object, *, deleted: bool = False) -> None:
+        """Take in an object of a watch event or of an answer; ``deleted`` when it is gone."""
+        found = parse.identity(body)
+        if found is None or not isinstance(body, Mapping):
+            return
+        key, uid, version_text = found
+        version = int(version_text) if version_text.isascii() and version_text.isdigit() else None
+        with self._lock:
+            shelf = self._shelves[kind]
+            shelf.last_event = self._clock.now()
+            known = shelf.entries.get(key)
+            if deleted:
+                self._bury(uid)
+                changed = known is not None and known.uid == uid
+                if changed:
+                    del shelf.entries[key]
+            else:
+                changed = uid not in self._dead and self._put(kind, shelf, key, uid, version, body)
+        if changed:
+            self._wake()
+
+    def _bury(self, uid: str) -> None:
+        self._dead[uid] = None
+        while len(self._dead) > _TOMBSTONES:
+            self._dead.popitem(last=False)
+
+    def _put(self, kind: Kind, shelf: _Shelf, key: Key, uid: str, version: int | None, body: Mapping[str, Any]) -> bool:
+        known = shelf.entries.get(key)
+        if known is not None and None not in (known.version, version) and version < known.version:  # type: ignore[operator]
+            return False
+        if known is not None and known.uid != uid:
+            self._bury(known.uid)
+        record = self._parse(kind, body, known.record if known is not None and known.uid == uid else None)
+        if record is None:
+            return False
+        shelf.entries[key] = _Entry(uid, version, record)
+        return known is None or known.uid != uid or _matters(known.record, record)
+
+    def _parse(self, kind: Kind, body: Mapping[str, Any], before: Record | None) -> Record | None:
+        now = self._clock.now()
+        record: Record | None = True  # what is only counted, not read
+        match kind:
+            case Kind.DEPLOYMENT:
+                record = parse.deployment_from(body, before if isinstance(before, DeploymentRecord) else None, now)
+            case Kind.INSTANCE_TYPE:
+                record = parse.instance_type_from(body)
+            case Kind.NODE:
+                record = parse.node_from(body, before if isinstance(before, NodeRecord) else None, now)
+            case Kind.NAMESPACE:
+                record = parse.namespace_terminating(body)
+            case Kind.POD if parse.component(body) == labels.COMPONENT_ROUTER:
+                record = parse.router_from_pod(body)
+            case Kind.POD if parse.component(body) == labels.COMPONENT_WORKER:
+                record = parse.worker_from_pod(body, before if isinstance(before, WorkerRecord) else None, now)
+            case _:
+                pass
+        return record
+
+    def _records(self, kind: Kind) -> list[tuple[Key, Record]]:
+        return [(key, entry.record) for key, entry in self._shelves[kind].entries.items()]
+
+    def snapshot(
+        self,
+        telemetry: Mapping[str, WorkerTelemetry] | None = None,
+        demand: Mapping[Key, Demand] | None = None,
+    ) -> FleetSnapshot:
+        """Everything a decision is made from, at this moment."""
+        with self._lock:
+            ending = {key.name for key, gone in self._records(Kind.NAMESPACE) if gone is True}
+            deployments = {
+                key: replace(r, namespace_terminating=True) if key.namespace in ending else r
+                for key, r in self._records(Kind.DEPLOYMENT)
+                if isinstance(r, DeploymentRecord)
+            }
+            seen = {key: r for key, r in self._records(Kind.POD) if isinstance(r, WorkerRecord)}
+            types = [r for _, r in self._records(Kind.INSTANCE_TYPE) if isinstance(r, InstanceTypeRecord)]
+            nodes = [r for _, r in self._records(Kind.NODE) if isinstance(r, NodeRecord)]
+        workers = [*seen.values(), *self.expectations.unseen(seen.keys(), self._clock.now())]
+        return FleetSnapshot(
+            deployments=deployments,
+            instance_types={r.name: r for r in types},
+            workers=tuple(sorted(workers, key=lambda w: w.key)),
+            nodes={r.name: r for r in nodes},
+            telemetry=dict(telemetry or {}),
+            demand=dict(demand or {}),
+        )
+
+    def routers(self) -> tuple[RouterRecord, ...]:
+        """All router pods."""
+        with self._lock:
+            return tuple(r for _, r in self._records(Kind.POD) if isinstance(r, RouterRecord))
+
+    def deployment(self, key: Key) -> DeploymentRecord | None:
+        """The newest record of one deployment."""
+        with self._lock:
+            entry = self._shelves[Kind.DEPLOYMENT].entries.get(key)
+            record = entry.record if entry is not None else None
+        return record if isinstance(record, DeploymentRecord) else None
+
+    def worker(self, key: Key) -> WorkerRecord | None:
+        """The newest record of one worker pod."""
+        with self._lock:
+            entry = self._shelves[Kind.POD].entries.get(key)
+            record = entry.record if entry is not None else None
+        return record if isinstance(record, WorkerRecord) else None
+
+    def last_event(self, kind: Kind) -> float | None:
+        """When the last object of a kind arrived, logical seconds; None before the first."""
+        with self._lock:
+            return self._shelves[kind].last_event
+
+    def behind(self, kind: Kind, listed: Mapping[Key, tuple[str, str]]) -> set[Key]:
+        """Objects of a fresh list that the store does not have, or has in an older version.
+
+        Args:
+            kind: The kind that was listed.
+            listed: UID and resourceVersion by key.
+        """
+        missing = set()
+        with self._lock:
+            entries = self._shelves[kind].entries
+            for key, (uid, version) in listed.items():
+                entry = entries.get(key)
+                if entry is None:
+                    late = uid not in self._dead
+                else:
+                    known, fresh = entry.version, int(version) if version.isdigit() else None
+                    late = entry.uid != uid or (known is not None and fresh is not None and known < fresh)
+                if late:
+                    missing.add(key)
+        return missing
+
+    def known(self, kind: Kind) -> dict[Key, str]:
+        """UIDs of what the store holds, by key."""
+        with self._lock:
+            return {key: entry.uid for key, entry in self._shelves[kind].entries.items()}
+
+    def prune(self, kind: Kind, gone: Mapping[Key, str]) -> None:
+        """Forget objects (UID by key) that a fresh list no longer shows: their deletion was missed."""
+        with self._lock:
+            entries = self._shelves[kind].entries
+            hits = [key for key, uid in gone.items() if key in entries and entries[key].uid == uid]
+            for key in hits:
+                self._bury(entries.pop(key).uid)
+        if hits:
+            self._wake()
+
+
+def _matters(old: Record, new: Record) -> bool:
+    if isinstance(old, bool) or isinstance(new, bool) or type(old) is not type(new):
+        return old != new
+    names = (f.name for f in fields(old) if f.name not in _VOLATILE)
+    return any(getattr(old, name) != getattr(new, name) for name in names)
