@@ -271,7 +271,7 @@ class KubeClient:
         request = await self._api.param_serialize(
             method, path, query_params=pairs, header_params=headers, body=body, auth_settings=["BearerToken"]
         )
-        answer = await self._api.call_api(*request, _request_timeout=deadline or aiohttp.ClientTimeout(total=30))
+        answer: Any = await self._api.call_api(*request, _request_timeout=deadline or aiohttp.ClientTimeout(total=30))
         if not 200 <= answer.status <= 299:
             raise _error(answer.status, await answer.read(), f"{method} {path}")
         return answer
