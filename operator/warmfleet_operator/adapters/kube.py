@@ -1,0 +1,333 @@
+"""The Kubernetes API as a handful of verbs on plain dicts.
+
+:class:`KubeApi` is what the rest of the operator knows. :class:`RestKubeApi` speaks it over the official client's
+asyncio transport without its models, because turning every object into a model costs more than everything else the
+operator does. Writes go through one gate: leadership is checked before each attempt, a semaphore and a token bucket
+bound the load, 429 and 5xx are tried again with jitter and ``Retry-After``, and 409 is surfaced, never retried here,
+because only the caller knows whether its decision still holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import aiohttp
+from kubernetes.aio import client as kube
+from kubernetes.aio import config as kube_config
+
+from warmfleet_operator.adapters.resources import Resource
+
+Object = dict[str, Any]
+PatchKind = Literal["merge", "json", "apply"]
+
+USER_AGENT = "warmfleet-operator"
+_LOG = logging.getLogger(__name__)
+_CONTENT_TYPES: dict[PatchKind, str] = {
+    "merge": "application/merge-patch+json",
+    "json": "application/json-patch+json",
+    "apply": "application/apply-patch+yaml",
+}
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_ATTEMPTS = 5
+_PAGE = 500
+_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
+class KubeError(Exception):
+    """The API server refused a request, or could not be reached (status 0).
+
+    Attributes:
+        status: HTTP status; 0 when there was no answer.
+        reason: Reason of the Status object, such as ``AlreadyExists`` or ``Conflict``.
+        message: For a person.
+    """
+
+    def __init__(self, status: int, reason: str, message: str, where: str) -> None:
+        super().__init__(f"{where}: {status} {reason}: {message}")
+        self.status, self.reason, self.message = status, reason, message
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the request may have been carried out although no good answer came."""
+        return self.status == 0 or self.status >= 500
+
+
+class KubeApi(Protocol):
+    """Verbs on plain dicts.
+
+    Raises (all verbs):
+        KubeError: The API server refused, or could not be reached.
+    """
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
+        """Read one object."""
+
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        metadata_only: bool = False,
+    ) -> builtins.list[Object]:
+        """All objects of a collection, page by page."""
+
+    async def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
+        """POST an object."""
+
+    async def replace(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
+        """PUT an object; its resourceVersion is the precondition."""
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: object,
+        namespace: str | None = None,
+        *,
+        how: PatchKind = "merge",
+        subresource: str | None = None,
+        field_manager: str | None = None,
+    ) -> Object:
+        """PATCH an object; ``apply`` is forced, under ``field_manager``."""
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        grace_seconds: int | None = None,
+    ) -> None:
+        """DELETE an object, only if it still is the one meant."""
+
+
+async def load_configuration(kubeconfig: str | None = None) -> kube.Configuration:
+    """Connection settings: ``kubeconfig``, else KUBECONFIG, else the pod's service account, else ~/.kube/config."""
+    configuration = kube.Configuration()
+    path = kubeconfig or os.environ.get("KUBECONFIG")
+    if path is None and await asyncio.to_thread(_SERVICE_ACCOUNT_TOKEN.exists):
+        kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    else:
+        await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+            path, None, configuration, persist_config=False
+        )
+    # Proxies of the environment must not swallow the API server's address; a kubeconfig's proxy-url still counts.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.retries = False
+    return configuration
+
+
+class TokenBucket:
+    """At most ``rate`` requests per real second on average, ``burst`` at once.
+
+    Args:
+        rate: Tokens per second.
+        burst: Capacity.
+        monotonic: Real seconds of a monotonic clock; the loop's by default.
+    """
+
+    def __init__(self, rate: float, burst: int, monotonic: Callable[[], float] | None = None) -> None:
+        self._rate, self._burst = rate, burst
+        self._monotonic = monotonic or (lambda: asyncio.get_running_loop().time())
+        self._tokens, self._at = float(burst), None if monotonic is None else monotonic()
+
+    async def take(self) -> None:
+        """Wait for a token; callers are served in the order they came."""
+        now = self._monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - (self._at if self._at is not None else now)) * self._rate)
+        self._at = now
+        self._tokens -= 1
+        if self._tokens < 0:
+            await asyncio.sleep(-self._tokens / self._rate)
+
+
+class RestKubeApi:
+    """:class:`KubeApi` over HTTP. Close it when done.
+
+    Args:
+        configuration: From :func:`load_configuration`.
+        guard: Called before each attempt of a write; raises to forbid it (leadership lost).
+        observe: Called with verb, plural and status code of each answer (code 0: none).
+        rate: Writes per second on average.
+        burst: Writes at once.
+    """
+
+    def __init__(
+        self,
+        configuration: kube.Configuration,
+        *,
+        guard: Callable[[], None] = lambda: None,
+        observe: Callable[[str, str, int], None] = lambda *_: None,
+        rate: float = 50.0,
+        burst: int = 100,
+        timeout_seconds: float = 30.0,
+    ) -> None:
+        self._api = kube.ApiClient(configuration)
+        self._api.user_agent = USER_AGENT
+        self._guard, self._observe = guard, observe
+        self._writes = asyncio.Semaphore(20)
+        self._bucket = TokenBucket(rate, burst)
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=10)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
+        """Read one object."""
+        return await self._request("GET", resource, resource.path(namespace, name))
+
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        metadata_only: bool = False,
+    ) -> builtins.list[Object]:
+        """All objects of a collection, page by page."""
+        accept = "application/json"
+        if metadata_only:
+            accept = f"application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{accept}"
+        query: dict[str, str] = {"limit": str(_PAGE)}
+        if label_selector:
+            query["labelSelector"] = label_selector
+        found: list[Object] = []
+        while True:
+            page = await self._request("GET", resource, resource.path(namespace), query=query, accept=accept)
+            found += page.get("items") or []
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return found
+            query["continue"] = token
+
+    async def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
+        """POST an object."""
+        return await self._write("POST", resource, resource.path(namespace), body=body)
+
+    async def replace(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
+        """PUT an object; its resourceVersion is the precondition."""
+        return await self._write("PUT", resource, resource.path(namespace, body["metadata"]["name"]), body=body)
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: object,
+        namespace: str | None = None,
+        *,
+        how: PatchKind = "merge",
+        subresource: str | None = None,
+        field_manager: str | None = None,
+    ) -> Object:
+        """PATCH an object; ``apply`` is forced, under ``field_manager``."""
+        query = {"fieldManager": field_manager} if field_manager else {}
+        if how == "apply":
+            query["force"] = "true"
+        path = resource.path(namespace, name, subresource)
+        return await self._write("PATCH", resource, path, body=body, query=query, content=_CONTENT_TYPES[how])
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        grace_seconds: int | None = None,
+    ) -> None:
+        """DELETE an object, only if it still is the one meant."""
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        conditions = {"uid": uid, "resourceVersion": resource_version}
+        if any(conditions.values()):
+            options["preconditions"] = {key: value for key, value in conditions.items() if value}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        await self._write("DELETE", resource, resource.path(namespace, name), body=options)
+
+    async def _write(self, method: str, resource: Resource, path: str, **how: Any) -> Object:
+        async with self._writes:
+            return await self._request(method, resource, path, write=True, **how)
+
+    async def _request(self, method: str, resource: Resource, path: str, *, write: bool = False, **how: Any) -> Object:
+        for attempt in range(_ATTEMPTS):
+            if write:
+                self._guard()
+                await self._bucket.take()
+                self._guard()
+            error, wait = await self._once(method, resource, path, **how)
+            if isinstance(error, dict):
+                return error
+            if wait is None or attempt == _ATTEMPTS - 1:
+                raise error
+            delay = max(wait, random.uniform(0.5, 1.0) * 0.2 * 2**attempt)
+            _LOG.info("retrying in %.1f s: %s", delay, error)
+            await asyncio.sleep(delay)
+        raise AssertionError("unreachable")
+
+    async def _once(
+        self,
+        method: str,
+        resource: Resource,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, str] | None = None,
+        accept: str = "application/json",
+        content: str = "application/json",
+    ) -> tuple[Object | KubeError, float | None]:
+        """The answer, or the error and how long to wait before trying again (None: do not)."""
+        where = f"{method} {path}"
+        headers = {"Accept": accept, "Content-Type": content, "User-Agent": USER_AGENT}
+        try:
+            request = await self._api.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._api.call_api(*request, _request_timeout=self._timeout)
+            raw: bytes = await answer.read()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._observe(method, resource.plural, 0)
+            return KubeError(0, type(error).__name__, str(error), where), 0.0
+        self._observe(method, resource.plural, answer.status)
+        if 200 <= answer.status <= 299:
+            return _parse(raw, where), None
+        wait = _retry_after(answer.headers) if answer.status in _RETRIED else None
+        return _error(answer.status, raw, where), wait
+
+
+def _parse(raw: bytes, where: str) -> Object | KubeError:
+    try:
+        parsed = json.loads(raw)
+    except ValueError as error:
+        return KubeError(0, "InvalidAnswer", str(error), where)
+    return parsed if isinstance(parsed, dict) else KubeError(0, "InvalidAnswer", "not an object", where)
+
+
+def _error(status: int, raw: bytes, where: str) -> KubeError:
+    try:
+        body = json.loads(raw)
+        return KubeError(status, str(body.get("reason") or ""), str(body.get("message") or ""), where)
+    except (ValueError, AttributeError):
+        return KubeError(status, "", raw[:200].decode(errors="replace"), where)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    text = headers.get("Retry-After", "")
+    return min(30.0, float(text)) if text.isascii() and text.isdigit() else 0.0

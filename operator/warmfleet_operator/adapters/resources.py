@@ -1,0 +1,60 @@
+"""The resource types that the operator reads and writes, and their URL paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warmfleet_contracts.api import API_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource type.
+
+    Attributes:
+        api: ``v1`` or ``<group>/<version>``.
+        plural: As in the URL.
+        kind: As in manifests.
+        namespaced: Whether its objects live in namespaces.
+    """
+
+    api: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """URL path of an object, or of a collection when ``name`` is None; all namespaces when ``namespace`` is None.
+
+        Raises:
+            ValueError: A single namespaced object without namespace.
+        """
+        if name is not None and self.namespaced and not namespace:
+            raise ValueError(f"{self.plural}/{name}: namespace is required")
+        parts = ["apis" if "/" in self.api else "api", self.api]
+        if self.namespaced and namespace:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        return "/" + "/".join(parts + [part for part in (name, subresource) if part])
+
+
+LLM_DEPLOYMENTS = Resource(API_VERSION, "llmdeployments", "LLMDeployment")
+INSTANCE_TYPES = Resource(API_VERSION, "instancetypes", "InstanceType", namespaced=False)
+TRAFFIC_FORECASTS = Resource(API_VERSION, "trafficforecasts", "TrafficForecast")
+PODS = Resource("v1", "pods", "Pod")
+NODES = Resource("v1", "nodes", "Node", namespaced=False)
+NAMESPACES = Resource("v1", "namespaces", "Namespace", namespaced=False)
+SERVICES = Resource("v1", "services", "Service")
+SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts", "ServiceAccount")
+CONFIG_MAPS = Resource("v1", "configmaps", "ConfigMap")
+EVENTS = Resource("v1", "events", "Event")
+DEPLOYMENTS = Resource("apps/v1", "deployments", "Deployment")
+DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
+ROLES = Resource("rbac.authorization.k8s.io/v1", "roles", "Role")
+ROLE_BINDINGS = Resource("rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding")
+LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
+
+BY_KIND = {
+    r.kind: r for r in (SERVICES, SERVICE_ACCOUNTS, CONFIG_MAPS, DEPLOYMENTS, DISRUPTION_BUDGETS, ROLES, ROLE_BINDINGS)
+}
+"""Kinds that a deployment's children may have."""

@@ -1,0 +1,130 @@
+"""What a person may set about the operator itself: few keys, from a YAML file and ``WARMFLEET_*`` variables.
+
+Variables win over the file. The file is named by ``WARMFLEET_CONFIG``; its keys are the field names below in camelCase,
+the variables are the field names in upper case after ``WARMFLEET_``, such as ``WARMFLEET_TICK_SECONDS``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+PREFIX = "WARMFLEET_"
+CONFIG_ENV = "WARMFLEET_CONFIG"
+_POSITIVE = Field(gt=0, le=86_400)
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names it and the fix."""
+
+
+class Settings(BaseModel):
+    """Settings of one operator process. Durations are logical seconds unless they say real."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    namespace: Annotated[str, Field(max_length=63)] = ""
+    """Watch only this namespace; empty: the whole cluster."""
+    tick_seconds: Annotated[float, _POSITIVE] = 5.0
+    """Longest time between two decisions."""
+    telemetry_seconds: Annotated[float, _POSITIVE] = 5.0
+    """Time between two rounds of measuring."""
+    rate_window_seconds: Annotated[float, _POSITIVE] = 20.0
+    """Window of the arrival rate."""
+    mean_window_seconds: Annotated[float, _POSITIVE] = 300.0
+    """Window of token means, hit ratio and SLO attainment."""
+    audit_seconds: Annotated[float, _POSITIVE] = 60.0
+    """Time between two comparisons of what was watched with a fresh list."""
+    checkpoint_seconds: Annotated[float, _POSITIVE] = 300.0
+    """Least time between two checkpoints of a deployment's memory."""
+    unroute_seconds: Annotated[float, Field(ge=0, le=300)] = 3.0
+    """How long a leaving worker keeps serving after its readiness was taken away."""
+    engine_shutdown_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """The engine's ``--shutdown-timeout``; never 0, which would drop streams."""
+    agent_poll_seconds: Annotated[float, _POSITIVE] = 1.0
+    """How often an agent reads its engine."""
+    agent_image: Annotated[str, Field(min_length=1, max_length=512)] = "ghcr.io/warmfleet/agent:0.1.0"
+    """Image of the worker agent."""
+    router_image: Annotated[str, Field(min_length=1, max_length=512)] = "ghcr.io/warmfleet/router:0.1.0"
+    """Default image of the router (vllm-router)."""
+    agent_command: tuple[str, ...] = ("warmfleet-agent",)
+    """Command of the agent container."""
+    engine_command: tuple[str, ...] = ("vllm", "serve")
+    """Command of the engine container, before the model."""
+    router_command: tuple[str, ...] = ("vllm-router",)
+    """Command of the router container."""
+    listen_address: str = "0.0.0.0"  # noqa: S104 - probes and metrics come from outside the pod
+    """Address on which probes and metrics are served."""
+    listen_port: Annotated[int, Field(ge=0, le=65_535)] = 8081
+    """Port on which probes and metrics are served; 0: any free one."""
+    stale_seconds: Annotated[float, _POSITIVE] = 120.0
+    """Age of the last decision, round of measuring or watch sign at which the process counts as unhealthy."""
+    leader_election: bool = True
+    """Take a Lease before acting."""
+    lease_namespace: Annotated[str, Field(max_length=63)] = ""
+    """Namespace of the Lease; empty: ``namespace``, else POD_NAMESPACE, else warmfleet-system."""
+    lease_name: Annotated[str, Field(min_length=1, max_length=63)] = "warmfleet-operator"
+    """Name of the Lease."""
+    lease_duration_seconds: Annotated[float, Field(ge=1, le=600)] = 15.0
+    """Real seconds after which another replica may take over."""
+    lease_retry_seconds: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Real seconds between renewals."""
+    identity: Annotated[str, Field(max_length=253)] = ""
+    """Name of this process in the Lease; empty: host name and process id."""
+    kube_rate: Annotated[float, Field(gt=0, le=10_000)] = 50.0
+    """Writes per real second to the API server, on average."""
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    """Least severe level that is logged."""
+
+    def resolved_lease_namespace(self, environ: Mapping[str, str]) -> str:
+        """Namespace of the Lease."""
+        return self.lease_namespace or self.namespace or environ.get("POD_NAMESPACE") or "warmfleet-system"
+
+    def resolved_identity(self) -> str:
+        """Name of this process in the Lease."""
+        return self.identity or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{CONFIG_ENV}={path}: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"{CONFIG_ENV}={path}: must be a mapping of settings, not {type(loaded).__name__}")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, info in Settings.model_fields.items():
+        raw = environ.get(PREFIX + name.upper())
+        if raw is not None:
+            found[to_camel(name)] = tuple(raw.split()) if "tuple" in str(info.annotation) else raw
+    return found
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Settings of this process.
+
+    Raises:
+        SettingsError: A key or value is wrong.
+    """
+    path = environ.get(CONFIG_ENV)
+    values = {**(_from_file(path) if path else {}), **_from_environ(environ)}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"settings: {details}") from error

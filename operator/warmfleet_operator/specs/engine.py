@@ -1,0 +1,118 @@
+"""The engine's command line and environment from a deployment's spec.
+
+Flags are those of ``vllm serve``. What warmfleet sets comes first and ``engine.args`` last, because the last occurrence
+of a flag wins in the engine's argument parser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from warmfleet_contracts import labels
+from warmfleet_contracts.api import LLMDeploymentSpec, Variant
+from warmfleet_contracts.api.llmdeployment import S3Source
+
+from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV
+
+MODEL_MOUNT = "/models"
+CACHE_MOUNT = "/cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where the engine finds the weights.
+
+    Attributes:
+        model: Positional argument of the engine.
+        args: Further flags.
+        env: Environment entries.
+        volumes: Pod volumes.
+        mounts: Volume mounts of the engine.
+    """
+
+    model: str
+    args: tuple[str, ...] = ()
+    env: tuple[dict[str, Any], ...] = ()
+    volumes: tuple[dict[str, Any], ...] = ()
+    mounts: tuple[dict[str, Any], ...] = ()
+
+
+def weights(spec: LLMDeploymentSpec) -> Weights:
+    """Flags, environment and volumes for the model's source."""
+    source = spec.model.source
+    if source.hf is not None:
+        token = source.hf.token_secret_ref
+        env = () if token is None else (_secret_env("HF_TOKEN", token.name, token.key),)
+        return Weights(source.hf.repo, ("--revision", source.hf.revision), env)
+    if source.pvc is not None:
+        volume = {"persistentVolumeClaim": {"claimName": source.pvc.claim_name, "readOnly": True}}
+        path = f"{MODEL_MOUNT}/{source.pvc.path.strip('/')}".rstrip("/")
+        return _mounted(volume, path)
+    if source.host_path is not None:
+        return _mounted({"hostPath": {"path": source.host_path.path, "type": "Directory"}}, MODEL_MOUNT)
+    if source.s3 is None:
+        raise ValueError("model.source: set exactly one of hf, pvc, s3 and hostPath")
+    return Weights(source.s3.uri, ("--load-format", "runai_streamer"), tuple(_s3_env(source.s3)))
+
+
+def _s3_env(source: S3Source) -> list[dict[str, Any]]:
+    env: list[dict[str, Any]] = []
+    if source.credentials_secret_ref is not None:
+        name = source.credentials_secret_ref.name
+        env += [_secret_env(key, name, key) for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    if source.endpoint is not None:
+        env.append({"name": "AWS_ENDPOINT_URL", "value": source.endpoint})
+    return env
+
+
+def _mounted(volume: dict[str, Any], path: str) -> Weights:
+    mount = {"name": "model", "mountPath": MODEL_MOUNT, "readOnly": True}
+    return Weights(path, volumes=({"name": "model", **volume},), mounts=(mount,))
+
+
+def _secret_env(name: str, secret: str, key: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def arguments(spec: LLMDeploymentSpec, variant: Variant, *, shutdown_seconds: int) -> list[str]:
+    """Arguments after the engine's command.
+
+    Args:
+        spec: The deployment's spec.
+        variant: The variant the worker is of.
+        shutdown_seconds: Time for running requests after SIGTERM; 0 would leave their clients hanging.
+
+    Raises:
+        ValueError: ``shutdown_seconds`` is not positive.
+    """
+    if shutdown_seconds <= 0:
+        raise ValueError("--shutdown-timeout must be positive: with 0 the engine leaves open streams hanging")
+    source = weights(spec)
+    args = [source.model, "--served-model-name", spec.model.name]
+    # The router, the agent and the probes all reach the engine by the pod's address.
+    args += ["--host", POD_ADDRESS, "--port", str(labels.ENGINE_PORT)]
+    args += ["--shutdown-timeout", str(shutdown_seconds), "--tensor-parallel-size", str(variant.tensor_parallel)]
+    if variant.pipeline_parallel > 1:
+        args += ["--pipeline-parallel-size", str(variant.pipeline_parallel)]
+    if spec.model.max_model_len is not None:
+        args += ["--max-model-len", str(spec.model.max_model_len)]
+    if spec.model.quantization != "none":
+        args += ["--quantization", spec.model.quantization]
+    if spec.kv_cache.dtype != "auto":
+        args += ["--kv-cache-dtype", spec.kv_cache.dtype]
+    return [*args, *source.args, *spec.engine.args]
+
+
+def environment(spec: LLMDeploymentSpec) -> list[dict[str, Any]]:
+    """Environment of the engine container; the user's entries win."""
+    own: list[dict[str, Any]] = [
+        POD_ADDRESS_ENV,
+        {"name": "HF_HOME", "value": CACHE_MOUNT},
+        {"name": "HOME", "value": CACHE_MOUNT},
+        {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+        *weights(spec).env,
+    ]
+    users = [{"name": e.name, "value": e.value} for e in spec.engine.env]
+    names = {e["name"] for e in users}
+    return [e for e in own if e["name"] not in names] + users

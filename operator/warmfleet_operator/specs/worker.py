@@ -1,0 +1,238 @@
+"""The worker pod: engine, agent beside it, and how the two end together.
+
+The agent is a native sidecar (an init container that is restarted always), so it starts before the engine and is
+stopped after it. Readiness is the agent's alone, at period 1 s and threshold 1, because the engine's own health check
+stays good while it refuses requests. The engine's preStop hook asks the agent to drain, because a sidecar's own hook
+would not hold back the engine's SIGTERM. The grace period covers the longest drain, the engine's shutdown and a margin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from warmfleet_contracts import labels
+from warmfleet_contracts.api import InstanceTypeSpec, LLMDeploymentSpec, Variant
+
+from warmfleet_operator.settings import Settings
+from warmfleet_operator.specs import engine
+from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV, RESTRICTED, Object, metadata, short_hash
+from warmfleet_operator.specs.overlay import merge
+from warmfleet_operator.state.records import DeploymentRecord
+
+GRACE_MARGIN = 30
+"""Seconds of the grace period beyond drain and engine shutdown."""
+_STARTUP_SECONDS = 3600
+"""Longest start of an engine: large weights come slowly; the planner gives up earlier on what it has measured."""
+_USER = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTemplate:
+    """Everything a worker pod of one variant is made from.
+
+    Attributes:
+        record: The deployment (with a valid spec).
+        spec: Its spec.
+        variant: The variant.
+        instance_type: Spec of the variant's InstanceType.
+        settings: Images and times.
+    """
+
+    record: DeploymentRecord
+    spec: LLMDeploymentSpec
+    variant: Variant
+    instance_type: InstanceTypeSpec
+    settings: Settings
+
+
+def worker_name(record: DeploymentRecord, variant: str, ordinal: int) -> str:
+    """Deterministic pod name: the same deployment, variant and ordinal always give the same one.
+
+    ``<deployment>-<variant>-<5 hex of UID, variant and ordinal>``, the first two cut so that it is a DNS label.
+    """
+    stem = f"{record.key.name}-{variant}"[:57].rstrip("-")
+    return f"{stem}-{short_hash([record.uid, variant, ordinal])}"
+
+
+def revision(template: WorkerTemplate) -> str:
+    """Hash of the pod a template gives, without what differs from pod to pod and from operator to operator.
+
+    The operator's images and timings are left out on purpose: an upgrade of the operator must not make every worker
+    look outdated.
+    """
+    neutral = template.settings.model_copy(update=Settings().model_dump())
+    pod = build(WorkerTemplate(template.record, template.spec, template.variant, template.instance_type, neutral), "")
+    return short_hash([pod["spec"], template.spec.engine.pod_template], 10)
+
+
+def worker_pod(template: WorkerTemplate, name: str) -> Object:
+    """The pod of one worker."""
+    pod = build(template, name)
+    pod["metadata"]["labels"][labels.REVISION] = revision(template)
+    return pod
+
+
+def build(template: WorkerTemplate, name: str) -> Object:
+    """The pod without its revision label."""
+    spec, variant = template.spec, template.variant
+    meta = metadata(
+        template.record,
+        name,
+        labels.COMPONENT_WORKER,
+        {
+            labels.VARIANT: variant.name,
+            labels.INSTANCE_TYPE: variant.instance_type,
+            labels.ROUTE: labels.ROUTE_VALUE,
+        },
+    )
+    meta["annotations"] = {
+        labels.KARPENTER_DO_NOT_DISRUPT: "true",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "kubectl.kubernetes.io/default-container": labels.ENGINE_CONTAINER,
+    }
+    pod: Object = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": _pod_spec(template)}
+    overlay = spec.engine.pod_template
+    if overlay:
+        allowed: Object = {"spec": overlay.get("spec") or {}}
+        wished = overlay.get("metadata") or {}
+        allowed["metadata"] = {key: wished[key] for key in ("labels", "annotations") if wished.get(key)}
+        own = dict(meta["labels"])
+        pod = merge(pod, allowed)
+        pod["metadata"]["labels"].update(own)  # the operator finds its pods by these
+    return pod
+
+
+def _pod_spec(template: WorkerTemplate) -> Object:
+    spec, itype = template.spec, template.instance_type
+    settings = template.settings
+    grace = round(spec.kv_cache.drain_deadline) + settings.engine_shutdown_seconds + GRACE_MARGIN
+    built: Object = {
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": grace,
+        "enableServiceLinks": False,
+        "automountServiceAccountToken": False,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, "fsGroup": _USER},
+        "initContainers": [_agent(template)],
+        "containers": [_engine(template)],
+        "volumes": [
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            {"name": "cache", "emptyDir": {}},
+            *engine.weights(spec).volumes,
+        ],
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "topology.kubernetes.io/zone",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {labels.DEPLOYMENT: template.record.key.name}},
+            }
+        ],
+    }
+    if itype.node_selector:
+        built["nodeSelector"] = dict(itype.node_selector)
+    if itype.tolerations:
+        built["tolerations"] = [t.to_wire() for t in itype.tolerations]
+    if spec.priority_class_name:
+        built["priorityClassName"] = spec.priority_class_name
+    return built
+
+
+def _engine(template: WorkerTemplate) -> Object:
+    spec, settings = template.spec, template.settings
+    args = engine.arguments(spec, template.variant, shutdown_seconds=settings.engine_shutdown_seconds)
+    return {
+        "name": labels.ENGINE_CONTAINER,
+        "image": spec.engine.image,
+        "command": list(settings.engine_command),
+        "args": args,
+        "env": engine.environment(spec),
+        "ports": [{"name": "http", "containerPort": labels.ENGINE_PORT, "protocol": "TCP"}],
+        "resources": _resources(template),
+        "startupProbe": {
+            "httpGet": {"path": "/health", "port": labels.ENGINE_PORT},
+            "periodSeconds": 2,
+            "timeoutSeconds": 2,
+            "failureThreshold": _STARTUP_SECONDS // 2,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/health", "port": labels.ENGINE_PORT},
+            "periodSeconds": 10,
+            "timeoutSeconds": 10,
+            "failureThreshold": 6,
+        },
+        "lifecycle": {"preStop": {"httpGet": {"path": "/v1/prestop", "port": labels.AGENT_PORT}}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - where tensor parallelism exchanges data
+            {"name": "cache", "mountPath": engine.CACHE_MOUNT},
+            *engine.weights(spec).mounts,
+        ],
+    }
+
+
+def _resources(template: WorkerTemplate) -> Object:
+    count, itype = template.variant.accelerators, template.instance_type
+    accelerator = {itype.accelerator.resource_name: str(count)}
+    requests: Object = dict(accelerator)
+    if itype.resources.cpu is not None:
+        requests["cpu"] = scale_quantity(itype.resources.cpu, count)
+    if itype.resources.memory is not None:
+        requests["memory"] = scale_quantity(itype.resources.memory, count)
+    return {"requests": requests, "limits": accelerator}
+
+
+def scale_quantity(quantity: str, factor: int) -> str:
+    """``factor`` times a Kubernetes quantity such as ``500m``, ``1.5`` or ``24Gi``."""
+    digits = quantity.rstrip("mKMGTi")
+    unit = quantity[len(digits) :]
+    if "." not in digits:
+        return f"{int(digits) * factor}{unit}"
+    return f"{float(digits) * factor:.6f}".rstrip("0").rstrip(".") + unit
+
+
+def _agent(template: WorkerTemplate) -> Object:
+    settings, spec = template.settings, template.spec
+    values = {
+        "WARMFLEET_AGENT_PORT": str(labels.AGENT_PORT),
+        "WARMFLEET_ENGINE_URL": f"http://{POD_ADDRESS}:{labels.ENGINE_PORT}",
+        "WARMFLEET_SLO_TTFT_SECONDS": f"{spec.slo.ttft:g}",
+        "WARMFLEET_SLO_TPOT_SECONDS": f"{spec.slo.tpot:g}",
+        "WARMFLEET_POLL_SECONDS": f"{settings.agent_poll_seconds:g}",
+        "WARMFLEET_UNROUTE_SECONDS": f"{settings.unroute_seconds:g}",
+        "WARMFLEET_DRAIN_DEADLINE_SECONDS": f"{spec.kv_cache.drain_deadline:g}",
+    }
+    env: list[dict[str, Any]] = [
+        {"name": "WARMFLEET_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        POD_ADDRESS_ENV,
+        *({"name": name, "value": value} for name, value in values.items()),
+    ]
+    return {
+        "name": labels.AGENT_CONTAINER,
+        "image": settings.agent_image,
+        "command": list(settings.agent_command),
+        "restartPolicy": "Always",
+        "env": env,
+        "ports": [{"name": "agent", "containerPort": labels.AGENT_PORT, "protocol": "TCP"}],
+        "startupProbe": {
+            "httpGet": {"path": "/healthz", "port": labels.AGENT_PORT},
+            "periodSeconds": 1,
+            "failureThreshold": 60,
+        },
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": labels.AGENT_PORT},
+            "periodSeconds": 1,
+            "failureThreshold": 1,
+            "successThreshold": 1,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": labels.AGENT_PORT},
+            "periodSeconds": 10,
+            "failureThreshold": 6,
+        },
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "securityContext": {**RESTRICTED, "runAsUser": _USER, "readOnlyRootFilesystem": True},
+    }
