@@ -319,7 +319,7 @@ class Container:
 
     # -- end -------------------------------------------------------------------------------------------------
 
-    async def stop(self, deadline: Deadline, turn: Awaitable[None] | None = None) -> None:
+    async def stop(self, deadline: Deadline, turn: Callable[[], Awaitable[None]] | None = None) -> None:
         """End it for good: preStop, then SIGTERM when it is its `turn`, SIGKILL after `deadline`."""
         self._stopping = True
         task = self._task
@@ -342,7 +342,7 @@ class Container:
         elif self._task is not None:
             self._task.cancel()
 
-    async def _end_process(self, deadline: Deadline, turn: Awaitable[None] | None = None) -> None:
+    async def _end_process(self, deadline: Deadline, turn: Callable[[], Awaitable[None]] | None = None) -> None:
         """The kubelet's order: preStop within the grace, wait for the turn, SIGTERM, a minimal window, SIGKILL."""
         process = self._process
         if process is None:
@@ -351,7 +351,7 @@ class Container:
         if hook and deadline.left > 0:
             await first_of(self._pre_stop(hook), deadline.passed(), process.wait())
         if turn is not None:
-            await first_of(turn, deadline.passed(), process.wait())
+            await first_of(turn(), deadline.passed(), process.wait())
         process.terminate()
         await first_of(process.wait(), self._window(deadline))
         process.kill()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ class PodRunner:
         before = asyncio.gather(*(c.stop(deadline) for c in mains))
         stops: list[asyncio.Future[Any]] = [before]
         for sidecar in reversed(sidecars):
-            stops.append(asyncio.ensure_future(sidecar.stop(deadline, _all_done(list(stops)))))
+            stops.append(asyncio.ensure_future(sidecar.stop(deadline, partial(_all_done, list(stops)))))
         try:
             await asyncio.gather(*stops)
         finally:

@@ -94,7 +94,7 @@ class Process:
     def terminate(self) -> None:
         """SIGTERM to the leader alone, as container runtimes do."""
         if self.running:
-            self._child.send_signal(signal.SIGTERM)
+            os.kill(self.pid, signal.SIGTERM)  # Popen.send_signal might reap it behind the back of _ended
 
     def kill(self) -> None:
         """SIGKILL to the whole group."""
