@@ -152,7 +152,7 @@ class ControlPlane:
         """Ends the API server, the other servers go on.
 
         Args:
-            force: Whether it dies at once (SIGKILL) instead of finishing requests, which takes up to some seconds.
+            force: Whether it dies at once (SIGKILL) instead of finishing requests, which takes 1 to 2 seconds.
         """
         self._daemons["kube-apiserver"].stop(timeout=30.0, force=force)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from certificates import Authority
 from in_netns import POD_NETWORK
 
+KWOK_STAGES = Path(__file__).resolve().with_name("kwok-stages.yaml")
 _SLOTS = 16
 _PORTS_PER_SLOT = 100
 
@@ -134,6 +135,7 @@ def apiserver_flags(
         f"--service-account-key-file={account_keys[0]}",
         f"--service-account-signing-key-file={account_keys[1]}",
         "--enable-aggregator-routing=true",  # there is no kube-proxy behind a Service's address
+        "--shutdown-watch-termination-grace-period=1s",  # else open watches hold up a clean end for a minute
         "--allow-privileged=true",
         "--profiling=false",
     ]
@@ -186,9 +188,9 @@ def kwok_flags(addresses: Addresses, kubeconfig: Path) -> list[str]:
     """Flags of kwok: it plays the kubelet of nodes annotated so, and of no others."""
     network = addresses.kwok_pods
     return [
+        f"--config={KWOK_STAGES}",
         f"--kubeconfig={kubeconfig}",
         f"--cidr={network[1]}/{network.prefixlen}",
-        "--node-ip=",
         "--manage-all-nodes=false",
         "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
         f"--server-address=127.0.0.1:{addresses.kwok_port}",

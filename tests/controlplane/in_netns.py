@@ -75,8 +75,8 @@ def _unshare(user_namespace: bool) -> None:
         reason = os.strerror(ctypes.get_errno())
         raise NamespaceUnavailableError(
             f"cannot make {'user and ' if user_namespace else ''}network namespaces: {reason}; allow unprivileged "
-            "user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu, user.max_user_namespaces > 0) "
-            "or run as root with CAP_SYS_ADMIN"
+            "user namespaces (by sysctl: kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu, "
+            "user.max_user_namespaces above 0) or run as root with CAP_SYS_ADMIN"
         )
     if not user_namespace:
         return
