@@ -1,0 +1,1 @@
+"""One program over all components: ``warmfleet X`` and, as a plugin, ``kubectl warmfleet X``."""

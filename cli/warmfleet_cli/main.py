@@ -1,0 +1,39 @@
+"""The program's entry: finds the subcommand, imports only that one, and runs it.
+
+A subcommand is a module with ``add_arguments(parser)`` and ``run(arguments) -> int`` (the exit code). It is imported
+when it is called, so that ``warmfleet X`` neither needs nor waits for the libraries of ``warmfleet Y``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+SUBCOMMANDS = {
+    "demo": ("warmfleet_cli.demo.command", "the whole product on this machine, in under 4 minutes"),
+}
+"""Name -> (module, one line of help)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the subcommand that ``argv`` names (the process's own arguments when None); returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="warmfleet", description="Serving fleets of large language models on Kubernetes."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in SUBCOMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary)
+        if words[:1] == [name]:
+            try:
+                command = importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                print(f"warmfleet {name}: {error}; install it with: pip install 'warmfleet[{name}]'", file=sys.stderr)
+                return 2
+            command.add_arguments(sub)
+            sub.set_defaults(run=command.run)
+    arguments = parser.parse_args(words)
+    code: int = arguments.run(arguments)
+    return code
