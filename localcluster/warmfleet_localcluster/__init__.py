@@ -1,0 +1,1 @@
+"""Embedded Kubernetes API and process node, for the demo and the tests."""
