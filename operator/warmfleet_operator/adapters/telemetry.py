@@ -1,0 +1,165 @@
+"""Measures the fleet on its own schedule: routers first, then agents; never inside a decision.
+
+Every replica of the operator measures, leader or not, so that a new leader starts with full windows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from warmfleet_contracts import labels
+from warmfleet_runtime.clock import Clock
+
+from warmfleet_operator.adapters.agents import AgentClient, NoAnswerError, address, read_bounded
+from warmfleet_operator.state.readings import Readings, RouterSample
+from warmfleet_operator.state.records import FleetSnapshot, RouterRecord, WorkerPhase, WorkerRecord
+from warmfleet_operator.state.snapshot import FleetStore
+
+_LOG = logging.getLogger(__name__)
+CONCURRENCY = 64
+MAX_ROUTER_BYTES = 4 * 1024 * 1024
+_DISPATCHED = "vllm_router_processed_requests_total"
+_ERRORS = "vllm_router_request_errors_total"
+_RETRIES = "vllm_router_retries_total"
+_ASKED = frozenset({WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.NOT_READY, WorkerPhase.TERMINATING})
+
+
+def parse_router(text: str) -> RouterSample:
+    """The counters of a router's ``/metrics`` that speak of demand.
+
+    Raises:
+        NoAnswerError: The text is not in the exposition format.
+    """
+    names = (_DISPATCHED, _ERRORS, _RETRIES)
+    wanted = "\n".join(line for line in text.splitlines() if line.startswith(names)) + "\n"
+    try:
+        samples = [s for family in text_string_to_metric_families(wanted) for s in family.samples]
+    except (ValueError, KeyError, IndexError) as error:
+        raise NoAnswerError("invalid answer") from error
+    lacking = (s for s in samples if s.labels.get("error_type") == "no_available_workers")
+    return RouterSample(
+        dispatched=_series(samples, _DISPATCHED),
+        unserved=_series(lacking, _ERRORS),
+        retries=_series(samples, _RETRIES),
+    )
+
+
+def _series(samples: Iterable[Sample], name: str) -> dict[str, float]:
+    return {
+        str(sorted(s.labels.items())): s.value
+        for s in samples
+        if s.name == name and 0 <= s.value < 2**53  # also drops NaN
+    }
+
+
+class Telemetry:
+    """The measuring loop.
+
+    Args:
+        store: Where the workers and routers are known from.
+        readings: Where the answers go.
+        clock: Schedule and timestamps.
+        period: Logical seconds between rounds.
+        on_round: Called after each round (wakes the decision).
+        on_failure: Called with source (``router``, ``agent``) and cause of each answer that could not be used.
+        timeout_seconds: Real seconds for one exchange.
+    """
+
+    def __init__(
+        self,
+        store: FleetStore,
+        readings: Readings,
+        clock: Clock,
+        *,
+        period: float,
+        on_round: Callable[[], None],
+        on_failure: Callable[[str, str], None],
+        timeout_seconds: float = 2.0,
+    ) -> None:
+        self._store, self._readings, self._clock = store, readings, clock
+        self._period, self._timeout = period, timeout_seconds
+        self._on_round, self._on_failure = on_round, on_failure
+        self._logged: dict[str, str] = {}
+        self.last_round: float | None = None
+
+    async def run(self) -> None:
+        """Measure for ever."""
+        async with agent_session() as session:
+            while True:
+                started = self._clock.now()
+                await self.round(session)
+                await self._clock.sleep(max(0.0, started + self._period - self._clock.now()))
+
+    async def round(self, session: aiohttp.ClientSession) -> None:
+        """One round over all routers and agents."""
+        snapshot = self._store.snapshot()
+        gate = asyncio.Semaphore(CONCURRENCY)
+        routers = [r for r in self._store.routers() if r.ready and r.ip]
+        await asyncio.gather(*(self._router(session, gate, router) for router in routers))
+        client = AgentClient(session, self._timeout)
+        await asyncio.gather(*(self._agent(client, gate, worker) for worker in _askable(snapshot)))
+        now = self._clock.now()
+        self._readings.forget(now)
+        self.last_round = now
+        self._on_round()
+
+    async def _router(self, session: aiohttp.ClientSession, gate: asyncio.Semaphore, router: RouterRecord) -> None:
+        try:
+            async with gate:
+                sample = await self._scrape(session, router)
+        except NoAnswerError as error:
+            self._readings.router_silent(router, self._clock.now())
+            self._failed("router", router.uid, str(router.key), str(error))
+        else:
+            self._readings.router_answered(router, sample, self._clock.now())
+            self._logged.pop(router.uid, None)
+
+    async def _scrape(self, session: aiohttp.ClientSession, router: RouterRecord) -> RouterSample:
+        url = f"http://{address(router.ip)}:{labels.ROUTER_METRICS_PORT}/metrics"
+        timeout = aiohttp.ClientTimeout(total=self._timeout)
+        try:
+            async with session.get(url, timeout=timeout, allow_redirects=False) as response:
+                body = await read_bounded(response, MAX_ROUTER_BYTES)
+                if response.status != 200:
+                    raise NoAnswerError(f"status {response.status}")
+        except TimeoutError as error:
+            raise NoAnswerError("timeout") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoAnswerError("unreachable") from error
+        return parse_router(body.decode("utf-8", errors="replace"))
+
+    async def _agent(self, client: AgentClient, gate: asyncio.Semaphore, worker: WorkerRecord) -> None:
+        try:
+            async with gate:
+                state = await client.state(worker)
+            problem = self._readings.agent_answered(worker, state, self._clock.now())
+        except NoAnswerError as error:
+            self._readings.agent_silent(worker, self._clock.now())
+            problem = str(error)
+        if problem is None:
+            self._logged.pop(worker.uid, None)
+        elif worker.phase is WorkerPhase.READY:
+            self._failed("agent", worker.uid, str(worker.key), problem)
+
+    def _failed(self, source: str, uid: str, name: str, cause: str) -> None:
+        """Counted each time, logged when the cause changes."""
+        self._on_failure(source, cause)
+        if self._logged.get(uid) != cause:
+            self._logged[uid] = cause
+            _LOG.warning("no usable answer", extra={"source": source, "pod": name, "cause": cause})
+        while len(self._logged) > 10_000:
+            self._logged.pop(next(iter(self._logged)))
+
+
+def _askable(snapshot: FleetSnapshot) -> Iterator[WorkerRecord]:
+    return (w for w in snapshot.workers if w.ip and w.phase in _ASKED)
+
+
+def agent_session() -> aiohttp.ClientSession:
+    """A keep-alive session for pods; environment proxies are not used for pod addresses."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONCURRENCY * 2), trust_env=False)

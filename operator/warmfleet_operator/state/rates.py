@@ -1,0 +1,103 @@
+"""Rates from cumulative counters that may restart, appear late or stop answering. Pure.
+
+A counter is turned into a sum of increases: a value below the last one means that its process restarted, and counts
+from zero. Windows look back from the newest sample, so that a source that fell silent does not fade into a false zero:
+when its newest sample is too old it simply has no rate.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+
+class Counter:
+    """One counter of one process, as (time, sum of increases) over a window.
+
+    Args:
+        window: Logical seconds that are kept.
+    """
+
+    __slots__ = ("_last", "_samples", "_sum", "_window")
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._last: float | None = None
+        self._sum = 0.0
+        self._samples: deque[tuple[float, float]] = deque()
+
+    def add(self, at: float, value: float) -> None:
+        """A reading at logical second ``at``; readings come in order of time."""
+        if self._last is not None:
+            self._sum += value - self._last if value >= self._last else value
+        self._last = value
+        self._samples.append((at, self._sum))
+        while len(self._samples) > 2 and self._samples[1][0] <= at - self._window:
+            self._samples.popleft()
+
+    @property
+    def newest(self) -> float | None:
+        """Time of the newest reading."""
+        return self._samples[-1][0] if self._samples else None
+
+    def increase(self, now: float) -> tuple[float, float] | None:
+        """Increase within the window before ``now`` and the seconds it was measured over; None without two readings.
+
+        The part of an interval that reaches back beyond the window is left out in proportion.
+        """
+        start = now - self._window
+        if len(self._samples) < 2 or self._samples[-1][0] <= start:
+            return None
+        (t0, s0), (t1, s1) = self._samples[0], self._samples[1]
+        if t0 < start < t1:
+            s0, t0 = s0 + (s1 - s0) * (start - t0) / (t1 - t0), start
+        end, total = self._samples[-1]
+        return (total - s0, end - t0) if end > t0 else None
+
+
+class SeriesCounter:
+    """A counter split over labelled series of one process, summed.
+
+    A series that was absent in an earlier scrape of the same process starts at zero: exporters create a labelled series
+    with its first increment.
+    """
+
+    __slots__ = ("_counter", "_last", "_total")
+
+    def __init__(self, window: float) -> None:
+        self._counter = Counter(window)
+        self._last: dict[str, float] | None = None
+        self._total = 0.0
+
+    def add(self, at: float, series: Mapping[str, float]) -> None:
+        """A scrape: value by series."""
+        if self._last is not None:
+            for name, value in series.items():
+                before = self._last.get(name, 0.0)
+                self._total += value - before if value >= before else value
+        self._last = {**(self._last or {}), **series}
+        self._counter.add(at, self._total)
+
+    def increase(self, now: float) -> tuple[float, float] | None:
+        """See :meth:`Counter.increase`."""
+        return self._counter.increase(now)
+
+
+def pooled(parts: Iterable[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """Sum of increases and the longest span they were measured over; None when nothing was measured."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    return sum(increase for increase, _ in known), max(span for _, span in known)
+
+
+def rate(part: tuple[float, float] | None) -> float | None:
+    """Increase per second; None when unknown."""
+    return None if part is None or part[1] <= 0 else max(0.0, part[0]) / part[1]
+
+
+def ratio(top: tuple[float, float] | None, bottom: tuple[float, float] | None) -> float | None:
+    """Quotient of two increases; None when either is unknown or the lower one is zero."""
+    if top is None or bottom is None or bottom[0] <= 0:
+        return None
+    return max(0.0, top[0]) / bottom[0]

@@ -1,0 +1,258 @@
+"""What the sources of telemetry said, made into :class:`WorkerTelemetry` and :class:`Demand`. No I/O.
+
+Demand is what arrives, not what is served: at the routers when all of them answer, because they also see what no worker
+could take; else at the agents, as finished plus running plus waiting requests, which together only ever grow by
+arrivals.
+
+vllm-router counts attempts: each is either dispatched (``vllm_router_processed_requests_total``) or fails for want of a
+worker (``vllm_router_request_errors_total{error_type="no_available_workers"}``), and each repeated attempt is counted
+in ``vllm_router_retries_total``. So ``arrivals = dispatched + without worker - retries``. Its
+``vllm_router_requests_total`` counts successes at their *end*, too late for requests that run for a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from warmfleet_contracts.agent import AgentState
+
+from warmfleet_operator.state.rates import Counter, SeriesCounter, pooled, rate, ratio
+from warmfleet_operator.state.records import Demand, Key, RouterRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
+
+MAX_IN_FLIGHT = 100_000
+"""Requests that one engine could possibly hold."""
+MAX_RATE = 10_000.0
+"""Requests per second that one engine could possibly finish."""
+
+_COUNTERS = (
+    "requests",
+    "prompt_tokens",
+    "generation_tokens",
+    "cache_query_tokens",
+    "cache_hit_tokens",
+)
+_LATENCY = ("ttft_count", "ttft_within_slo", "tpot_count", "tpot_within_slo")
+
+
+def implausible(state: AgentState) -> str | None:
+    """Why an answer that parses cannot be true; None when it can."""
+    engine, counters, latency = state.engine, state.counters, state.latency
+    if max(engine.running or 0, engine.waiting or 0) > MAX_IN_FLIGHT:
+        return f"more than {MAX_IN_FLIGHT} requests in flight"
+    if counters is not None and counters.cache_hit_tokens > counters.cache_query_tokens:
+        return "more prefix-cache hits than lookups"
+    if counters is not None and counters.failed_requests > counters.requests:
+        return "more failed requests than requests"
+    if latency is not None and (
+        latency.ttft_within_slo > latency.ttft_count or latency.tpot_within_slo > latency.tpot_count
+    ):
+        return "more requests within the objective than requests"
+    return None
+
+
+def worker_telemetry(state: AgentState, at: float) -> WorkerTelemetry:
+    """The record of a good answer."""
+    drain = state.drain
+    return WorkerTelemetry(
+        at=at,
+        phase=state.phase,
+        running=state.engine.running,
+        waiting=state.engine.waiting,
+        kv_usage=state.engine.kv_usage,
+        hot_tokens=state.kv.hot_tokens if state.kv is not None else None,
+        cancellable=drain.cancellable if drain is not None else None,
+        startup_seconds=state.engine.ready_after_seconds,
+        drain_report=drain.report if drain is not None else None,
+    )
+
+
+@dataclass(slots=True)
+class _Agent:
+    deployment: Key
+    arrived: Counter
+    rejected: Counter
+    counters: dict[str, Counter]
+    latency: dict[str, Counter]
+    finished: tuple[float, int] | None = None
+    telemetry: WorkerTelemetry | None = None
+    answered: bool = False
+    last_seen: float = 0.0
+
+
+@dataclass(slots=True)
+class _Router:
+    deployment: Key
+    dispatched: SeriesCounter
+    unserved: SeriesCounter
+    retries: SeriesCounter
+    answered: bool = False
+    last_seen: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSample:
+    """Counters of one router scrape, by series."""
+
+    dispatched: Mapping[str, float] = field(default_factory=dict)
+    unserved: Mapping[str, float] = field(default_factory=dict)
+    retries: Mapping[str, float] = field(default_factory=dict)
+
+
+class Readings:
+    """Collects answers and silences; gives telemetry and demand.
+
+    Args:
+        rate_window: Logical seconds of the arrival rate.
+        mean_window: Logical seconds of token means, hit ratio and SLO attainment.
+        stale_after: Logical seconds after which a worker's last answer is no longer shown.
+    """
+
+    def __init__(self, rate_window: float, mean_window: float, stale_after: float) -> None:
+        self._rate_window, self._mean_window, self._stale_after = rate_window, mean_window, stale_after
+        self._agents: dict[str, _Agent] = {}
+        self._routers: dict[str, _Router] = {}
+
+    def agent_answered(self, worker: WorkerRecord, state: AgentState, now: float) -> str | None:
+        """Take in an agent's answer; why it was thrown away, or None when it was used."""
+        agent = self._agent(worker)
+        agent.last_seen = now
+        problem = self._check(worker, agent, state, now)
+        if problem is not None:
+            agent.answered = False
+            return problem
+        agent.answered = True
+        agent.telemetry = worker_telemetry(state, now)
+        if state.counters is not None:
+            counters = state.counters
+            agent.finished = (now, counters.requests)
+            for name, counter in agent.counters.items():
+                counter.add(now, getattr(counters, name))
+            agent.rejected.add(now, counters.rejected_requests)
+            in_flight = (state.engine.running or 0) + (state.engine.waiting or 0)
+            agent.arrived.add(now, counters.requests + counters.rejected_requests + in_flight)
+        if state.latency is not None:
+            for name, counter in agent.latency.items():
+                counter.add(now, getattr(state.latency, name))
+        return None
+
+    def _check(self, worker: WorkerRecord, agent: _Agent, state: AgentState, now: float) -> str | None:
+        if state.pod_uid and state.pod_uid != worker.uid:
+            return "answer of another pod"
+        problem = implausible(state)
+        if problem is None and state.counters is not None and agent.finished is not None:
+            at, before = agent.finished
+            if state.counters.requests - before > MAX_RATE * max(1.0, now - at):
+                problem = f"more than {MAX_RATE:g} requests per second"
+        return problem
+
+    def agent_silent(self, worker: WorkerRecord, now: float) -> None:
+        """An agent gave no usable answer."""
+        agent = self._agent(worker)
+        agent.answered, agent.last_seen = False, now
+
+    def _agent(self, worker: WorkerRecord) -> _Agent:
+        if worker.uid not in self._agents:
+            self._agents[worker.uid] = _Agent(
+                worker.deployment_key,
+                Counter(self._rate_window),
+                Counter(self._rate_window),
+                {name: Counter(self._mean_window) for name in _COUNTERS},
+                {name: Counter(self._mean_window) for name in _LATENCY},
+            )
+        return self._agents[worker.uid]
+
+    def router_answered(self, router: RouterRecord, sample: RouterSample, now: float) -> None:
+        """Take in a router's counters."""
+        entry = self._router(router)
+        entry.answered, entry.last_seen = True, now
+        entry.dispatched.add(now, sample.dispatched)
+        entry.unserved.add(now, sample.unserved)
+        entry.retries.add(now, sample.retries)
+
+    def router_silent(self, router: RouterRecord, now: float) -> None:
+        """A router gave no usable answer."""
+        entry = self._router(router)
+        entry.answered, entry.last_seen = False, now
+
+    def _router(self, router: RouterRecord) -> _Router:
+        if router.uid not in self._routers:
+            dispatched, unserved, retries = (SeriesCounter(self._rate_window) for _ in range(3))
+            self._routers[router.uid] = _Router(router.deployment_key, dispatched, unserved, retries)
+        return self._routers[router.uid]
+
+    def forget(self, now: float) -> None:
+        """Drop sources not asked for longer than the longest window: their last increases still counted until then."""
+        horizon = now - max(self._mean_window, self._stale_after)
+        self._agents = {uid: a for uid, a in self._agents.items() if a.last_seen >= horizon}
+        self._routers = {uid: r for uid, r in self._routers.items() if r.last_seen >= horizon}
+
+    def telemetry(self, now: float) -> dict[str, WorkerTelemetry]:
+        """Last good answers by pod UID, without those that are too old."""
+        fresh = now - self._stale_after
+        return {
+            uid: agent.telemetry
+            for uid, agent in self._agents.items()
+            if agent.telemetry is not None and agent.telemetry.at >= fresh
+        }
+
+    def demand(self, key: Key, workers: Sequence[WorkerRecord], routers: Sequence[RouterRecord], now: float) -> Demand:
+        """Traffic of one deployment.
+
+        Args:
+            key: The deployment.
+            workers: Its workers.
+            routers: Its router pods.
+            now: Logical seconds.
+        """
+        agents = [agent for agent in self._agents.values() if agent.deployment == key]
+        ready = [w for w in workers if w.phase is WorkerPhase.READY]
+        reporting = [w for w in ready if (a := self._agents.get(w.uid)) is not None and a.answered]
+        arrivals, rejects = self._at_routers([r for r in routers if r.ready], now)
+        sources: tuple[str, ...] = () if arrivals is None else ("router",)
+        if reporting:
+            sources += ("agents",)
+            if arrivals is None:
+                arrivals = rate(pooled(agent.arrived.increase(now) for agent in agents))
+                rejects = rate(pooled(agent.rejected.increase(now) for agent in agents))
+        sums = {name: pooled(a.counters[name].increase(now) for a in agents) for name in _COUNTERS}
+        return Demand(
+            at=now,
+            arrivals=arrivals,
+            input_tokens=ratio(sums["prompt_tokens"], sums["requests"]),
+            output_tokens=ratio(sums["generation_tokens"], sums["requests"]),
+            hit_ratio=ratio(sums["cache_hit_tokens"], sums["cache_query_tokens"]),
+            queue=self._queue(reporting),
+            rejects=rejects,
+            slo_attainment=_attainment(agents, now),
+            sources=sources,
+            silent_workers=len(ready) - len(reporting),
+            reporting_workers=len(reporting),
+        )
+
+    def _at_routers(self, routers: Sequence[RouterRecord], now: float) -> tuple[float | None, float | None]:
+        """Arrivals and rejects per second at the routers; None unless every ready router answered."""
+        entries = [self._routers.get(r.uid) for r in routers]
+        known = [e for e in entries if e is not None and e.answered]
+        if not known or len(known) < len(entries):
+            return None, None
+        dispatched = pooled(e.dispatched.increase(now) for e in known)
+        unserved = rate(pooled(e.unserved.increase(now) for e in known))
+        retries = rate(pooled(e.retries.increase(now) for e in known))
+        attempts = rate(dispatched)
+        if attempts is None or unserved is None or retries is None:
+            return None, None
+        arrivals = max(0.0, attempts + unserved - retries)
+        return arrivals, min(unserved, arrivals)
+
+    def _queue(self, reporting: Iterable[WorkerRecord]) -> int | None:
+        waiting = [t.waiting for w in reporting if (t := self._agents[w.uid].telemetry) is not None]
+        known = [count for count in waiting if count is not None]
+        return sum(known) if known else None
+
+
+def _attainment(agents: Sequence[_Agent], now: float) -> float | None:
+    sums = {name: pooled(a.latency[name].increase(now) for a in agents) for name in _LATENCY}
+    shares = [ratio(sums[f"{kind}_within_slo"], sums[f"{kind}_count"]) for kind in ("ttft", "tpot")]
+    known = [share for share in shares if share is not None]
+    return min(known) if known else None
