@@ -1,8 +1,8 @@
 """An embedded, in-memory Kubernetes API for tests and the demo.
 
-It keeps the semantics that operators lean on (optimistic locking, watches, finalizers, graceful deletion, custom resource
-validation) and drops what a single-user sandbox can do without: **any bearer token is accepted, there is no RBAC, no TLS
-and no persistence**. It must therefore only ever listen on loopback.
+It keeps the semantics that operators lean on (optimistic locking, watches, finalizers, graceful deletion, custom
+resource validation) and drops what a single-user sandbox can do without: **any bearer token is accepted, there is no
+RBAC, no TLS and no persistence**. It must therefore only ever listen on loopback.
 
 Start it with::
 
@@ -10,7 +10,8 @@ Start it with::
     runner = await serve(api, "127.0.0.1", 0)
     write_kubeconfig(path, server_url(runner))
 
-A `kubectl get pods` then travels `server` (HTTP) -> `embedded.EmbeddedApi` (verbs) -> `store.ObjectStore` (objects, event log).
+A `kubectl get pods` then travels `server` (HTTP) -> `embedded.EmbeddedApi` (verbs) -> `store.ObjectStore` (objects and
+event log).
 """
 
 from warmfleet_localcluster.api.embedded import EmbeddedApi

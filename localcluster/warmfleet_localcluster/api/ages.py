@@ -13,14 +13,10 @@ def age(created: str | None, now: datetime) -> str:
         return "<unknown>"
     seconds = max(0, int((now - parse_timestamp(created)).total_seconds()))
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if seconds < 120:
-        return f"{seconds}s"
-    if minutes < 10:
-        return f"{minutes}m{seconds % 60}s" if seconds % 60 else f"{minutes}m"
-    if hours < 3:
-        return f"{minutes}m"
-    if hours < 8:
-        return f"{hours}h{minutes % 60}m" if minutes % 60 else f"{hours}h"
-    if hours < 48:
-        return f"{hours}h"
-    return f"{days}d{hours % 24}h" if days < 8 and hours % 24 else f"{days}d"
+    if hours >= 48:
+        return f"{days}d{hours % 24}h" if days < 8 and hours % 24 else f"{days}d"
+    if hours >= 3:
+        return f"{hours}h{minutes % 60}m" if hours < 8 and minutes % 60 else f"{hours}h"
+    if seconds >= 120:
+        return f"{minutes}m{seconds % 60}s" if minutes < 10 and seconds % 60 else f"{minutes}m"
+    return f"{seconds}s"

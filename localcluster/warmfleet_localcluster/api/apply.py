@@ -1,7 +1,7 @@
 """Server-side apply without conflicts: what a manager applied before and no longer sends is removed.
 
-Instead of `managedFields`, the last applied configuration is kept in memory per object, subresource and manager. Leaving a
-field out removes it unless another applier still sends it. Two managers never conflict: the last one wins (as with
+Instead of `managedFields`, the last applied configuration is kept in memory per object, subresource and manager.
+Leaving a field out removes it unless another applier still sends it. Two managers never conflict: the last one wins (as with
 `--force-conflicts`).
 """
 
@@ -81,7 +81,7 @@ def _items_schema(schema: _Schema) -> _Schema:
 
 
 def _merge(live: Any, config: Any, schema: _Schema, field: str) -> Any:
-    if isinstance(config, dict) and not (schema or {}).get("x-kubernetes-map-type") == "atomic":
+    if isinstance(config, dict) and (schema or {}).get("x-kubernetes-map-type") != "atomic":
         result = dict(live) if isinstance(live, dict) else {}
         for key, value in config.items():
             if value is not None:

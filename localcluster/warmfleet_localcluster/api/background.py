@@ -211,7 +211,7 @@ class Background:
         if crd is None:
             return
         storage = (crd["spec"]["group"], crd["spec"]["names"]["plural"])
-        for item in self._api.store.list(storage):
+        for item in self._api.store.objects(storage):
             if not is_deleting(item):
                 self._delete(storage, item)
         self._finish_definition(name)
@@ -221,5 +221,5 @@ class Background:
         if crd is None or not is_deleting(crd):
             return
         storage = (crd["spec"]["group"], crd["spec"]["names"]["plural"])
-        if not self._api.store.list(storage):
+        if not self._api.store.objects(storage):
             self._remove_finalizer(crds.CRDS, crd["metadata"]["uid"], crds.CLEANUP_FINALIZER)

@@ -95,9 +95,9 @@ class EmbeddedApi:
             raise errors.not_found(resource, name)
         return found
 
-    def list(self, resource: Resource, namespace: str | None = None) -> list[Object]:
+    def objects(self, resource: Resource, namespace: str | None = None) -> list[Object]:
         """Return all objects of a kind, in a namespace or in all, in key order."""
-        return self.store.list(resource.storage, namespace if resource.namespaced else None)
+        return self.store.objects(resource.storage, namespace if resource.namespaced else None)
 
     def create(
         self, resource: Resource, namespace: str | None, body: Any, options: WriteOptions | None = None
@@ -241,7 +241,8 @@ class EmbeddedApi:
         kind, version = body.get("kind"), body.get("apiVersion")
         if kind not in (None, "", resource.kind) or version not in (None, "", resource.group_version):
             raise bad_request(
-                f"the object provided is {version}, Kind={kind}: expected {resource.group_version}, Kind={resource.kind}"
+                f"the object provided is {version}, Kind={kind}: "
+                f"expected {resource.group_version}, Kind={resource.kind}"
             )
         item: Object = clone(body)
         if item.get("metadata") is None:

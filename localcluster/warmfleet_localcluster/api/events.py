@@ -18,7 +18,7 @@ _FIELDS = (
 
 def from_events_group(item: Object) -> Object:
     """Return an `events.k8s.io` event in the core form."""
-    return _renamed(item, {new: core for new, core in _FIELDS}, "v1")
+    return _renamed(item, dict(_FIELDS), "v1")
 
 
 def present(resource: Resource, item: Object) -> Object:

@@ -1,8 +1,8 @@
 """Evicting a pod: the disruption budget is worked out from the pods of this very moment, no controller needed.
 
-A budget with an integer `minAvailable` stands by itself. Percentages and `maxUnavailable` need to know how many pods were
-wanted, so every selected pod must have a controller with a replica count; otherwise nothing may be disrupted, as in the
-real cluster.
+A budget with an integer `minAvailable` stands by itself. Percentages and `maxUnavailable` need to know how many pods
+were wanted, so every selected pod must have a controller with a replica count; otherwise nothing may be disrupted, as
+in the real cluster.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def evict(api: EmbeddedApi, resource: Resource, namespace: str | None, name: str
     pod = api.get(resource, namespace, name)
     options = DeleteOptions.from_request((body or {}).get("deleteOptions"), {})
     if not _is_settled(pod):
-        budgets = [b for b in api.store.list(_BUDGETS, namespace) if _covers(b, pod)]
+        budgets = [b for b in api.store.objects(_BUDGETS, namespace) if _covers(b, pod)]
         if len(budgets) > 1:
             why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
             raise ApiError(500, "InternalError", why)
@@ -60,7 +60,7 @@ def _check_budget(api: EmbeddedApi, budget: Object, pod: Object) -> None:
     healthy, needed = budget_state(api, budget)
     if not condition_true(pod, "Ready"):
         policy = dig(budget, "spec", "unhealthyPodEvictionPolicy") or "IfHealthyBudget"
-        if policy == "AlwaysAllow" or (healthy >= needed and needed > 0):
+        if policy == "AlwaysAllow" or (healthy >= needed > 0):
             return
     if healthy - 1 >= needed:
         return
@@ -71,7 +71,7 @@ def _check_budget(api: EmbeddedApi, budget: Object, pod: Object) -> None:
 def budget_state(api: EmbeddedApi, budget: Object) -> tuple[int, int]:
     """Return how many pods of a budget are healthy now and how many must stay healthy."""
     selected = from_selector(dig(budget, "spec", "selector"))
-    pods = [p for p in api.store.list(_PODS, budget["metadata"]["namespace"]) if selected(p) and not is_deleting(p)]
+    pods = [p for p in api.store.objects(_PODS, budget["metadata"]["namespace"]) if selected(p) and not is_deleting(p)]
     healthy = sum(condition_true(p, "Ready") for p in pods)
     spec = budget.get("spec") or {}
     minimum, maximum = spec.get("minAvailable"), spec.get("maxUnavailable")

@@ -20,8 +20,16 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCHES = frozenset({"application/apply-patch+yaml", "application/apply-patch+json"})
 
 _BY_NAME = (
-    "containers initContainers ephemeralContainers env volumes imagePullSecrets webhooks secrets resourceClaims"
-).split()
+    "containers",
+    "initContainers",
+    "ephemeralContainers",
+    "env",
+    "volumes",
+    "imagePullSecrets",
+    "webhooks",
+    "secrets",
+    "resourceClaims",
+)
 MERGE_KEYS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(_BY_NAME, ("name",)),
     "conditions": ("type",),

@@ -1,6 +1,6 @@
-"""Reading Secrets and ConfigMaps that Helm 4 and recent client-go send as protobuf.
+"""Reading the few small kinds that Helm 4, kubectl and recent client-go send as protobuf.
 
-Only the wire format's two types used there (varint, length-delimited) and the two kinds' own fields are known. The field
+Only the wire format's two types used there (varint, length-delimited) and those kinds' own fields are known. The field
 numbers are those of the published `generated.proto` files of `k8s.io/api` and `k8s.io/apimachinery`.
 """
 
@@ -20,6 +20,9 @@ _Fields = list[tuple[int, Any]]
 _META_STRINGS = {1: "name", 2: "generateName", 3: "namespace", 5: "uid", 6: "resourceVersion"}
 _META_MAPS = {11: "labels", 12: "annotations"}
 _FINALIZERS = 14
+_BARE = ("Namespace", "ServiceAccount", "Eviction", "TokenRequest", "SelfSubjectAccessReview")
+"""Kinds that are complete, for this API's purposes, with their metadata (and an Eviction's grace period)."""
+_KNOWN = f"Secret, ConfigMap, {', '.join(_BARE)}"
 _MEDIA = "application/vnd.kubernetes.protobuf"
 
 
@@ -39,21 +42,29 @@ def _decode(raw: bytes) -> Object:
     envelope = dict(_fields(raw[len(MAGIC) :]))
     type_meta = {number: value.decode() for number, value in _fields(envelope[1])}
     kind = type_meta.get(2)
-    if kind not in {"Secret", "ConfigMap"}:
-        raise unsupported_media(f"{_MEDIA} is only understood for Secret and ConfigMap, not {kind}; send JSON")
-    fields = list(_fields(envelope[2]))
+    if kind not in {"Secret", "ConfigMap", *_BARE}:
+        raise unsupported_media(f"{_MEDIA} is only understood for {_KNOWN}, not {kind}; send JSON")
+    fields = list(_fields(envelope.get(2, b"")))
     result: Object = {
         "apiVersion": type_meta.get(1, "v1"),
         "kind": kind,
-        "metadata": _metadata(next(value for number, value in fields if number == 1)),
+        "metadata": _metadata(next((value for number, value in fields if number == 1), b"")),
     }
-    if kind == "Secret":
+    if kind in _BARE:
+        if kind == "Eviction" and 2 in dict(fields):
+            result["deleteOptions"] = _delete_options(dict(fields)[2])
+    elif kind == "Secret":
         result["data"] = _map(fields, 2, lambda value: base64.b64encode(value).decode())
         if secret_type := dict(fields).get(3):
             result["type"] = secret_type.decode()
     else:
         result["data"] = _map(fields, 2, bytes.decode)
     return result
+
+
+def _delete_options(raw: bytes) -> Object:
+    fields = dict(_fields(raw))
+    return {"gracePeriodSeconds": fields[1]} if 1 in fields else {}
 
 
 def _metadata(raw: bytes) -> Object:

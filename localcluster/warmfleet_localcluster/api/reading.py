@@ -44,7 +44,7 @@ def selection(query: Query, resource: Resource, name: str | None = None) -> Pred
 def select(api: EmbeddedApi, resource: Resource, namespace: str | None, query: Query) -> list[Object]:
     """Return the selected objects of a kind, in key order."""
     chosen = selection(query, resource)
-    return [item for item in api.list(resource, namespace) if chosen(item)]
+    return [item for item in api.objects(resource, namespace) if chosen(item)]
 
 
 def list_objects(api: EmbeddedApi, resource: Resource, namespace: str | None, query: Query, view: View) -> Object:

@@ -91,8 +91,7 @@ def from_selector(selector: Mapping[str, Any] | None) -> Predicate:
     tests: list[_Test] = [
         _membership(key, {value}, inverted=False) for key, value in (selector.get("matchLabels") or {}).items()
     ]
-    for expression in selector.get("matchExpressions") or ():
-        tests.append(_expression_test(expression))
+    tests += [_expression_test(expression) for expression in selector.get("matchExpressions") or ()]
     return lambda item: all(test(labels_of(item)) for test in tests)
 
 

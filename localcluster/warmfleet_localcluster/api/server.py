@@ -82,8 +82,8 @@ class ApiServer:
             headers = {"Retry-After": "1"} if error.code in {429, 503} else None
             return web.json_response(error.status(), status=error.code, headers=headers)
         except web.HTTPRequestEntityTooLarge:
-            error = ApiError(413, "RequestEntityTooLarge", f"limit is {_MAX_BODY_BYTES} bytes")
-            return web.json_response(error.status(), status=413)
+            too_large = ApiError(413, "RequestEntityTooLarge", f"limit is {_MAX_BODY_BYTES} bytes")
+            return web.json_response(too_large.status(), status=413)
 
     async def _route(self, request: web.Request) -> web.StreamResponse:
         parts = [part for part in request.path.split("/") if part]
@@ -94,47 +94,50 @@ class ApiServer:
     # documents
 
     def _document(self, request: web.Request, parts: list[str]) -> web.Response:
-        registry = self._api.registry
         match parts:
-            case []:
-                return _json({"paths": ["/api", "/apis", "/healthz", "/openapi/v2", "/openapi/v3", "/version"]})
             case ["healthz" | "readyz" | "livez", *_]:
                 return web.Response(text="ok")
-            case ["version"]:
-                return _json(discovery.VERSION)
-            case ["debug", "requests"]:
-                return _json(self._api.requests.as_json())
             case ["openapi", *rest]:
-                return self._openapi(rest)
+                return _found(self._openapi(rest))
             case ["api" | "apis" as root] if "as=APIGroupDiscoveryList" in request.headers.get("Accept", ""):
-                body = json.dumps(discovery.aggregated(registry, core=root == "api")).encode()
+                body = json.dumps(discovery.aggregated(self._api.registry, core=root == "api")).encode()
                 return web.Response(body=body, headers={"Content-Type": discovery.AGGREGATED})
-            case ["api"]:
-                return _json(discovery.core_versions())
-            case ["apis"]:
-                return _json(discovery.group_list(registry))
-            case ["apis", group]:
-                return _found(discovery.group(registry, group))
-            case ["api", version]:
-                return _found(discovery.resource_list(registry, "", version))
-            case ["apis", group, version]:
-                return _found(discovery.resource_list(registry, group, version))
-            case _:
-                raise errors.unknown_path()
+            case ["api" | "apis", *_]:
+                return _found(self._discovery(parts))
+        fixed: dict[tuple[str, ...], Any] = {
+            (): {"paths": ["/api", "/apis", "/healthz", "/openapi/v2", "/openapi/v3", "/version"]},
+            ("version",): discovery.VERSION,
+            ("debug", "requests"): self._api.requests.as_json(),
+        }
+        return _found(fixed.get(tuple(parts)))
 
-    def _openapi(self, parts: list[str]) -> web.Response:
+    def _discovery(self, parts: list[str]) -> Object | None:
+        registry = self._api.registry
+        match parts:
+            case ["api"]:
+                return discovery.core_versions()
+            case ["apis"]:
+                return discovery.group_list(registry)
+            case ["apis", group]:
+                return discovery.group(registry, group)
+            case ["api", version]:
+                return discovery.resource_list(registry, "", version)
+            case _:
+                return discovery.resource_list(registry, parts[1], parts[2])
+
+    def _openapi(self, parts: list[str]) -> Object | None:
         registry = self._api.registry
         match parts:
             case ["v2"]:
-                return _json(openapi.swagger(registry))
+                return openapi.swagger(registry)
             case ["v3"]:
-                return _json(openapi.index(registry))
+                return openapi.index(registry)
             case ["v3", "api", version]:
-                return _json(openapi.document(registry, "", version))
+                return openapi.document(registry, "", version)
             case ["v3", "apis", group, version]:
-                return _json(openapi.document(registry, group, version))
+                return openapi.document(registry, group, version)
             case _:
-                raise errors.unknown_path()
+                return None
 
     # resources
 
@@ -274,7 +277,7 @@ def _json(body: Any, status: int = 200) -> web.Response:
     return web.Response(body=raw, status=status, content_type="application/json")
 
 
-def _found(body: Object | None) -> web.Response:
+def _found(body: Any) -> web.Response:
     if body is None:
         raise errors.unknown_path()
     return _json(body)

@@ -77,7 +77,7 @@ class ObjectStore:
         """Return the live object, None when absent."""
         return self._objects[storage].get(key)
 
-    def list(self, storage: StorageKey, namespace: str | None = None) -> list[Object]:
+    def objects(self, storage: StorageKey, namespace: str | None = None) -> list[Object]:
         """Return the objects of a kind, of one namespace or all, in key order."""
         found = self._objects[storage].items()
         if namespace is not None:

@@ -75,7 +75,7 @@ class Strategies:
             item["status"] = {"phase": "Pending"}
         prepare = self._prepare.get(resource.storage)
         if prepare:
-            if resource.plural not in {"secrets"} and not isinstance(item.setdefault("spec", {}), dict):
+            if resource.plural != "secrets" and not isinstance(item.setdefault("spec", {}), dict):
                 raise bad_request("spec must be an object")
             prepare(resource, item)
 
@@ -108,7 +108,7 @@ class Strategies:
         wanted = spec.get("priorityClassName")
         storage = ("scheduling.k8s.io", "priorityclasses")
         if not wanted:
-            defaults = [c for c in self._store.list(storage) if c.get("globalDefault")]
+            defaults = [c for c in self._store.objects(storage) if c.get("globalDefault")]
             spec["priority"] = max((c["value"] for c in defaults), default=0)
             if defaults:
                 spec["priorityClassName"] = defaults[0]["metadata"]["name"]

@@ -51,27 +51,30 @@ def _to_json_schema(schema: Any) -> Any:
         return [_to_json_schema(entry) for entry in schema]
     if not isinstance(schema, Mapping):
         return schema
-    result = {}
-    for key, value in schema.items():
-        if key == "properties" and isinstance(value, Mapping):
-            result[key] = {name: _to_json_schema(field) for name, field in value.items()}
-        elif key in {"default", "enum", "example"}:
-            result[key] = value
-        elif not key.startswith("x-kubernetes"):
-            result[key] = _to_json_schema(value)
+    result = {key: _translated(key, value) for key, value in schema.items() if not key.startswith("x-kubernetes")}
     if schema.get("x-kubernetes-int-or-string"):
-        result.pop("type", None)
         result.pop("anyOf", None)
         result["type"] = ["integer", "string"]
     for bound in ("Minimum", "Maximum"):  # OpenAPI v3 has draft 4's boolean form
         if result.pop(f"exclusive{bound}", False) is True:
             result[f"exclusive{bound}"] = result.pop(bound.lower())
-    if result.pop("nullable", False) and "type" in result:
-        kinds = result["type"] if isinstance(result["type"], list) else [result["type"]]
-        result["type"] = [*kinds, "null"]
-        if "enum" in result:
-            result["enum"] = [*result["enum"], None]
+    if result.pop("nullable", False):
+        _allow_null(result)
     return result
+
+
+def _translated(key: str, value: Any) -> Any:
+    if key == "properties" and isinstance(value, Mapping):
+        return {name: _to_json_schema(field) for name, field in value.items()}
+    return value if key in {"default", "enum", "example"} else _to_json_schema(value)
+
+
+def _allow_null(schema: dict[str, Any]) -> None:
+    if "type" in schema:
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        schema["type"] = [*kinds, "null"]
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
 
 
 def path_of(parts: Iterator[Any] | Any, base: str = "") -> str:
@@ -94,7 +97,7 @@ def _plain(value: Any) -> Any:
 
 
 def _type(path: str, error: ValidationError) -> Cause:
-    wanted = error.validator_value
+    wanted: Any = error.validator_value
     names = wanted if isinstance(wanted, str) else ",".join(w for w in wanted if w != "null")
     text = shown(_type_name(error.instance) if isinstance(error.instance, dict | list) else error.instance)
     return Cause(
@@ -110,13 +113,15 @@ def _type_name(value: Any) -> str:
 
 
 def _enum(path: str, error: ValidationError) -> Cause:
-    allowed = ", ".join(f'"{v}"' for v in error.validator_value if v is not None)
+    values: Any = error.validator_value
+    allowed = ", ".join(f'"{v}"' for v in values if v is not None)
     text = f"Unsupported value: {shown(error.instance)}: supported values: {allowed}"
     return Cause(path, "FieldValueNotSupported", text)
 
 
 def _too_many(path: str, error: ValidationError) -> Cause:
-    text = f"Too many: {len(error.instance)}: must have at most {error.validator_value} items"
+    items: Any = error.instance
+    text = f"Too many: {len(items)}: must have at most {error.validator_value} items"
     return Cause(path, "FieldValueTooMany", text)
 
 
@@ -146,7 +151,8 @@ _BUILDERS: Mapping[str, Callable[[str, ValidationError], Cause]] = {
 def _causes(error: ValidationError) -> Iterator[Cause]:
     path = path_of(error.absolute_path)
     if error.validator == "required":
-        for name in error.validator_value:
+        names: Any = error.validator_value
+        for name in names:
             # jsonschema reports each missing name on its own; the message starts with the quoted name
             if error.message.startswith(f"{name!r} "):
                 yield required_value(f"{path}.{name}" if path else name)

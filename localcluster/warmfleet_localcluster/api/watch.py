@@ -121,7 +121,7 @@ def _beginning(api: EmbeddedApi, request: WatchRequest) -> bytes:
         return b"".join(_event(api, request, change) for change in changes)
     lines: list[bytes] = []
     if request.initial:
-        items = api.list(request.resource, request.namespace)
+        items = api.objects(request.resource, request.namespace)
         lines = [_line("ADDED", _shown(api, request, item)) for item in items if request.matches(item)]
     if request.mark_initial:
         lines.append(_bookmark(request, api.store.rv, _INITIAL_END))
