@@ -230,9 +230,7 @@ class WorkerActor:
         wanted = spec.kv_cache.handover if spec is not None else ("none",)
         chosen = tuple(Strategy(s) for s in wanted if s != "auto") or (Strategy.NONE,)
         spent = job.now - worker.drain_since if worker.drain_since is not None else 0.0
-        request = DrainRequest(
-            reason=str(reason), deadline_seconds=max(0.0, job.deadline - spent), strategies=chosen
-        )
+        request = DrainRequest(reason=str(reason), deadline_seconds=max(0.0, job.deadline - spent), strategies=chosen)
         try:
             await self._tools.agents.drain(worker, request)
         except NoAnswerError as error:

@@ -1,0 +1,195 @@
+"""Acts on decisions: one task per LLMDeployment, so that a slow one holds up nobody else.
+
+Each task has one slot with the newest job. While it works, newer jobs replace older ones; nothing is queued up. A
+failure is logged, shown in the conditions and tried again with the next decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from warmfleet_contracts.reasons import EventReason, Reason
+from warmfleet_runtime.clock import Clock
+
+from warmfleet_operator.acting import diff
+from warmfleet_operator.acting.children import ChildrenKeeper, wanted_children
+from warmfleet_operator.acting.conditions import View
+from warmfleet_operator.acting.events import about_deployment
+from warmfleet_operator.acting.status import StatusWriter, fleet_cost
+from warmfleet_operator.acting.workers import Tools, WorkerActor
+from warmfleet_operator.adapters.kube import KubeError
+from warmfleet_operator.adapters.lease import NotLeaderError
+from warmfleet_operator.state.decisions import FleetPlan, Problem
+from warmfleet_operator.state.records import Demand, FleetSnapshot, InstanceTypeRecord, Key, WorkerRecord
+from warmfleet_operator.state.snapshot import Kind
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a deployment's task works on."""
+
+    job: diff.Job
+    demand: Demand | None
+    types: dict[str, InstanceTypeRecord]
+
+
+class _Worker:
+    """The task of one deployment and its slot."""
+
+    def __init__(self) -> None:
+        self.slot: Assignment | None = None
+        self.filled = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+
+class FleetExecutor:
+    """Hands each deployment its part of the plan.
+
+    Args:
+        tools: What acting needs.
+        clock: For timestamps.
+        lost: Called when a write was refused because this process no longer leads.
+    """
+
+    def __init__(self, tools: Tools, clock: Clock, lost: Callable[[], None]) -> None:
+        self._tools, self._clock, self._lost = tools, clock, lost
+        self._children = ChildrenKeeper(tools.api)
+        self._status = StatusWriter(tools.api, lambda body: tools.store.observe(Kind.DEPLOYMENT, body))
+        self._workers: dict[Key, _Worker] = {}
+
+    def submit(self, snapshot: FleetSnapshot, plan: FleetPlan) -> None:
+        """Give every deployment its newest job and end the tasks of those that are gone."""
+        by_deployment: dict[Key, list[WorkerRecord]] = {}
+        for record in snapshot.workers:
+            by_deployment.setdefault(record.deployment_key, []).append(record)
+        for key, deployment in snapshot.deployments.items():
+            job = diff.Job(
+                record=deployment,
+                plan=plan.deployments.get(key),
+                workers=tuple(by_deployment.get(key, ())),
+                now=plan.at,
+                shutdown_seconds=self._tools.settings.engine_shutdown_seconds,
+                telemetry=snapshot.telemetry,
+            )
+            self._give(key, Assignment(job, snapshot.demand.get(key), dict(snapshot.instance_types)))
+        for key in [k for k in self._workers if k not in snapshot.deployments]:
+            self._end(key)
+
+    def _give(self, key: Key, assignment: Assignment) -> None:
+        worker = self._workers.get(key)
+        if worker is None:
+            worker = self._workers[key] = _Worker()
+            worker.task = asyncio.get_running_loop().create_task(self._run(key, worker), name=f"act {key}")
+        worker.slot = assignment
+        worker.idle.clear()
+        worker.filled.set()
+
+    def _end(self, key: Key) -> None:
+        worker = self._workers.pop(key)
+        if worker.task is not None:
+            worker.task.cancel()
+        self._children.forget(key)
+        self._status.forget(key)
+        self._tools.store.expectations.forget([key])
+
+    async def settle(self) -> None:
+        """Wait until every job given so far is done."""
+        await asyncio.gather(*(w.idle.wait() for w in list(self._workers.values())))
+
+    async def close(self) -> None:
+        """End all tasks."""
+        tasks = [w.task for w in self._workers.values() if w.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._workers.clear()
+
+    async def _run(self, key: Key, worker: _Worker) -> None:
+        actor = WorkerActor(self._tools)
+        while True:
+            await worker.filled.wait()
+            worker.filled.clear()
+            if worker.slot is not None:
+                await self._guarded(key, actor, worker.slot)
+            if not worker.filled.is_set():
+                worker.idle.set()
+
+    async def _guarded(self, key: Key, actor: WorkerActor, assignment: Assignment) -> None:
+        try:
+            await self._step(actor, assignment)
+        except* NotLeaderError:
+            self._lost()
+        except* KubeError as group:
+            self._failed(key, str(group.exceptions[0]))
+        except* Exception as group:  # noqa: BLE001 - one deployment's trouble must not end the others' service
+            _LOG.exception("acting failed", exc_info=group, extra={"deployment": str(key)})
+            self._failed(key, f"{type(group.exceptions[0]).__name__}: {group.exceptions[0]}")
+
+    def _failed(self, key: Key, text: str) -> None:
+        _LOG.warning("acting failed and is tried again: %s", text, extra={"deployment": str(key)})
+        self._tools.metrics.act_failures.labels(*key).inc()
+
+    async def _step(self, actor: WorkerActor, assignment: Assignment) -> None:
+        job = assignment.job
+        found = diff.actions(job)
+        problems: tuple[Problem, ...] = ()
+        if found:
+            problems += await actor.carry_out(job, found, assignment.types)
+        if job.plan is not None and not job.record.deleting and not job.record.namespace_terminating and not job.paused:
+            problems += await self._keep_children(job)
+        if not job.record.deleting or job.workers:
+            await self._report(job, assignment, problems)
+
+    async def _keep_children(self, job: diff.Job) -> tuple[Problem, ...]:
+        if job.record.spec is None or job.plan is None:
+            return ()
+        settings = self._tools.settings
+        children = wanted_children(job.record, settings, job.plan.desired, job.workers, job.now)
+        try:
+            return await self._children.keep(job.record, children, job.now)
+        except KubeError as error:
+            _LOG.warning("child object: %s", error, extra={"deployment": str(job.record.key)})
+            text = f"a child object was refused: {error.message or error}"[:900]
+            self._tools.events.emit(about_deployment(job.record), EventReason.CREATE_FAILED, text, dedupe="child")
+            return (Problem(Reason.OPERATOR_ERROR, text, stalled=error.status in (400, 403, 422)),)
+
+    async def _report(self, job: diff.Job, assignment: Assignment, problems: tuple[Problem, ...]) -> None:
+        store = self._tools.store
+        record = store.deployment(job.record.key)
+        if record is None or record.uid != job.record.uid:
+            return
+        mine = (store.worker(w.key) or w for w in job.workers)
+        view = View(record, job.plan, tuple(mine), assignment.demand, problems)
+        self._announce(view)
+        cost = fleet_cost(view, assignment.types)
+        if cost is not None:
+            self._tools.metrics.cost.labels(*record.key).set(cost)
+        stamp = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            await self._status.write(view, assignment.types, stamp, self._clock.now())
+        except KubeError as error:
+            if error.status not in (404, 409):  # deleted or changed meanwhile: the next round sees it
+                raise
+
+    def _announce(self, view: View) -> None:
+        for problem in view.all_problems:
+            invalid = problem.reason is Reason.INVALID_SPEC
+            if problem.stalled:
+                reason = EventReason.INVALID_SPEC if invalid else EventReason.STALLED
+                if _stalled_already(view, problem):
+                    continue
+                subject = about_deployment(view.record)
+                self._tools.events.emit(subject, reason, problem.message, dedupe=str(problem.reason))
+
+
+def _stalled_already(view: View, problem: Problem) -> bool:
+    """Whether the status says so already: then the event has been said, perhaps by an earlier process."""
+    conditions = view.record.status.get("conditions")
+    found = [c for c in conditions if isinstance(c, dict)] if isinstance(conditions, list) else []
+    return any(c.get("type") == "Stalled" and c.get("reason") == str(problem.reason) for c in found)

@@ -1,0 +1,76 @@
+"""Probes and metrics over HTTP: ``/healthz`` ``/readyz`` ``/metrics``.
+
+Readiness says that the process is up and has not lost its way; leadership plays no part in it, or a rolling update of
+two replicas would never finish. Liveness fails when the process no longer does its work: no decision while leading, no
+round of measuring, a watch that does not keep up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from warmfleet_operator.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """A sign of life.
+
+    Attributes:
+        name: What it is a sign of.
+        age: Seconds since it was last seen; None when it is not expected now.
+    """
+
+    name: str
+    age: float | None
+
+
+def stale(signs: list[Sign], limit: float) -> list[str]:
+    """Signs that are too old, for a person."""
+    return [f"{s.name}: {s.age:.0f} s old" for s in signs if s.age is not None and s.age > limit]
+
+
+class ProbeServer:
+    """Serves probes and metrics.
+
+    Args:
+        metrics: What ``/metrics`` shows.
+        problems: What is wrong now; empty when alive.
+        refresh: Called before metrics are rendered.
+    """
+
+    def __init__(self, metrics: Metrics, problems: Callable[[], list[str]], refresh: Callable[[], None]) -> None:
+        self._metrics, self._problems, self._refresh = metrics, problems, refresh
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def start(self, address: str, port: int) -> None:
+        """Listen on ``address``; with port 0 the one that was given is in :attr:`port`."""
+        app = web.Application()
+        app.router.add_get("/healthz", self._health)
+        app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/metrics", self._show)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, address, port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        problems = self._problems()
+        return web.Response(status=500 if problems else 200, text="\n".join(problems) or "ok")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def _show(self, _: web.Request) -> web.Response:
+        self._refresh()
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
