@@ -1,0 +1,1 @@
+"""Replays traffic through the shipped planning code, beside rivals and a clairvoyant optimum."""
