@@ -1,0 +1,1 @@
+"""Engines an agent can stand beside."""

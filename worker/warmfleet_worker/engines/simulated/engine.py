@@ -1,0 +1,156 @@
+"""Drives the scheduler by the clock and wakes the streams that have new tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from warmfleet_runtime.clock import Clock
+
+from warmfleet_worker.engines.simulated.blocks import BlockPool
+from warmfleet_worker.engines.simulated.config import EngineConfig
+from warmfleet_worker.engines.simulated.histograms import Statistics
+from warmfleet_worker.engines.simulated.kv_events import KvPublisher
+from warmfleet_worker.engines.simulated.scheduler import Limits, QueueFull, Request, Scheduler
+
+TICK = 0.02
+"""Real seconds between two looks at the clock while there is work: bounds the cost at any clock speed."""
+
+
+class ShutDown(Exception):  # noqa: N818 - it is an answer, not an error
+    """The engine takes no new requests."""
+
+
+class Stream:
+    """A request in flight and the tokens its client has not seen.
+
+    Args:
+        request: The request.
+        every_chunk: Wake for each chunk instead of only at the end.
+    """
+
+    __slots__ = ("_news", "every_chunk", "request", "sent")
+
+    def __init__(self, request: Request, *, every_chunk: bool) -> None:
+        self.request = request
+        self.every_chunk = every_chunk
+        self.sent = 0
+        self._news = asyncio.Event()
+
+    def poke(self) -> None:
+        """Wake the reader if there is something for it."""
+        if self.request.finished or (self.every_chunk and self.request.tokens > self.sent):
+            self._news.set()
+
+    async def take(self) -> tuple[int, int, bool]:
+        """Wait for tokens: first, end (exclusive), and whether they are the last."""
+        await self._news.wait()
+        self._news.clear()
+        start, self.sent = self.sent, self.request.tokens
+        return start, self.sent, self.request.finished
+
+
+class Engine:
+    """The engine of one server.
+
+    Args:
+        config: Configuration.
+        clock: Time.
+    """
+
+    def __init__(self, config: EngineConfig, clock: Clock) -> None:
+        self.config = config
+        self.clock = clock
+        self.accepting = True
+        self.streams: set[Stream] = set()
+        pool = BlockPool(
+            config.blocks, config.block_size, caching=config.prefix_caching, record=config.kv_events is not None
+        )
+        limits = Limits(config.max_num_seqs, config.max_num_batched_tokens, config.max_num_queued_reqs)
+        self.scheduler = Scheduler(config.profile, pool, limits, Statistics(config.max_model_len), clock.now())
+        self._publisher: KvPublisher | None = None
+        self._work = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to run."""
+        if self.config.kv_events is not None:
+            self._publisher = KvPublisher(self.config.kv_events, self.config.block_size, self.clock)
+        self._task = asyncio.create_task(self._run())
+
+    def submit(self, prompt: list[int], max_tokens: int, finish_reason: str, *, every_chunk: bool) -> Stream:
+        """Take in a request.
+
+        Raises:
+            ShutDown: The engine takes no new requests.
+            QueueFull: The queue limit is reached.
+        """
+        if not self.accepting:
+            raise ShutDown("cannot schedule new futures after shutdown")
+        request = Request(prompt, max_tokens, self.clock.now(), finish_reason)
+        self.scheduler.add(request)
+        stream = Stream(request, every_chunk=every_chunk)
+        self.streams.add(stream)
+        self._work.set()
+        return stream
+
+    def leave(self, stream: Stream) -> None:
+        """End a stream; a request that has not finished is aborted."""
+        self.streams.discard(stream)
+        if not stream.request.finished and self._task is not None:
+            self.scheduler.abort(stream.request, self.clock.now())
+
+    def refresh(self) -> None:
+        """Bring the state to the current time."""
+        if self._task is not None:
+            self.scheduler.advance(self.clock.now())
+
+    def clear_cache(self) -> None:
+        """Forget all prefix blocks that no request holds."""
+        self.refresh()
+        self.scheduler.pool.clear()
+        self._publish()
+
+    async def halt(self) -> None:
+        """Stop at once, as a killed engine process does: streams get nothing more, not even an end."""
+        self.accepting = False
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._publisher is not None:
+            await self._publisher.close()
+            self._publisher = None
+
+    async def until(self, idle: Callable[[], bool], bound: float) -> bool:
+        """Wait until ``idle()``, at most ``bound`` real seconds; whether it came true."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + bound
+        while not idle():
+            if loop.time() >= end:
+                return False
+            await asyncio.sleep(TICK)
+        return True
+
+    async def _run(self) -> None:
+        tick = max(TICK, self.clock.real(self.config.stream_interval))
+        while True:
+            if not self.scheduler.busy:
+                self._flush()
+                self._work.clear()
+                await self._work.wait()
+            await asyncio.sleep(tick)
+            self.scheduler.advance(self.clock.now())
+            self._flush()
+
+    def _flush(self) -> None:
+        for stream in self.streams:
+            stream.poke()
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._publisher is not None:
+            self._publisher.publish(self.scheduler.pool.drain_events())
+
+
+__all__ = ["Engine", "QueueFull", "ShutDown", "Stream"]
