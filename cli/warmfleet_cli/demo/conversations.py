@@ -16,8 +16,6 @@ the of and to in is that for it as with was on be by at this have from or an the
 their will when who him been has more if no out do so can what up said about other into than its time only could new
 them man some these then two first may any like now my such make over our even most me state after also
 """
-CHARACTERS_PER_TOKEN = 4
-"""Usual for English text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +112,10 @@ class ConversationBook:
         """The answer came to its end: the conversation may go on."""
         conversation = prompt.conversation
         if conversation.turns < self._shape.max_turns:
-            tail = answer[-self._shape.kept_tokens * CHARACTERS_PER_TOKEN :]
+            tail = " ".join(answer.split()[-self._shape.kept_tokens :])
             conversation.messages.append({"role": "assistant", "content": tail})
             self._free.append(conversation)
 
     def _text(self, tokens: int) -> str:
-        """Random words, about ``tokens`` tokens long."""
-        length = tokens * CHARACTERS_PER_TOKEN
-        words: list[str] = []
-        while length > 0:
-            words.append(self._random.choice(self._words))
-            length -= len(words[-1]) + 1
-        return " ".join(words)
+        """Random words; each is one token to the simulated engine, as it mostly is to a real one."""
+        return " ".join(self._random.choices(self._words, k=tokens))

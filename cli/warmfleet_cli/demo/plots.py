@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import plotly.graph_objects as go
@@ -142,13 +142,10 @@ def _cost(fig: Any, run: Timeline, times: Sequence[datetime], row: int) -> None:
 
 
 def _spent(fig: Any, run: Timeline, times: Sequence[datetime], row: int) -> None:
-    hours = [0.0] + [(b.at - a.at) / 3600.0 for a, b in pairwise(run.samples)]
-    spent = accumulate(h * (s.cost_per_hour or 0.0) for h, s in zip(hours, run.samples, strict=True))
+    hours = [(sample.at - run.samples[0].at) / 3600.0 for sample in run.samples]
     most = run.setup.max_workers * run.setup.worker_cost
-    _line(
-        fig, row, times, [most * h for h in accumulate(hours)], "always at max", color="#9aa5b1", dash="dash", width=1.5
-    )
-    _line(fig, row, times, list(spent), "warmfleet", color="#147d64", fill="tozeroy", fillcolor="#147d6426")
+    _line(fig, row, times, [most * h for h in hours], "always at max", color="#9aa5b1", dash="dash", width=1.5)
+    _line(fig, row, times, run.spent(), "warmfleet", color="#147d64", fill="tozeroy", fillcolor="#147d6426")
 
 
 def _marks(fig: Any, run: Timeline) -> None:

@@ -159,14 +159,23 @@ class Timeline:
         """How many decisions of this kind fell into the traffic."""
         return sum(event.reason == reason and event.at >= 0 for event in self.events)
 
-    def cost(self) -> float | None:
-        """Dollars over the run (the trapezoidal rule over the samples); None when a price was never known."""
-        total, known = 0.0, False
+    def spent(self) -> list[float | None]:
+        """Dollars since the first sample, one value per sample (the trapezoidal rule).
+
+        None until a price is known; intervals without one add nothing.
+        """
+        total: float | None = None
+        spent: list[float | None] = [None] if self.samples else []
         for before, after in pairwise(self.samples):
             if before.cost_per_hour is not None and after.cost_per_hour is not None:
-                total += (before.cost_per_hour + after.cost_per_hour) / 2 * (after.at - before.at) / 3600.0
-                known = True
-        return total if known else None
+                mean = (before.cost_per_hour + after.cost_per_hour) / 2
+                total = (total or 0.0) + mean * (after.at - before.at) / 3600.0
+            spent.append(total)
+        return spent
+
+    def cost(self) -> float | None:
+        """Dollars over the run; None when a price was never known."""
+        return next(reversed(self.spent()), None)
 
     def cost_at_max(self) -> float:
         """Dollars over the same time with the largest fleet."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
+import pytest
 from warmfleet_cli.demo import traffic
 from warmfleet_cli.demo.timeline import Drain, Sample, ScaleEvent, Setup, Timeline, WorkerSample
 
 CAPACITY = 0.1
 
 
-def timeline(*, minutes: int = 150, seed: int = 1) -> Timeline:
+@pytest.fixture
+def make_run() -> Callable[..., Timeline]:
+    return _timeline
+
+
+def _timeline(*, minutes: int = 150, seed: int = 1) -> Timeline:
     rng = random.Random(seed)
     rates = traffic.generated(minutes=minutes).rates(0.48)
     run = Timeline(

@@ -1,0 +1,115 @@
+"""A Kubernetes cluster in one process: ``python -m warmfleet_localcluster --kubeconfig FILE --nodes gpu=2x8``.
+
+The embedded API, the controllers that the demo needs, and nodes whose containers are local processes. It listens on
+loopback only and ends, with all its processes, at SIGTERM or Ctrl-C. The clock is the one of ``WARMFLEET_CLOCK``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from warmfleet_runtime.clock import clock_from_env
+
+from warmfleet_localcluster.api import EmbeddedApi, serve, server_url, write_kubeconfig
+from warmfleet_localcluster.controllers import Controllers
+from warmfleet_localcluster.kubeclient import KubeClient
+from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
+
+_LOG = logging.getLogger("warmfleet_localcluster")
+_NODES = re.compile(r"(?P<name>[a-z0-9][-a-z0-9]*)=(?P<count>\d+)x(?P<accelerators>\d+)(?P<labels>(,[^,=]+=[^,=]*)*)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the cluster until it is told to end; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="warmfleet-localcluster", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="port of the API on 127.0.0.1; 0: any free one")
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="file to write once the cluster is there")
+    parser.add_argument(
+        "--nodes",
+        type=node_shape,
+        action="append",
+        default=[],
+        metavar="NAME=COUNTxACCELERATORS[,LABEL=VALUE...]",
+        help="nodes to register, such as h100=2x8,nvidia.com/gpu.product=NVIDIA-H100; may be repeated",
+    )
+    parser.add_argument(
+        "--image",
+        type=image_entry,
+        action="append",
+        default=[],
+        metavar="PATTERN=COMMAND",
+        help="what runs for an image, such as 'vllm/*=env ACCELERATOR=L4 simulated-engine'; may be repeated",
+    )
+    parser.add_argument("--min-probe-period", type=float, default=0.1, help="real seconds between two probes at least")
+    parser.add_argument("--min-probe-timeout", type=float, default=0.5, help="real seconds a probe may take at least")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    settings = Settings(min_probe_period=arguments.min_probe_period, min_probe_timeout=arguments.min_probe_timeout)
+    asyncio.run(run(arguments.port, arguments.kubeconfig, arguments.nodes, dict(arguments.image), settings))
+    return 0
+
+
+async def run(
+    port: int, kubeconfig: Path, shapes: Sequence[NodeShape], images: dict[str, ImageEntry], settings: Settings
+) -> None:
+    """Serves the API and runs controllers and nodes until SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    clock = clock_from_env()
+    runner = await serve(EmbeddedApi(clock=clock), "127.0.0.1", port)
+    try:
+        async with KubeClient.for_server(server_url(runner)) as kube:
+            controllers = asyncio.create_task(Controllers(kube, clock).run())
+            controllers.add_done_callback(lambda _: ended.set())  # they run for ever; without them nothing works
+            async with ProcessNode(kube, clock, shapes or [NodeShape("node")], ImageMap(images), settings=settings):
+                write_kubeconfig(kubeconfig, server_url(runner))
+                _LOG.info("serving on %s; kubeconfig in %s", server_url(runner), kubeconfig)
+                await ended.wait()
+            if controllers.done():
+                await controllers
+            controllers.cancel()
+            await asyncio.gather(controllers, return_exceptions=True)
+    finally:
+        await runner.cleanup()
+
+
+def node_shape(text: str) -> NodeShape:
+    """Reads ``NAME=COUNTxACCELERATORS[,LABEL=VALUE...]``.
+
+    Raises:
+        argparse.ArgumentTypeError: It reads differently.
+    """
+    match = _NODES.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=COUNTxACCELERATORS[,LABEL=VALUE...], such as l4=8x1")
+    labels = dict(pair.split("=", 1) for pair in match["labels"].split(",") if pair)
+    allocatable = {"cpu": "64", "memory": "512Gi"}
+    if int(match["accelerators"]):
+        allocatable["nvidia.com/gpu"] = match["accelerators"]
+    return NodeShape(match["name"], labels=labels, allocatable=allocatable, count=int(match["count"]))
+
+
+def image_entry(text: str) -> tuple[str, ImageEntry]:
+    """Reads ``PATTERN=COMMAND``: image glob and the command that stands for its entrypoint and command.
+
+    Raises:
+        argparse.ArgumentTypeError: It reads differently.
+    """
+    pattern, equals, command = text.partition("=")
+    argv = shlex.split(command)
+    if not (equals and pattern and argv):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=COMMAND, such as 'vllm/*=simulated-engine'")
+    return pattern, ImageEntry(argv, entry_only=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

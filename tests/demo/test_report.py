@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from warmfleet_cli.demo import plots, report, view
+from warmfleet_cli.demo.timeline import Timeline, read_timeline, write_record
+
+TOTALS = report.Totals(requests=2100, failed=0, tokens=4_200_000)
+
+
+Make = Callable[..., Timeline]
+
+
+def save(run: Timeline, path: Path) -> Path:
+    with path.open("w") as out:
+        for record in (run.setup, *run.samples, *run.events, *run.drains):
+            write_record(out, record)
+    return path
+
+
+def test_a_run_survives_its_file(tmp_path: Path, make_run: Make) -> None:
+    run = make_run(minutes=60)
+    assert read_timeline(save(run, tmp_path / "run.jsonl")) == run
+
+
+@pytest.mark.parametrize("line", ['{"kind":"sample"}', "nonsense", '{"kind":"other"}', "[]"])
+def test_a_bad_line_is_named(tmp_path: Path, line: str, make_run: Make) -> None:
+    path = save(make_run(minutes=5), tmp_path / "run.jsonl")
+    path.write_text(path.read_text() + line + "\n")
+    number = len(path.read_text().splitlines())
+    with pytest.raises(ValueError, match=f"line {number}"):
+        read_timeline(path)
+
+
+def test_the_page_has_every_series_every_event_and_nothing_from_outside(tmp_path: Path, make_run: Make) -> None:
+    run = read_timeline(save(make_run(), tmp_path / "run.jsonl"))
+    page = report.render(run, TOTALS)
+    markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", page, flags=re.DOTALL)
+    assert not re.search(r"(src|href)=", markup)
+    for title in plots.PANELS:
+        assert title in page
+    assert "2,100" in page
+    assert "4,200,000 tokens checked" in page
+    assert page.count('<tr><td class="when">') == len(run.events) + len(run.drains)
+    assert "a generated pattern" in page
+
+
+def test_the_plots_hold_what_was_recorded(make_run: Make) -> None:
+    run = make_run()
+    figure = plots.figure(run)
+    traces = {trace.name: trace for trace in figure.data}
+    expected = {"capacity", "offered", "served", "serving", "starting", "leaving", "wanted", "waiting", "p50", "p99"}
+    assert expected | {"hit ratio", "warmfleet", "always at max", "ScaledUp", "ScaledDown"} <= set(traces)
+    assert list(traces["capacity"].y) == [sample.capacity for sample in run.samples]
+    ups = [event for event in run.events if event.reason == "ScaledUp"]
+    assert [text.partition(": ")[2] for text in traces["ScaledUp"].text] == [event.message for event in ups]
+
+
+def test_unknown_figures_stay_unknown(make_run: Make) -> None:
+    run = make_run(minutes=20)
+    blind = {"demand": None, "capacity": None, "queue": None, "hit_ratio": None, "cost_per_hour": None, "ttft": ()}
+    run.samples = [dataclasses.replace(sample, **blind) for sample in run.samples]
+    page = report.render(run, TOTALS)
+    assert page.count("<b>unknown</b>") == 4
+    assert run.cost() is None
+
+
+def test_text_from_the_cluster_is_escaped(make_run: Make) -> None:
+    run = make_run(minutes=40)
+    run.events = [dataclasses.replace(event, message="<script>alert(1)</script>") for event in run.events]
+    rows = report.render(run, TOTALS).partition('id="events"')[2]
+    assert run.events
+    assert "<script>alert" not in rows
+    assert "&lt;script&gt;alert" in rows
+
+
+def test_failures_are_listed(make_run: Make) -> None:
+    totals = dataclasses.replace(TOTALS, failed=3, failures=(("StreamError: cut off", 3),))
+    assert "StreamError: cut off" in report.render(make_run(minutes=10), totals)
+
+
+def test_an_empty_run_still_gives_a_page(make_run: Make) -> None:
+    run = make_run(minutes=5)
+    run.samples, run.events, run.drains = [], [], []
+    assert "<h1>" in report.render(run, TOTALS)
+
+
+def test_the_view_shows_fleet_events_and_totals(make_run: Make) -> None:
+    run = make_run()
+    console = Console(width=110, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    with console.file:
+        console.print(view.render(run, requests=2100, failed=0, kubeconfig="out/kc", width=110))
+        text = console.export_text()
+    for part in ("export KUBECONFIG=out/kc", "2100", "ScaledDown", run.samples[-1].workers[0].name, "generated"):
+        assert part in text
+    assert all(len(line) <= 110 for line in text.splitlines())
+    line = view.plain_line(run, requests=2100, failed=0)
+    assert "failed 0" in line
+    assert "day 1, 10:29" in line or "day 1, 10:30" in line
+
+
+def test_a_sparkline_scales_and_leaves_gaps() -> None:
+    assert view.sparkline([0, None, 7], width=3, top=7) == "▁ █"
+    assert view.sparkline([], width=4, top=1) == "    "
+    assert len(view.sparkline(list(range(300)), width=40, top=300)) == 40
