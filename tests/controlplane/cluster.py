@@ -189,6 +189,15 @@ class ControlPlane:
         token = self.kubectl("create", "token", name, f"--namespace={namespace}", f"--duration={seconds}s").strip()
         return self._write_kubeconfig(self._next_name(), {"token": token})
 
+    def server_certificate(self, name: str, *, dns: Sequence[str], addresses: Sequence[str] = ()) -> tuple[Path, Path]:
+        """Makes a certificate for a server of the test, such as a webhook; returns the files of it and of its key."""
+        return self._authority.server(name, dns=dns, addresses=addresses)
+
+    @property
+    def ca_file(self) -> Path:
+        """File of the CA certificate behind every certificate of this cluster."""
+        return self._authority.certificate_file
+
     # Use
 
     def environment(self, *, kubeconfig: Path | None = None) -> dict[str, str]:
@@ -222,9 +231,14 @@ class ControlPlane:
         self._commands.append(process)
         return process
 
+    @property
+    def kubectl_path(self) -> str:
+        """A kubectl that fits the server."""
+        return kubectl_path(self.version)
+
     def kubectl(self, *arguments: str, kubeconfig: Path | None = None, stdin: str | None = None) -> str:
         """Runs kubectl and returns its standard output; AssertionError when it fails."""
-        return self.run([kubectl_path(self.version), *arguments], kubeconfig=kubeconfig, input=stdin).stdout
+        return self.run([self.kubectl_path, *arguments], kubeconfig=kubeconfig, input=stdin).stdout
 
     def status(self, path: str) -> int | None:
         """Asks the API server as administrator; returns the HTTP status, None when there was no answer."""

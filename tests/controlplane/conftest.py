@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -16,15 +17,16 @@ sys.path.insert(0, str(HERE))  # these folders are no packages
 from binaries import BinariesUnavailableError, resolve  # noqa: E402
 from clients import ClientUnavailableError, kubectl_path  # noqa: E402
 from cluster import ControlPlane, NotIsolatedError, require_isolation  # noqa: E402
+from objects import register_node, wait  # noqa: E402
 
 _RUNNING = pytest.StashKey[ControlPlane]()
 _LOG_OFFSETS = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is below this folder."""
+    """Marks what needs the programs."""
     for item in items:
-        if item.path.is_relative_to(HERE):
+        if "controlplane" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.controlplane)
 
 
@@ -43,7 +45,29 @@ def controlplane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
         yield running
         del request.config.stash[_RUNNING]
         if request.session.testsfailed:
-            print(f"control plane logs kept in {running.keep_logs()}", file=sys.__stderr__)
+            capture = request.config.pluginmanager.getplugin("capturemanager")
+            with capture.global_and_fixture_disabled():
+                print(f"\ncontrol plane logs kept in {running.keep_logs()}", file=sys.stderr)
+
+
+@pytest.fixture
+def namespace(controlplane: ControlPlane) -> Iterator[str]:
+    """A namespace for one test, with its default ServiceAccount."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    controlplane.kubectl("create", "namespace", name)
+    wait(controlplane, "create", "serviceaccount/default", f"-n={name}")
+    yield name
+    controlplane.kubectl("delete", "pods", "--all", f"-n={name}", "--grace-period=0", "--force")
+    controlplane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def node(controlplane: ControlPlane) -> Iterator[str]:
+    """A ready Node with 8 GPUs that nobody runs."""
+    name = f"node-{uuid.uuid4().hex[:8]}"
+    register_node(controlplane, name)
+    yield name
+    controlplane.kubectl("delete", "node", name)
 
 
 def _unavailable(reason: str) -> NoReturn:

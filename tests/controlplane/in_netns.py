@@ -131,8 +131,7 @@ def _prepare() -> str | None:
     import clients
 
     try:
-        binaries.resolve()
-        clients.kubectl_path()
+        clients.kubectl_path(binaries.resolve().version)
         clients.helm_path()
     except (binaries.BinariesUnavailableError, binaries.BuildError, clients.ClientUnavailableError) as error:
         return str(error)

@@ -11,88 +11,16 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from binaries import kubernetes_version
-from clients import helm_path, kubectl_path
+from clients import helm_path
 from cluster import ControlPlane
+from objects import apply, config_map, deployment, eventually, get, pod, report_ready, wait
 
 HERE = Path(__file__).resolve().parent
-
-
-def apply(controlplane: ControlPlane, *objects: dict[str, Any]) -> None:
-    controlplane.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
-
-
-def get(controlplane: ControlPlane, *arguments: str) -> Any:
-    return json.loads(controlplane.kubectl("get", *arguments, "-o", "json"))
-
-
-def wait(controlplane: ControlPlane, condition: str, *arguments: str, seconds: int = 30) -> None:
-    controlplane.kubectl("wait", f"--for={condition}", f"--timeout={seconds}s", *arguments)
-
-
-def eventually(check: Callable[[], bool], *, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, f"not so within {seconds} s"
-        time.sleep(0.1)
-
-
-def pod(name: str, namespace: str, *, gpus: int = 0, labels: dict[str, str] | None = None) -> dict[str, Any]:
-    container: dict[str, Any] = {"name": "engine", "image": "example.invalid/engine:1"}
-    if gpus:
-        container["resources"] = {"limits": {"nvidia.com/gpu": str(gpus)}}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
-        "spec": {"containers": [container]},
-    }
-
-
-def config_map(name: str, namespace: str, *, owners: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": namespace, "ownerReferences": owners or []}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
-
-
-def report_ready(controlplane: ControlPlane, namespace: str, name: str, address: str) -> None:
-    """Does what a kubelet does once the pod's container is ready."""
-    status = {
-        "phase": "Running",
-        "podIP": address,
-        "podIPs": [{"ip": address}],
-        "conditions": [{"type": kind, "status": "True"} for kind in ("ContainersReady", "Ready")],
-    }
-    patch = json.dumps({"status": status})
-    controlplane.kubectl("patch", "pod", name, f"-n={namespace}", "--subresource=status", "--type=merge", f"-p={patch}")
-
-
-@pytest.fixture
-def namespace(controlplane: ControlPlane) -> Iterator[str]:
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    controlplane.kubectl("create", "namespace", name)
-    wait(controlplane, "create", "serviceaccount/default", f"-n={name}")
-    yield name
-    controlplane.kubectl("delete", "pods", "--all", f"-n={name}", "--grace-period=0", "--force")
-    controlplane.kubectl("delete", "namespace", name, "--wait=false")
-
-
-@pytest.fixture
-def node(controlplane: ControlPlane) -> Iterator[str]:
-    """A ready Node with 8 GPUs that nobody runs."""
-    name = f"node-{uuid.uuid4().hex[:8]}"
-    apply(controlplane, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
-    resources = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": "8"}
-    condition = {"type": "Ready", "status": "True", "reason": "Test", "message": "registered by a test"}
-    patch = json.dumps({"status": {"capacity": resources, "allocatable": resources, "conditions": [condition]}})
-    controlplane.kubectl("patch", "node", name, "--subresource=status", "--type=merge", f"-p={patch}")
-    yield name
-    controlplane.kubectl("delete", "node", name)
 
 
 def test_the_server_says_its_version(controlplane: ControlPlane) -> None:
@@ -134,20 +62,6 @@ def test_what_an_owner_leaves_behind_is_collected(controlplane: ControlPlane, na
     controlplane.kubectl("delete", "configmap", "owner", f"-n={namespace}")
     wait(controlplane, "delete", "configmap/owned", f"-n={namespace}")
     assert get(controlplane, "configmap/stranger", f"-n={namespace}")["metadata"]["name"] == "stranger"
-
-
-def deployment(namespace: str, *, replicas: int) -> dict[str, Any]:
-    labels = {"app": "fleet"}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "fleet", "namespace": namespace},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": pod("fleet", namespace)["spec"]},
-        },
-    }
 
 
 def pods_of(controlplane: ControlPlane, namespace: str) -> list[str]:
@@ -219,8 +133,10 @@ def test_a_user_may_do_only_what_was_granted(controlplane: ControlPlane, namespa
         controlplane.kubectl(*arguments, kubeconfig=user)
     controlplane.kubectl("create", "role", "reader", "--verb=list", "--resource=pods", f"-n={namespace}")
     controlplane.kubectl("create", "rolebinding", "readers", "--role=reader", "--group=readers", f"-n={namespace}")
-    kubectl = kubectl_path(controlplane.version)
-    eventually(lambda: controlplane.run([kubectl, *arguments], kubeconfig=user, check=False).returncode == 0, seconds=5)
+    eventually(
+        lambda: controlplane.run([controlplane.kubectl_path, *arguments], kubeconfig=user, check=False).returncode == 0,
+        seconds=5,
+    )
     with pytest.raises(AssertionError, match='cannot create resource "pods"'):
         controlplane.kubectl("run", "x", "--image=x", f"-n={namespace}", kubeconfig=user)
 
@@ -274,6 +190,7 @@ import os, signal, subprocess, sys, time
 sys.path.insert(0, {here!r})
 from binaries import resolve
 from cluster import ControlPlane
+from objects import apply, config_map, deployment, eventually, get, pod, report_ready, wait
 with ControlPlane(resolve(build=False)) as controlplane:
     controlplane.start_kwok()
     controlplane.popen(["sh", "-c", "sleep 1000 & sleep 1000"])
