@@ -76,6 +76,8 @@ def phase(states: Sequence[ContainerState], restart_policy: str, *, ended: bool)
         return "Failed" if failed or ended else "Pending"
     codes = [state.exit_code for state in mains]
     if ended or (restart_policy != "Always" and all("terminated" in state.state for state in mains)):
+        if not ended and any("running" in state.state for state in states if state.kind is Kind.SIDECAR):
+            return "Running"
         if all(code == 0 for code in codes):
             return "Succeeded"
         return "Failed" if ended or restart_policy == "Never" else "Running"
