@@ -1,0 +1,207 @@
+"""The agent's loop: looks at the engine by the clock, feeds the drain machine, and says what it knows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from warmfleet_contracts.agent import AgentState, DrainRequest, DrainState, EngineState, Phase, Strategy
+from warmfleet_runtime.clock import Clock
+
+from warmfleet_worker.drain import DrainMachine, step
+from warmfleet_worker.drain_events import (
+    DrainCancelled,
+    DrainRequested,
+    EngineExited,
+    EngineLost,
+    EngineReady,
+    Event,
+    HandoverFailed,
+    LoadObserved,
+    Release,
+    Report,
+    SetReady,
+    StartHandover,
+    Terminating,
+    Tick,
+)
+from warmfleet_worker.engines.base import EngineAdapter, Health, Load, Observation
+from warmfleet_worker.settings import Settings
+
+FAILURES = 3
+"""Looks in a row without an answer before an engine that was ready counts as lost, or a closed port as exited."""
+_LOG = logging.getLogger(__name__)
+
+
+class NotCancellable(Exception):  # noqa: N818 - it is an answer, not an error
+    """The drain cannot be cancelled; the message says why."""
+
+
+class Agent:
+    """One agent.
+
+    Args:
+        settings: Settings.
+        engine: Access to the engine.
+        clock: Time.
+    """
+
+    def __init__(self, settings: Settings, engine: EngineAdapter, clock: Clock) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._clock = clock
+        self._machine = DrainMachine(propagation_seconds=settings.propagation(clock.scale))
+        self._load: Load | None = None
+        self._health: Health | None = None
+        self._in_a_row = 0
+        self._problem = ""
+        self._started_at = clock.now()
+        self._ready_after: float | None = None
+        self._changed = asyncio.Event()
+        self._released = asyncio.Event()
+        self.looked_at = clock.now()
+        self.failed_looks = 0
+        self.drains = 0
+
+    @property
+    def machine(self) -> DrainMachine:
+        """Where the worker is."""
+        return self._machine
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop still runs: its last look is not long ago."""
+        period = self._settings.period(self._clock.scale)
+        return self._clock.now() - self.looked_at <= 10 * period + 30 * self._clock.scale
+
+    async def run(self) -> None:
+        """Look at the engine for ever."""
+        while True:
+            observation = await self._engine.observe()
+            self._take_in(observation)
+            self.looked_at = self._clock.now()
+            await self._wait(self.looked_at + self._settings.period(self._clock.scale))
+
+    async def _wait(self, until: float) -> None:
+        """Wait for the next look; on the way, give the machine its ticks."""
+        while (now := self._clock.now()) < until:
+            wake = self._machine.wake_at()
+            due = until if wake is None else min(until, wake)
+            sleeping = asyncio.ensure_future(self._clock.sleep(max(0.0, due - now)))
+            changed = asyncio.ensure_future(self._changed.wait())
+            try:
+                await asyncio.wait({sleeping, changed}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeping.cancel()
+                changed.cancel()
+            self._changed.clear()
+            self._feed(Tick())
+
+    # -- what the operator and the kubelet ask for ---------------------------------------------------------------
+
+    def drain(self, request: DrainRequest) -> None:
+        """Begin a drain, or tighten its deadline."""
+        self._feed(DrainRequested(request.reason, self._clock.now() + request.deadline_seconds, request.strategies))
+
+    def cancel(self) -> None:
+        """Bring the worker back; nothing to do when it is not draining.
+
+        Raises:
+            NotCancellable: It is Drained, or its pod terminates.
+        """
+        drain = self._machine.drain
+        if drain is None:
+            return
+        if not self._machine.cancellable:
+            why = "the pod is terminating" if drain.final else "the worker is drained"
+            raise NotCancellable(f"{why}; delete the pod and let a new one take its place")
+        self._feed(DrainCancelled())
+
+    async def prestop(self, seconds: float | None) -> None:
+        """Drain finally and return when that ended, or when the engine is back after a restart.
+
+        Args:
+            seconds: Deadline from now; the configured one when None.
+        """
+        self._feed(Terminating(self._clock.now() + (self._settings.drain_deadline if seconds is None else seconds)))
+        await self._released.wait()
+
+    def state(self) -> AgentState:
+        """What the agent knows now."""
+        self._feed(Tick())
+        machine, load = self._machine, self._load
+        return AgentState(
+            pod_uid=self._settings.pod_uid,
+            phase=machine.phase,
+            engine=EngineState(
+                ready=self._health is Health.READY and not (machine.drain is not None and self._released.is_set()),
+                stage="starting" if machine.phase is Phase.STARTING else "",
+                ready_after_seconds=self._ready_after,
+                running=load.running if load else None,
+                waiting=load.waiting if load else None,
+                kv_usage=load.kv_usage if load else None,
+                kv_capacity_tokens=load.kv_capacity_tokens if load else None,
+            ),
+            counters=load.counters if load else None,
+            latency=load.latency if load else None,
+            drain=self._drain_state(),
+        )
+
+    def _drain_state(self) -> DrainState | None:
+        drain = self._machine.drain
+        if drain is None:
+            return None
+        return DrainState(
+            reason=drain.reason,
+            remaining_seconds=max(0.0, drain.deadline - self._clock.now()),
+            cancellable=self._machine.cancellable,
+            report=drain.report,
+        )
+
+    # -- the machine ---------------------------------------------------------------------------------------------
+
+    def _take_in(self, observation: Observation) -> None:
+        same = observation.health is self._health
+        self._in_a_row = self._in_a_row + 1 if same else 1
+        if observation.problem and observation.problem != self._problem:
+            _LOG.warning("engine: %s", observation.problem, extra={"health": observation.health.value})
+        self._problem = observation.problem
+        self.failed_looks += bool(observation.problem)
+        self._health, self._load = observation.health, observation.load
+        load = observation.load
+        for event in self._engine_events(observation.health):
+            self._feed(event)
+        self._feed(LoadObserved(load.running, load.waiting) if load else LoadObserved(None, None))
+
+    def _engine_events(self, health: Health) -> list[Event]:
+        if health is Health.READY:
+            if self._ready_after is None:
+                self._ready_after = max(0.0, self._clock.now() - self._started_at)
+            return [EngineReady()]
+        if health is Health.REFUSED:
+            return [EngineLost(), EngineExited()] if self._in_a_row >= FAILURES else [EngineLost()]
+        return [EngineLost()] if self._in_a_row >= FAILURES else []
+
+    def _feed(self, event: Event) -> None:
+        before = self._machine
+        self._machine, instructions = step(before, event, self._clock.now())
+        if before.phase is not self._machine.phase:
+            reason = self._machine.drain.reason if self._machine.drain else ""
+            _LOG.info("phase", extra={"was": before.phase.value, "is": self._machine.phase.value, "reason": reason})
+        if before.wake_at() != self._machine.wake_at():
+            self._changed.set()
+        if before.drain is None and self._machine.drain is not None:
+            self.drains += 1
+            self._released.clear()
+        for instruction in instructions:
+            if isinstance(instruction, StartHandover):
+                strategy = instruction.strategy
+                self._feed(HandoverFailed(f"this agent has no hand-over by {strategy}; use {Strategy.NONE}"))
+            elif isinstance(instruction, Report):
+                _LOG.info("drained", extra={"report": instruction.report.to_wire()})
+            elif isinstance(instruction, SetReady):
+                _LOG.info("readiness", extra={"ready": instruction.ready})
+            elif isinstance(instruction, Release):
+                self._released.set()
+        if before.drain is not None and self._machine.drain is None:
+            self._released.set()  # nobody waits for a drain that is no more
