@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from warmfleet_localcluster.api.cel_library import parse_quantity
@@ -13,7 +14,12 @@ Amounts = dict[str, Decimal]
 
 def amounts(resources: Mapping[str, Any]) -> Amounts:
     """Numbers from quantities."""
-    return {name: parse_quantity(str(value)) for name, value in resources.items()}
+    return {name: _parsed(str(value)) for name, value in resources.items()}
+
+
+@lru_cache(maxsize=1024)
+def _parsed(quantity: str) -> Decimal:
+    return parse_quantity(quantity)
 
 
 def pod_requests(spec: Mapping[str, Any]) -> Amounts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import shutil
 import tempfile
 from collections.abc import Awaitable, Coroutine, Sequence
 from pathlib import Path
@@ -28,6 +29,10 @@ _LOG = logging.getLogger(__name__)
 _UNREACHABLE = "node.kubernetes.io/unreachable"
 _STATUS_EVERY = 6
 """Node statuses are renewed once in so many lease heartbeats."""
+
+
+_KEPT_LOGS = 500
+"""Logs of so many ended pods can still be read."""
 
 
 class ProcessNode:
@@ -207,7 +212,8 @@ class ProcessNode:
         except ApiError as error:
             if error.status != 409:
                 raise
-            node = await self._client.patch(NODES, name, {k: body[k] for k in ("metadata", "spec")})
+            fresh = {"taints": None, "unschedulable": None} | body["spec"]  # nothing stays of an earlier life
+            node = await self._client.patch(NODES, name, {"metadata": body["metadata"], "spec": fresh})
         self._uids[name] = node["metadata"]["uid"]
         self._nodes[name] = shape
         self._dead.discard(name)
@@ -332,7 +338,10 @@ class ProcessNode:
     def _forget(self, runner: PodRunner) -> None:
         self._pods.pop(runner.uid, None)
         metadata = runner.pod["metadata"]
-        self._finished[metadata["namespace"], metadata["name"]] = runner
+        key = metadata["namespace"], metadata["name"]
+        if key not in self._finished and len(self._finished) >= _KEPT_LOGS:
+            shutil.rmtree(self._finished.pop(next(iter(self._finished))).logs, ignore_errors=True)
+        self._finished[key] = runner
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
