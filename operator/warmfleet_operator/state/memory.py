@@ -26,6 +26,17 @@ class DeploymentMemory:
         input_tokens: Smoothed mean prompt tokens; None before the first data.
         output_tokens: Smoothed mean generated tokens; None before the first data.
         hit_ratio: Smoothed prefix hit ratio; None before the first data.
+        at: When this was last brought up to date; None before the first decision.
+        generation: Generation of the spec it was last brought up to date with.
+        sampled_at: End of the last window of traffic that went into the means; None before the first.
+        planned: (prompt tokens, generated tokens, hit ratio) that capacities are computed from: the means on a coarse
+            grid with hysteresis, so that noise changes nothing; None before the first data.
+        chosen: Time by UID at which workers were chosen to leave that are not seen leaving yet.
+        since: Time by UID since which a worker is not ready any more, or its node is leaving.
+        failures: Time by UID of recent failed starts.
+        attempts: Creates since starts began to fail repeatedly.
+        attempted_at: Time of the last of them.
+        avoid: Time by InstanceType name until which nothing is created on it, because pods found no node.
     """
 
     uid: str
@@ -37,6 +48,16 @@ class DeploymentMemory:
     input_tokens: float | None = None
     output_tokens: float | None = None
     hit_ratio: float | None = None
+    at: float | None = None
+    generation: int | None = None
+    sampled_at: float | None = None
+    planned: tuple[float, float, float] | None = None
+    chosen: Mapping[str, float] = field(default_factory=dict)
+    since: Mapping[str, float] = field(default_factory=dict)
+    failures: Mapping[str, float] = field(default_factory=dict)
+    attempts: int = 0
+    attempted_at: float | None = None
+    avoid: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

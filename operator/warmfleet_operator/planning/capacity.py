@@ -1,0 +1,326 @@
+"""What one worker of a variant sustains.
+
+::
+
+    rate(variant)  = performance.requestsPerSecond                                if given
+                   = capacity(model, dtype, accelerator, tensorParallel; tokens, hit ratio, SLO)   else
+    price(variant) = price of the instance * tensorParallel * pipelineParallel / accelerators of the instance
+
+No headroom is in it: that is the blend's. When no variant meets the SLO for the traffic as it is, serving late is
+better than not serving: the rate of one request at a time is counted on, and it is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from warmfleet_contracts.api import LLMDeploymentSpec, Variant
+from warmfleet_contracts.api.base import parse_duration
+from warmfleet_contracts.perfmodel import (
+    PerfProfile,
+    Workload,
+    lookup,
+    operating_point,
+    profiles,
+    resolve_profile_name,
+)
+from warmfleet_contracts.perfmodel import capacity as sustained
+from warmfleet_contracts.reasons import Reason
+
+from warmfleet_operator.state.decisions import Problem
+from warmfleet_operator.state.records import InstanceTypeRecord
+
+DEFAULT_STARTUP = 300.0
+"""Seconds assumed where the InstanceType is unknown."""
+MIN_SAMPLES = 5
+"""Measured starts before the measurement replaces the prior."""
+DEFAULT_SEQUENCES = 256
+_FP8_CACHE = 2
+"""An fp8 cache holds twice the tokens of a 16-bit one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A variant as it can be bought.
+
+    Attributes:
+        variant: Name.
+        instance_type: InstanceType name.
+        accelerators: Accelerators of one worker.
+        minimum: Fewest workers.
+        maximum: Most workers; None when unbounded.
+        buy: Whether new workers of it may be created.
+        rate: Requests per second of one worker; None while unknown.
+        price: Dollars per hour of one worker; None while unknown.
+        startup: 90th percentile of the start-up time, seconds.
+    """
+
+    variant: str
+    instance_type: str
+    accelerators: int
+    minimum: int
+    maximum: int | None
+    buy: bool
+    rate: float | None
+    price: float | None
+    startup: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    problem: Problem | None
+    runnable: bool
+    meets_slo: bool
+    rate: float | None
+
+
+def survey(
+    spec: LLMDeploymentSpec,
+    types: Mapping[str, InstanceTypeRecord],
+    workload: Workload,
+    *,
+    needs_rates: bool,
+) -> tuple[tuple[Offer, ...], tuple[Problem, ...]]:
+    """All variants in the order of the spec, and what is wrong with them.
+
+    Args:
+        spec: The deployment.
+        types: InstanceTypes by name.
+        workload: The mean request.
+        needs_rates: False for a fixed number of workers, which can be bought without knowing what one sustains.
+
+    Returns:
+        Offers, and problems; these are stalled when nothing can be bought.
+    """
+    checked = [_check(spec, variant, types, workload) for variant in spec.variants]
+    slo_met = any(c.meets_slo for c in checked)
+    offers = []
+    for variant, c in zip(spec.variants, checked, strict=True):
+        buy = c.runnable and (not needs_rates or (c.rate is not None and (c.meets_slo or not slo_met)))
+        offers.append(_offer(variant, types.get(variant.instance_type), c.rate, buy=buy))
+    stalled = not any(offer.buy for offer in offers)
+    problems = tuple(
+        replace(c.problem, stalled=stalled)
+        for c in checked
+        if c.problem is not None and (needs_rates or not c.runnable)
+    )
+    return tuple(offers), problems
+
+
+def rates(spec: LLMDeploymentSpec, types: Mapping[str, InstanceTypeRecord], workload: Workload) -> dict[str, float]:
+    """Requests per second of one worker by variant, 0 while unknown."""
+    return {v.name: _check(spec, v, types, workload).rate or 0.0 for v in spec.variants}
+
+
+def startup_p90(record: InstanceTypeRecord | None) -> float:
+    """Start-up time of a type in seconds: measured once there are enough starts, the prior before."""
+    if record is None or record.spec is None:
+        return DEFAULT_STARTUP
+    measured = record.status.get("startup")
+    if isinstance(measured, Mapping):
+        samples = measured.get("samples")
+        if isinstance(samples, int) and samples >= MIN_SAMPLES:
+            try:
+                return min(3600.0, max(1.0, parse_duration(measured.get("p90"))))
+            except ValueError:  # a status that was edited by hand: the prior holds
+                return record.spec.startup.p90
+    return record.spec.startup.p90
+
+
+def _offer(variant: Variant, record: InstanceTypeRecord | None, rate: float | None, *, buy: bool) -> Offer:
+    price = None
+    if record is not None and record.spec is not None:
+        price = record.spec.price.on_demand * variant.accelerators / record.spec.accelerator.count
+    return Offer(
+        variant=variant.name,
+        instance_type=variant.instance_type,
+        accelerators=variant.accelerators,
+        minimum=variant.min,
+        maximum=variant.max,
+        buy=buy,
+        rate=rate,
+        price=price,
+        startup=startup_p90(record),
+    )
+
+
+def _check(
+    spec: LLMDeploymentSpec,
+    variant: Variant,
+    types: Mapping[str, InstanceTypeRecord],
+    workload: Workload,
+) -> _Checked:
+    where = f"variants[{variant.name}]"
+    record = types.get(variant.instance_type)
+    override = variant.performance
+    given = override.requests_per_second if override is not None else None
+    if record is None or record.spec is None:
+        return _Checked(_no_type(where, variant, record, types), runnable=False, meets_slo=False, rate=given)
+    accelerator = record.spec.accelerator
+    if variant.accelerators > accelerator.count:
+        message = (
+            f"{where}: tensorParallel x pipelineParallel = {variant.accelerators} is more than the {accelerator.count} "
+            f"accelerators of InstanceType {record.name}; lower them or choose a larger type"
+        )
+        return _Checked(_cannot_fit(message), runnable=False, meets_slo=False, rate=given)
+    model = _profile_name(spec)
+    dtype = _dtype(spec, model)
+    profile = None if model is None else _lookup(model, dtype, accelerator.name, variant.tensor_parallel)
+    message = _unfit(spec, variant, accelerator.name, profile, dtype, model)
+    if message:
+        return _Checked(_cannot_fit(f"{where}: {message}"), runnable=False, meets_slo=False, rate=given)
+    if given is not None:
+        return _Checked(None, runnable=True, meets_slo=True, rate=given)
+    if profile is None or variant.pipeline_parallel > 1:
+        problem = _no_data(spec, variant, model, f"{dtype} on {accelerator.name}")
+        return _Checked(problem, runnable=True, meets_slo=False, rate=None)
+    return _modelled(spec, where, profile, workload)
+
+
+def _modelled(spec: LLMDeploymentSpec, where: str, profile: PerfProfile, workload: Workload) -> _Checked:
+    factor, sequences = _cache_factor(spec), _sequences(spec.engine.args)
+    rate, meets = _rate(profile, factor, workload, spec.slo.ttft, spec.slo.tpot, sequences)
+    if meets:
+        return _Checked(None, runnable=True, meets_slo=True, rate=rate)
+    message = (
+        f"{where}: on {profile.accelerator} not even one request at a time of {workload.input_tokens:.0f} prompt and "
+        f"{workload.output_tokens:.0f} generated tokens meets slo.ttft {spec.slo.ttft:g} s and slo.tpot "
+        f"{spec.slo.tpot * 1000:g} ms; loosen the SLO, raise tensorParallel or choose a faster type"
+    )
+    return _Checked(_cannot_fit(message), runnable=True, meets_slo=False, rate=rate)
+
+
+def _cannot_fit(message: str) -> Problem:
+    return Problem(Reason.VARIANT_CANNOT_FIT, message)
+
+
+def _no_type(
+    where: str,
+    variant: Variant,
+    record: InstanceTypeRecord | None,
+    types: Mapping[str, InstanceTypeRecord],
+) -> Problem:
+    if record is not None:
+        message = f"InstanceType {record.name} cannot be read: {record.spec_error or 'no spec'}; correct it"
+    else:
+        known = ", ".join(sorted(types)[:5])
+        hint = f"create it or name one of: {known}" if known else "create it; there is none yet"
+        message = f"there is no InstanceType {variant.instance_type}; {hint}"
+    return Problem(Reason.UNKNOWN_INSTANCE_TYPE, f"{where}.instanceType: {message}")
+
+
+def _no_data(spec: LLMDeploymentSpec, variant: Variant, model: str | None, what: str) -> Problem:
+    where = f"variants[{variant.name}]"
+    if model is None:
+        named = f"model.profile {spec.model.profile}" if spec.model.profile else f"model.name {spec.model.name}"
+        known = ", ".join(sorted({key[0] for key in profiles()}))
+        message = f"no performance data for {named}; set {where}.performance, or model.profile to one of: {known}"
+    elif variant.pipeline_parallel > 1:
+        message = f"no performance data with pipelineParallel {variant.pipeline_parallel}; set {where}.performance"
+    else:
+        message = (
+            f"no performance data for {model} in {what} with tensorParallel {variant.tensor_parallel}; "
+            f"set {where}.performance or choose another tensorParallel or type"
+        )
+    return Problem(Reason.NO_PERFORMANCE_DATA, f"{where}: {message}")
+
+
+def _unfit(
+    spec: LLMDeploymentSpec,
+    variant: Variant,
+    accelerator: str,
+    profile: PerfProfile | None,
+    dtype: str,
+    model: str | None,
+) -> str:
+    """Why the model does not fit, or an empty text when it does or nobody knows."""
+    if profile is None and model is not None:
+        weights, room = _weights(model, dtype), _usable_bytes(accelerator)
+        if weights is not None and room is not None and weights > room * variant.accelerators:
+            return (
+                f"the weights of {model} in {dtype} ({weights / 1e9:.0f} GB) do not fit {variant.accelerators} x "
+                f"{accelerator} ({room / 1e9:.0f} GB each for weights and cache); raise tensorParallel, quantize or "
+                "choose a larger type"
+            )
+    tokens = variant.performance.kv_cache_tokens if variant.performance is not None else None
+    if tokens is None and profile is not None:
+        tokens = profile.kv_tokens * _cache_factor(spec)
+    longest = spec.model.max_model_len
+    if tokens is not None and longest is not None and longest > tokens:
+        return (
+            f"model.maxModelLen {longest} is more than the {tokens} tokens that the KV cache holds on "
+            f"{variant.accelerators} x {accelerator}; lower it, raise tensorParallel or choose a larger type"
+        )
+    return ""
+
+
+def _profile_name(spec: LLMDeploymentSpec) -> str | None:
+    if spec.model.profile:
+        return _resolve(spec.model.profile)
+    repository = spec.model.source.hf.repo if spec.model.source.hf is not None else ""
+    return _resolve(spec.model.name) or _resolve(repository)
+
+
+def _dtype(spec: LLMDeploymentSpec, model: str | None) -> str:
+    if spec.model.quantization != "none":
+        return spec.model.quantization
+    return "mxfp4" if model is not None and model.startswith("gpt-oss") else "bf16"
+
+
+def _cache_factor(spec: LLMDeploymentSpec) -> int:
+    return _FP8_CACHE if spec.kv_cache.dtype.startswith("fp8") else 1
+
+
+@lru_cache(maxsize=4096)
+def _sequences(args: tuple[str, ...]) -> int:
+    """Largest batch that the engine's flags allow; the last flag holds."""
+    found = DEFAULT_SEQUENCES
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag == "--max-num-seqs":
+            text = value if equals else (args[i + 1] if i + 1 < len(args) else "")
+            if text.isascii() and text.isdigit() and 0 < int(text) <= 65_536:
+                found = int(text)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _resolve(name: str) -> str | None:
+    return resolve_profile_name(name)
+
+
+@lru_cache(maxsize=4096)
+def _lookup(model: str, dtype: str, accelerator: str, tensor_parallel: int) -> PerfProfile | None:
+    return lookup(model, dtype, accelerator, tensor_parallel)
+
+
+@lru_cache(maxsize=256)
+def _weights(model: str, dtype: str) -> int | None:
+    """Bytes of the weights, whatever they run on; None without any row."""
+    return min((p.weight_bytes for p in profiles().values() if (p.model, p.dtype) == (model, dtype)), default=None)
+
+
+@lru_cache(maxsize=256)
+def _usable_bytes(accelerator: str) -> float | None:
+    """Bytes of one accelerator for weights and cache, from the smallest row on it; None without any row."""
+    rows = [p for p in profiles().values() if p.accelerator == accelerator]
+    return min(((p.weight_bytes + p.kv_tokens * p.kv_bytes_per_token) / p.tensor_parallel for p in rows), default=None)
+
+
+@lru_cache(maxsize=65_536)
+def _rate(
+    profile: PerfProfile,
+    cache_factor: int,
+    workload: Workload,
+    ttft: float,
+    tpot: float,
+    sequences: int,
+) -> tuple[float, bool]:
+    """Requests per second, and whether the SLO is met at it."""
+    profile = replace(profile, kv_tokens=profile.kv_tokens * cache_factor)
+    found = sustained(profile, workload, ttft_s=ttft, tpot_s=tpot, max_num_seqs=sequences)
+    if found.requests_per_second > 0:
+        return found.requests_per_second, True
+    return operating_point(profile, workload, 1).requests_per_second, False

@@ -1,0 +1,259 @@
+"""One deployment before accelerators are shared out: what is there, what is needed, what it would buy.
+
+::
+
+    deficit = need.up - (ready + starting)      recalled drains first, the rest is bought
+    floor   = scaling.min (replicas);  most = scaling.max (replicas)
+    floors  = variants[].min, and the last decision while the demand is not fully known
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from warmfleet_contracts.api import LLMDeploymentSpec
+from warmfleet_contracts.reasons import Reason
+
+from warmfleet_operator.planning import blend, capacity, demand, failures, limits, roster, victims
+from warmfleet_operator.planning.capacity import Offer
+from warmfleet_operator.planning.mix import Growth
+from warmfleet_operator.state.decisions import Problem
+from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.records import DeploymentRecord, FleetSnapshot, Key, WorkerRecord
+
+
+@dataclass(slots=True)
+class Draft:
+    """A deployment on its way through the planner; ``growth`` is changed while the stock is shared out.
+
+    Attributes:
+        record: The deployment.
+        spec: Its spec.
+        memory: Its memory, brought up to now.
+        traffic: Demand.
+        need: Capacity needed; None while the demand is unknown.
+        offers: Variants by name, in the order of the spec.
+        rates: Requests/s of one worker by variant, 0 while unknown.
+        roster: Workers by class.
+        ready: Capacity of ready workers, requests/s.
+        coming: Capacity of starting workers, requests/s.
+        gate: What failed starts allow.
+        pauses: Pause annotations.
+        growth: What it buys.
+        replaced: Stuck workers whose place others may take.
+        hold: Seconds that the need must have stayed lower before workers leave.
+        problems: For the status.
+        cancels: Drains that are cancelled.
+    """
+
+    record: DeploymentRecord
+    spec: LLMDeploymentSpec
+    memory: DeploymentMemory
+    traffic: demand.Traffic
+    need: blend.Need | None
+    offers: dict[str, Offer]
+    rates: dict[str, float]
+    roster: roster.Roster
+    ready: float
+    coming: float
+    gate: failures.Gate
+    pauses: limits.Pauses
+    growth: Growth
+    replaced: tuple[WorkerRecord, ...]
+    hold: float
+    problems: list[Problem] = field(default_factory=list)
+    cancels: list[Key] = field(default_factory=list)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether spec.replicas is set."""
+        return self.spec.replicas is not None
+
+
+class CannotPlanError(Exception):
+    """The spec cannot be planned; the fleet is held as it is.
+
+    Attributes:
+        problems: Why.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(p.message for p in problems))
+        self.problems = tuple(problems)
+
+
+def prepare(
+    record: DeploymentRecord,
+    workers: Sequence[WorkerRecord],
+    snapshot: FleetSnapshot,
+    memory: DeploymentMemory,
+    now: float,
+) -> Draft:
+    """Look at one deployment by itself.
+
+    Args:
+        record: The deployment.
+        workers: Its workers in order of pod name.
+        snapshot: For types, nodes, telemetry and demand.
+        memory: Its memory, moved to now (:func:`limits.rebase`).
+        now: Logical seconds.
+
+    Raises:
+        CannotPlanError: The spec cannot be parsed, or none of its variants can be bought.
+    """
+    spec = record.spec
+    if spec is None:
+        why = record.spec_error or "the spec cannot be read"
+        raise CannotPlanError([Problem(Reason.INVALID_SPEC, f"spec: {why}; correct it and apply it again"[:1000])])
+    types = snapshot.instance_types
+    startups = [capacity.startup_p90(types.get(v.instance_type)) for v in spec.variants]
+    traffic, memory = demand.observe(
+        snapshot.demand.get(record.key),
+        memory,
+        routed=spec.routing.mode == "router",
+        catch_up=min(startups),
+        now=now,
+    )
+    found, problems = capacity.survey(spec, types, traffic.workload, needs_rates=spec.replicas is None)
+    if not any(offer.buy for offer in found):
+        raise CannotPlanError(problems)
+    offers = {offer.variant: offer for offer in found}
+    memory = replace(
+        memory,
+        since=roster.watch(workers, snapshot.nodes, memory.since, now),
+        avoid={name: until for name, until in memory.avoid.items() if until > now},
+    )
+    memory = failures.record(memory, workers, record.generation, now)
+    people = roster.muster(workers, offers, snapshot.nodes, memory.since, now)
+    pauses = limits.pauses(record.annotations)
+    gate = failures.gate(memory, people, now)
+    if pauses.creates or pauses.victims:
+        gate = replace(gate, replace=())
+    draft = _assemble(record, spec, memory, traffic, offers, people, gate, pauses)
+    draft.hold = max(startups)
+    if spec.scaling is not None:
+        draft.hold = max(draft.hold, spec.scaling.scale_down.stabilization_window)
+    draft.problems += problems
+    draft.problems += _problems(draft)
+    if not pauses.creates:
+        _recall(draft, snapshot)
+    return draft
+
+
+def _assemble(  # noqa: PLR0917 - the parts of a draft
+    record: DeploymentRecord,
+    spec: LLMDeploymentSpec,
+    memory: DeploymentMemory,
+    traffic: demand.Traffic,
+    offers: dict[str, Offer],
+    people: roster.Roster,
+    gate: failures.Gate,
+    pauses: limits.Pauses,
+) -> Draft:
+    rates = {name: offer.rate or 0.0 for name, offer in offers.items()}
+    ready = sum(rates[w.variant] for w in people.ready)
+    coming = sum(rates[w.variant] for w in people.starting)
+    need = None if spec.replicas is not None else blend.reactive(traffic)
+    closed, replaced = _closed(offers, people, memory)
+    going = {w.uid for w in (*gate.replace, *replaced)}
+    counts = dict.fromkeys(offers, 0)
+    for worker in people.kept:
+        if worker.uid not in going:
+            counts[worker.variant] += 1
+    floor, most, floors = _bounds(spec, offers, memory, traffic.grade)
+    growth = Growth(
+        key=record.key,
+        offers=tuple(offers.values()),
+        counts=counts,
+        need=need.up if need is not None else 0.0,
+        deficit=need.lacks(ready + coming) if need is not None else 0.0,
+        floor=floor,
+        most=most,
+        floors=floors,
+        closed=closed,
+        allowance=0 if pauses.creates else gate.creates,
+    )
+    return Draft(
+        record=record,
+        spec=spec,
+        memory=memory,
+        traffic=traffic,
+        need=need,
+        offers=offers,
+        rates=rates,
+        roster=people,
+        ready=ready,
+        coming=coming,
+        gate=gate,
+        pauses=pauses,
+        growth=growth,
+        replaced=replaced,
+        hold=0.0,
+    )
+
+
+def _bounds(
+    spec: LLMDeploymentSpec,
+    offers: Mapping[str, Offer],
+    memory: DeploymentMemory,
+    grade: demand.Grade,
+) -> tuple[int, int, dict[str, int]]:
+    """(fewest, most, fewest by variant)."""
+    if spec.scaling is None:
+        count = spec.replicas or 0
+        return count, count, {}
+    floors = {name: offer.minimum for name, offer in offers.items() if offer.minimum}
+    if grade is not demand.Grade.COMPLETE:
+        for name, count in memory.desired.items():
+            if name in offers:
+                floors[name] = max(floors.get(name, 0), count)
+    return spec.scaling.min, spec.scaling.max, floors
+
+
+def _closed(
+    offers: Mapping[str, Offer],
+    people: roster.Roster,
+    memory: DeploymentMemory,
+) -> tuple[frozenset[str], tuple[WorkerRecord, ...]]:
+    """InstanceTypes that are not bought now, and the stuck workers whose place others may take."""
+    stuck = frozenset(w.instance_type for w in people.stuck)
+    buyable = {offer.instance_type for offer in offers.values() if offer.buy}
+    closed = stuck | frozenset(memory.avoid)
+    if buyable <= closed:
+        closed = stuck
+    others = bool(buyable - closed)
+    return closed, tuple(w for w in people.stuck if not w.protected) if others else ()
+
+
+def _recall(draft: Draft, snapshot: FleetSnapshot) -> None:
+    """Cancel drains before anything is created."""
+    growth = draft.growth
+    for worker in victims.recallable(draft.roster, snapshot.telemetry, snapshot.nodes, draft.offers):
+        variant = worker.variant
+        owed = growth.counts[variant] < growth.floors.get(variant, 0)
+        useful = owed or growth.total < growth.floor or (growth.deficit > 0 and draft.rates[variant] > 0)
+        if useful and growth.has_room(variant, draft.offers[variant].maximum):
+            growth.credit(variant, draft.rates[variant])
+            draft.cancels.append(worker.key)
+
+
+def _problems(draft: Draft) -> list[Problem]:
+    found = []
+    if draft.gate.problem is not None:
+        found.append(draft.gate.problem)
+    if draft.roster.stuck:
+        first = min(draft.roster.stuck, key=lambda w: (w.first_seen, w.key))
+        offer = draft.offers[first.variant]
+        message = (
+            f"{len(draft.roster.stuck)} workers found no node for more than {2 * offer.startup:.0f} s (twice the p90 "
+            f"start-up), first {first.key.name} on InstanceType {first.instance_type}; add nodes, check the type's "
+            "nodeSelector and tolerations, or add a variant on another type"
+        )
+        found.append(Problem(Reason.NO_CAPACITY, message, stalled=False))
+    if draft.traffic.grade is not demand.Grade.COMPLETE and not draft.fixed:
+        missing = draft.traffic.grade is demand.Grade.MISSING
+        reason = Reason.METRICS_MISSING if missing else Reason.METRICS_PARTIAL
+        rest = "the last decision is held" if missing else "nothing is scaled down"
+        found.append(Problem(reason, f"{draft.traffic.gap}; {rest}", stalled=False))
+    return found

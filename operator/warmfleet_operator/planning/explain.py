@@ -1,0 +1,175 @@
+"""Why this many: the rule that decided, the limit that bound, and both in words with figures.
+
+The first that holds::
+
+    Fixed, Paused, Max (above it), NoData, then of a fleet that wants more: CapacityLimit, Max, Hold (failed starts),
+    Min, Queue, ReactiveUp;  of one that does not: Starting, what became of the surplus, Min, Hold
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from warmfleet_contracts.reasons import ChosenBy, Reason
+
+from warmfleet_operator.planning.blend import DOWN, UP
+from warmfleet_operator.planning.demand import Grade
+from warmfleet_operator.planning.draft import Draft
+from warmfleet_operator.planning.mix import Short
+from warmfleet_operator.planning.shrink import Shrink
+
+_MOST = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The explanation of a decision."""
+
+    chosen_by: ChosenBy
+    limited: Reason | None
+    unlimited: int
+    message: str
+    figures: dict[str, float]
+
+
+def explain(draft: Draft, out: Shrink, desired: int, now: float) -> Verdict:
+    """Name the rule, and say it in words."""
+    unlimited = _unlimited(draft, out)
+    rule = _rule(draft, out, unlimited)
+    message = _message(draft, out, rule, desired, now)
+    return Verdict(rule, _limited(draft, rule, unlimited), unlimited, message, _figures(draft, out))
+
+
+def _rule(draft: Draft, out: Shrink, unlimited: int) -> ChosenBy:
+    growth = draft.growth
+    held = draft.pauses.creates and (draft.pauses.victims or growth.wanting)
+    if draft.fixed or held or out.rule is ChosenBy.MAX:
+        return _set(draft, out, held=held)
+    if growth.short is not None or growth.added or draft.cancels:
+        return _growing(draft)
+    if draft.need is None:
+        return ChosenBy.NO_DATA
+    if draft.need.lacks(draft.ready):
+        return ChosenBy.STARTING
+    if out.rule is not None:
+        return out.rule
+    return ChosenBy.MIN if unlimited < growth.floor else ChosenBy.HOLD
+
+
+def _set(draft: Draft, out: Shrink, *, held: bool) -> ChosenBy:
+    """What a person has set."""
+    if held or out.rule is ChosenBy.PAUSED:
+        return ChosenBy.PAUSED
+    if draft.fixed:
+        return ChosenBy.CAPACITY_LIMIT if draft.growth.short is Short.STOCK else ChosenBy.FIXED
+    return ChosenBy.MAX
+
+
+def _growing(draft: Draft) -> ChosenBy:
+    growth = draft.growth
+    stopped = {
+        Short.STOCK: ChosenBy.CAPACITY_LIMIT,
+        Short.BLOCKED: ChosenBy.CAPACITY_LIMIT,
+        Short.MAX: ChosenBy.MAX,
+        Short.GATE: None if growth.added else ChosenBy.HOLD,
+        None: None,
+    }[growth.short]
+    if stopped is not None:
+        return stopped
+    if draft.need is None:
+        return ChosenBy.NO_DATA if draft.memory.desired else ChosenBy.MIN
+    there = draft.ready + draft.coming
+    if not draft.need.lacks(there):
+        return ChosenBy.MIN if draft.traffic.grade is Grade.COMPLETE else ChosenBy.NO_DATA
+    arrivals = draft.traffic.arrivals
+    return ChosenBy.QUEUE if arrivals is not None and arrivals / UP <= there else ChosenBy.REACTIVE_UP
+
+
+def _unlimited(draft: Draft, out: Shrink) -> int:
+    """Workers that the rule alone wants: no min, no max, no stock, no waiting."""
+    growth = draft.growth
+    if draft.fixed or draft.need is None:
+        return growth.floor if draft.fixed else growth.total
+    rate = _per_worker(draft)
+    if growth.deficit > 0:
+        return growth.total + min(_MOST, math.ceil(growth.deficit / rate)) if rate else growth.total + 1
+    low = min(_MOST, math.ceil(draft.need.down / rate)) if rate else 0
+    return min(low, out.want) if out.want <= growth.floor and not draft.cancels else out.want
+
+
+def _limited(draft: Draft, rule: ChosenBy, unlimited: int) -> Reason | None:
+    if draft.growth.short in (Short.STOCK, Short.BLOCKED):
+        return Reason.CAPACITY_EXHAUSTED
+    if draft.fixed or draft.need is None:
+        return None
+    if unlimited > draft.growth.most or rule is ChosenBy.MAX:
+        return Reason.TOO_MANY_REPLICAS
+    return Reason.TOO_FEW_REPLICAS if unlimited < draft.growth.floor else None
+
+
+def _per_worker(draft: Draft) -> float:
+    """Requests/s of a typical worker: the mean of the ready ones, else the best that can be bought."""
+    if draft.roster.ready and draft.ready > 0:
+        return draft.ready / len(draft.roster.ready)
+    return max((o.rate or 0.0 for o in draft.offers.values() if o.buy), default=0.0)
+
+
+def _message(draft: Draft, out: Shrink, rule: ChosenBy, desired: int, now: float) -> str:
+    there = len(draft.roster.kept)
+    count = f"{desired} workers (now {there})"
+    if draft.fixed:
+        return f"spec.replicas {draft.spec.replicas} -> {count}{_tail(draft, rule)}"
+    if draft.need is None:
+        return f"demand unknown, {draft.traffic.gap} -> {count}{_tail(draft, rule)}"
+    share = DOWN if rule in (ChosenBy.REACTIVE_DOWN, ChosenBy.STABILIZING, ChosenBy.STEP_LIMIT, ChosenBy.PANIC) else UP
+    queue = f" with a queue of {draft.traffic.queue}" if rule is ChosenBy.QUEUE else ""
+    demand = f"demand {draft.need.now:.4g} req/s{queue} / {share:g} over {_per_worker(draft):.3g} req/s per worker"
+    return f"{demand} -> {count}" + _tail(draft, rule) + _waiting(draft, out, rule, now)
+
+
+def _tail(draft: Draft, rule: ChosenBy) -> str:
+    growth = draft.growth
+    if rule is ChosenBy.PAUSED:
+        return f"; held by annotation {draft.pauses.named}"
+    if growth.short is Short.STOCK:
+        return "; limited by the InstanceTypes' limit.accelerators"
+    if growth.short is Short.BLOCKED:
+        return f"; no node found on {', '.join(sorted(growth.closed))}"
+    if growth.short is Short.GATE:
+        return f"; starts fail, next attempt in {draft.gate.next_attempt:.0f} s"
+    if rule is ChosenBy.MAX:
+        return f"; max {growth.most}"
+    return f"; min {growth.floor}" if rule is ChosenBy.MIN else ""
+
+
+def _waiting(draft: Draft, out: Shrink, rule: ChosenBy, now: float) -> str:
+    if rule is ChosenBy.STABILIZING:
+        since = out.memory.low_since
+        lower = now - since if since is not None else 0.0
+        return f"; {out.want} would do for {lower:.0f} s of {draft.hold:.0f} s"
+    if rule is ChosenBy.STEP_LIMIT and draft.spec.scaling is not None:
+        down = draft.spec.scaling.scale_down
+        return f"; {out.want} would do, {down.max_step} per {down.step_period:g} s may leave"
+    if rule is ChosenBy.PANIC and out.memory.panic_until is not None:
+        return f"; panic, nothing leaves for {out.memory.panic_until - now:.0f} s"
+    return f"; {len(draft.roster.starting)} on their way" if rule is ChosenBy.STARTING else ""
+
+
+def _figures(draft: Draft, out: Shrink) -> dict[str, float]:
+    workload = draft.traffic.workload
+    figures = {
+        "ready_rps": draft.ready,
+        "starting_rps": draft.coming,
+        "ready": float(len(draft.roster.ready)),
+        "want": float(out.want),
+        "hold_seconds": draft.hold,
+        "input_tokens": workload.input_tokens,
+        "output_tokens": workload.output_tokens,
+        "hit_ratio": workload.hit_ratio,
+    }
+    if draft.need is not None:
+        figures |= {"demand": draft.need.now, "need_up": draft.need.up, "need_down": draft.need.down}
+        if draft.ready > 0:
+            figures["utilisation"] = draft.need.now / draft.ready
+    return figures

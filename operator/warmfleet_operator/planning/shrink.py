@@ -1,0 +1,204 @@
+"""Who leaves one deployment now, and what kept the others.
+
+::
+
+    surplus    = workers that may go while the rest stays above need.down   (hit ratio without them, see demand)
+    want       = there - surplus
+    leave      = min(surplus, there - max of want over the hold), within maxStep per stepPeriod for those that serve
+
+Above scaling.max (or replicas) the surplus leaves at once. Stuck workers leave as soon as others carry the load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from warmfleet_contracts.reasons import ChosenBy, VictimReason
+
+from warmfleet_operator.planning import blend, capacity, demand, limits, victims
+from warmfleet_operator.planning.draft import Draft
+from warmfleet_operator.planning.mix import Short
+from warmfleet_operator.planning.victims import Credit, Pick
+from warmfleet_operator.state.decisions import Victim
+from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.records import FleetSnapshot, WorkerRecord
+
+AVOID = 900.0
+"""Seconds for which a type is not bought after pods found no node on it and others took their place."""
+_NO_PANIC = -1e18
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """Who leaves.
+
+    Attributes:
+        victims: In order.
+        leaving: How many of them were counted in ``growth.counts``, by variant.
+        want: Workers that the rule wants, without scaling.min and the limits on time.
+        rule: What decided about the surplus; None when there is none.
+        memory: The memory with this decision.
+    """
+
+    victims: tuple[Victim, ...]
+    leaving: Mapping[str, int]
+    want: int
+    rule: ChosenBy | None
+    memory: DeploymentMemory
+
+
+def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
+    """Decide who leaves."""
+    memory = _panic(draft, now)
+    there = draft.growth.total
+    picks = _picks(draft, snapshot)
+    surplus = _surplus(draft, picks, snapshot)
+    over = max(0, there - draft.growth.most)
+    want = there - len(surplus) if surplus else there
+    memory = replace(
+        memory,
+        wants=limits.remember_want(memory.wants, want, now, draft.hold),
+        low_since=(memory.low_since if memory.low_since is not None else now) if surplus else None,
+    )
+    if draft.pauses.victims:
+        return Shrink((), {}, want, ChosenBy.PAUSED if surplus or over else None, replace(memory, chosen={}))
+    chosen: list[Pick]
+    rule: ChosenBy | None
+    if over:
+        chosen = victims.removable(
+            picks,
+            counts=draft.growth.counts,
+            floors={},
+            floor=draft.growth.most,
+            need=None,
+            rates={},
+            ready=0,
+            coming=0,
+        )
+        rule = ChosenBy.FIXED if draft.fixed else ChosenBy.MAX
+    else:
+        chosen, rule, memory = _timely(draft, surplus, memory, there, now)
+    stuck, memory = _stuck(draft, memory, now)
+    gone = [p.victim() for p in chosen]
+    failed = [_failed(w) for w in draft.gate.replace]
+    leaving: dict[str, int] = {}
+    for pick in chosen:
+        leaving[pick.worker.variant] = leaving.get(pick.worker.variant, 0) + 1
+    told = [*(p.worker.uid for p in chosen), *(w.uid for w in draft.gate.replace)]
+    memory = replace(memory, chosen={uid: memory.chosen.get(uid, now) for uid in told})
+    retired = _retired(draft, there - len(chosen))
+    return Shrink((*failed, *stuck, *retired, *gone), leaving, want, rule, memory)
+
+
+def _picks(draft: Draft, snapshot: FleetSnapshot) -> list[Pick]:
+    away = {w.uid for w in (*draft.gate.replace, *draft.replaced)}
+    order = victims.order(draft.roster, snapshot.telemetry, snapshot.nodes, draft.memory.chosen)
+    return [p for p in order if p.worker.uid not in away] if away else order
+
+
+def _surplus(draft: Draft, picks: list[Pick], snapshot: FleetSnapshot) -> list[Pick]:
+    """Who could go by the need alone, were it low for long enough."""
+    need, growth = draft.need, draft.growth
+    if need is None or draft.traffic.grade is not demand.Grade.COMPLETE or growth.added or draft.cancels:
+        return []
+    scaling = draft.spec.scaling
+    if growth.deficit > 0 or scaling is None:
+        return []
+
+    def fitting(rates: Mapping[str, float]) -> list[Pick]:
+        return victims.removable(
+            picks,
+            counts=growth.counts,
+            floors=growth.floors,
+            floor=growth.floor,
+            need=need,
+            rates=rates,
+            ready=sum(rates[w.variant] for w in draft.roster.ready),
+            coming=sum(rates[w.variant] for w in draft.roster.starting),
+        )
+
+    first = fitting(draft.rates)
+    serving = sum(p.credit is Credit.READY for p in first)
+    if not serving or draft.traffic.workload.hit_ratio <= 0:
+        return first
+    leaving = min(serving, scaling.scale_down.max_step)
+    colder = demand.remaining_hits(draft.traffic.workload, len(draft.roster.ready), leaving)
+    return fitting(capacity.rates(draft.spec, snapshot.instance_types, colder))
+
+
+def _timely(
+    draft: Draft,
+    surplus: list[Pick],
+    memory: DeploymentMemory,
+    there: int,
+    now: float,
+) -> tuple[list[Pick], ChosenBy | None, DeploymentMemory]:
+    """Who of the surplus may go now."""
+    scaling = draft.spec.scaling
+    if not surplus or scaling is None:
+        return [], None, memory
+    if memory.panic_until is not None and now < memory.panic_until:
+        return [], ChosenBy.PANIC, memory
+    allowed = there - limits.stabilised(memory.wants)
+    steps = limits.recent_steps(memory.steps, now, scaling.scale_down.step_period)
+    left = scaling.scale_down.max_step - len(steps)
+    chosen: list[Pick] = []
+    fresh = held = 0
+    for pick in surplus[: max(0, allowed)]:
+        counted = pick.credit is Credit.READY and pick.worker.uid not in memory.chosen
+        if counted and fresh >= left:
+            held += 1
+            continue
+        fresh += counted
+        chosen.append(pick)
+    memory = replace(memory, steps=steps + (now,) * fresh)
+    if chosen:
+        return chosen, ChosenBy.REACTIVE_DOWN, memory
+    return [], ChosenBy.STEP_LIMIT if held else ChosenBy.STABILIZING, memory
+
+
+def _panic(draft: Draft, now: float) -> DeploymentMemory:
+    memory = draft.memory
+    if draft.need is not None and blend.panics(draft.need, draft.ready):
+        until = max(now + limits.PANIC_SECONDS, memory.panic_until if memory.panic_until is not None else _NO_PANIC)
+        return replace(memory, panic_until=until)
+    if memory.panic_until is not None and now >= memory.panic_until:
+        return replace(memory, panic_until=None)
+    return memory
+
+
+def _stuck(draft: Draft, memory: DeploymentMemory, now: float) -> tuple[list[Victim], DeploymentMemory]:
+    """Stuck workers that others replace: those without room, and all once they are not needed."""
+    avoid = dict(memory.avoid)
+    growth = draft.growth
+    covered = not growth.wanting and not growth.added and draft.need is not None
+    newest = sorted(draft.replaced, key=lambda w: (-w.first_seen, w.key))
+    count = len(newest) if covered else max(0, growth.total + len(newest) - growth.most)
+    gone = newest[:count]
+    for worker in gone:
+        avoid[worker.instance_type] = now + AVOID
+    return [_pending(w) for w in gone], replace(memory, avoid=avoid)
+
+
+def _pending(worker: WorkerRecord) -> Victim:
+    return victims.victim(worker, VictimReason.PENDING, "no node was found for it; another variant takes its place")
+
+
+def _failed(worker: WorkerRecord) -> Victim:
+    return victims.victim(worker, VictimReason.FAILED, worker.failure or "its pod ended")
+
+
+def _retired(draft: Draft, target: int) -> tuple[Victim, ...]:
+    if not draft.roster.retiring:
+        return ()
+    enough = draft.need is None or draft.need.lacks(draft.ready) == 0.0
+    known = draft.fixed or draft.need is not None
+    covered = known and enough and len(draft.roster.ready) >= (target if draft.fixed else draft.growth.floor)
+    return victims.retire(
+        draft.roster,
+        target=target,
+        short=draft.growth.short is Short.STOCK,
+        covered=covered,
+        offers=draft.offers,
+    )

@@ -1,0 +1,237 @@
+"""Who leaves, and who may come back.
+
+::
+
+    order    = already chosen; no node; starting; failed; not ready; ready
+    ready by   unique hot tokens (if known of all), requests running (if known of all), oldest node, oldest worker
+    leaves     if variants[].min holds without it, and, when it serves, the rest stays above need.down
+
+Protected workers (do-not-drain) are never chosen. Whoever has served is drained first; whoever never has is deleted.
+Replacement is make before break: a retiring worker leaves once the ready ones cover for it, or when it is overdue, or,
+one at a time, when its replacement cannot be bought because it holds the accelerators itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from warmfleet_contracts.reasons import VictimReason
+
+from warmfleet_operator.planning.blend import Need
+from warmfleet_operator.planning.capacity import Offer
+from warmfleet_operator.planning.roster import Retiring, Roster
+from warmfleet_operator.state.decisions import Victim
+from warmfleet_operator.state.records import Key, NodeRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
+
+RECALLABLE = frozenset({VictimReason.LOWEST_KV_VALUE, VictimReason.FEWEST_RUNNING, VictimReason.OLDEST_NODE})
+"""Drains that were begun to save money; any other has a cause that demand does not remove."""
+
+
+class Credit(StrEnum):
+    """As what a worker counts."""
+
+    READY = "ready"
+    """It serves."""
+    STARTING = "starting"
+    """Credited upwards only."""
+    NONE = "none"
+    """No capacity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A worker in the order of leaving, and why it is where it is."""
+
+    worker: WorkerRecord
+    reason: VictimReason
+    message: str
+    credit: Credit
+
+    def victim(self) -> Victim:
+        """The same as a decision."""
+        return victim(self.worker, self.reason, self.message)
+
+
+def victim(worker: WorkerRecord, reason: VictimReason, message: str) -> Victim:
+    """A decision to remove a worker: drained if it has served and still can."""
+    served = worker.phase is WorkerPhase.READY or worker.first_ready is not None
+    return Victim(worker.key, worker.uid, reason, served and worker.phase is not WorkerPhase.FAILED, message)
+
+
+def order(
+    roster: Roster,
+    telemetry: Mapping[str, WorkerTelemetry],
+    nodes: Mapping[str, NodeRecord],
+    chosen: Mapping[str, float],
+) -> list[Pick]:
+    """All workers that may leave, first to go first."""
+    picks = [
+        Pick(w, VictimReason.PENDING, "no node was found for it", Credit.NONE)
+        for w in sorted(roster.stuck, key=lambda w: (-w.first_seen, w.key))
+        if not w.protected
+    ]
+    for worker in sorted(roster.starting, key=_latest_stage_last):
+        if not worker.protected:
+            fresh = worker.first_ready is None
+            reason = VictimReason.PENDING if fresh else VictimReason.FAILED
+            message = f"{worker.phase.value}, serves nothing yet" if fresh else "not ready any more"
+            picks.append(Pick(worker, reason, message, Credit.STARTING))
+    lame = [w for w in roster.failed + roster.broken if not w.protected]
+    picks += [Pick(w, VictimReason.FAILED, w.failure or w.phase.value, Credit.NONE) for w in lame]
+    picks += _ready(roster.ready, telemetry, nodes)
+    return sorted(picks, key=lambda p: p.worker.uid not in chosen) if chosen else picks
+
+
+def _latest_stage_last(w: WorkerRecord) -> tuple[bool, bool, float, Key]:
+    return w.first_ready is not None, w.phase is not WorkerPhase.UNSCHEDULED, -w.first_seen, w.key
+
+
+def _ready(
+    ready: Sequence[WorkerRecord],
+    telemetry: Mapping[str, WorkerTelemetry],
+    nodes: Mapping[str, NodeRecord],
+) -> list[Pick]:
+    free = [w for w in ready if not w.protected]
+    hot = _known(free, telemetry, lambda t: t.hot_tokens)
+    running = _known(free, telemetry, lambda t: t.running)
+    protected = len(ready) - len(free)
+    aside = f"; {protected} with do-not-drain passed over" if protected else ""
+    most_hot, most_running = max(hot.values(), default=0), max(running.values(), default=0)
+
+    def key(w: WorkerRecord) -> tuple[float, float, float, float, str, str]:
+        node = nodes.get(w.node)
+        born = w.first_seen if node is None else node.first_seen
+        return hot.get(w.uid, 0), running.get(w.uid, 0), born, w.first_seen, w.key.name, w.uid
+
+    picks = []
+    for worker in sorted(free, key=key):
+        if hot.get(worker.uid, 0) < most_hot:
+            why = VictimReason.LOWEST_KV_VALUE, f"{hot[worker.uid]} hot tokens, others hold up to {most_hot}{aside}"
+        elif running.get(worker.uid, 0) < most_running:
+            why = VictimReason.FEWEST_RUNNING, f"{running[worker.uid]} running, others up to {most_running}{aside}"
+        else:
+            why = VictimReason.OLDEST_NODE, f"all else equal, the oldest of {len(free)}{aside}"
+        picks.append(Pick(worker, why[0], why[1], Credit.READY))
+    return picks
+
+
+def _known(
+    workers: Sequence[WorkerRecord],
+    telemetry: Mapping[str, WorkerTelemetry],
+    read: Callable[[WorkerTelemetry], int | None],
+) -> dict[str, int]:
+    """The figure by UID if it is known of every worker, else nothing."""
+    found: dict[str, int] = {}
+    for worker in workers:
+        seen = telemetry.get(worker.uid)
+        value = None if seen is None else read(seen)
+        if value is None or value < 0:
+            return {}
+        found[worker.uid] = value
+    return found
+
+
+def removable(
+    picks: Sequence[Pick],
+    *,
+    counts: Mapping[str, int],
+    floors: Mapping[str, int],
+    floor: int,
+    need: Need | None,
+    rates: Mapping[str, float],
+    ready: float,
+    coming: float,
+) -> list[Pick]:
+    """The picks that may leave together, in order.
+
+    Args:
+        picks: Candidates in order.
+        counts: Workers by variant.
+        floors: Fewest workers by variant.
+        floor: Fewest workers.
+        need: Capacity that must stay; None when only counts matter.
+        rates: Requests/s of one worker by variant.
+        ready: Capacity of ready workers at these rates.
+        coming: Capacity of starting workers at these rates.
+    """
+    left, total, out = dict(counts), sum(counts.values()), []
+    for pick in picks:
+        name, rate = pick.worker.variant, rates.get(pick.worker.variant, 0.0)
+        if total <= floor:
+            break
+        if left.get(name, 0) <= floors.get(name, 0):
+            continue
+        if need is not None:
+            after = {Credit.READY: ready - rate, Credit.STARTING: ready + coming - rate}.get(pick.credit)
+            if after is not None and not need.stays_met(after):
+                continue
+        left[name] -= 1
+        total -= 1
+        ready -= rate if pick.credit is Credit.READY else 0.0
+        coming -= rate if pick.credit is Credit.STARTING else 0.0
+        out.append(pick)
+    return out
+
+
+def retire(
+    roster: Roster,
+    *,
+    target: int,
+    short: bool,
+    covered: bool,
+    offers: Mapping[str, Offer],
+) -> tuple[Victim, ...]:
+    """Retiring workers that leave now.
+
+    Args:
+        roster: The workers.
+        target: Workers wanted without the retiring ones.
+        short: Whether replacements cannot be bought for want of accelerators.
+        covered: Whether the ready ones carry the demand without them.
+        offers: Variants by name, for the order.
+    """
+    idle, serving, overdue = _split(roster.retiring)
+    spare = len(serving) if covered else len(roster.ready) + len(serving) + len(overdue) - target
+    if short and not roster.starting and not roster.draining:
+        spare = max(spare, 1)
+    go = [*idle, *overdue, *serving[: max(0, spare - len(overdue))]]
+    rank = {name: i for i, name in enumerate(offers)}
+    go.sort(key=lambda r: (rank.get(r.worker.variant, -1), r.worker.key))
+    return tuple(victim(r.worker, r.reason, r.message) for r in go)
+
+
+def _split(retiring: Sequence[Retiring]) -> tuple[list[Retiring], list[Retiring], list[Retiring]]:
+    """(serve nothing, may wait for a replacement, must go) without the protected ones."""
+    free = [r for r in retiring if not r.worker.protected]
+    idle = [r for r in free if r.worker.phase is not WorkerPhase.READY]
+    serving = [r for r in free if r.worker.phase is WorkerPhase.READY and not r.overdue]
+    overdue = [r for r in free if r.worker.phase is WorkerPhase.READY and r.overdue]
+    return idle, serving, overdue
+
+
+def recallable(
+    roster: Roster,
+    telemetry: Mapping[str, WorkerTelemetry],
+    nodes: Mapping[str, NodeRecord],
+    offers: Mapping[str, Offer],
+) -> list[WorkerRecord]:
+    """Draining workers that can come back, the last one told first."""
+
+    def can(w: WorkerRecord) -> bool:
+        seen, node = telemetry.get(w.uid), nodes.get(w.node)
+        return (
+            w.drain_reason in RECALLABLE
+            and w.phase is not WorkerPhase.TERMINATING
+            and w.phase is not WorkerPhase.FAILED
+            and seen is not None
+            and seen.cancellable is True
+            and (node is None or node.leaving is None)
+            and w.variant in offers
+        )
+
+    def when(w: WorkerRecord) -> float:
+        return w.first_seen if w.drain_since is None else w.drain_since
+
+    return sorted((w for w in roster.draining if can(w)), key=lambda w: (-when(w), w.key))

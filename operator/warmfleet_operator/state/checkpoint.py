@@ -1,0 +1,184 @@
+"""The checkpoint of one deployment's memory: a small JSON object in which times are ages.
+
+::
+
+    age      = now - time          rounded down: younger
+    remaining = until - now        rounded up: longer
+
+The process clock starts anew with each process, so moments mean nothing to the next one. The time in between is not
+added: a restart may delay a scale-down, never hasten one. Whatever is cut to keep the object small is cut to the same
+side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from warmfleet_operator.state.memory import DeploymentMemory
+
+VERSION = 1
+MOST_STEPS = 32
+MOST_NAMES = 32
+_GRAIN = 10.0
+_MOST = 1e9
+_MOST_COUNT = 10**9
+
+
+class CheckpointError(ValueError):
+    """The checkpoint is corrupt, or somebody else's; the memory starts empty instead."""
+
+
+def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
+    """The memory as a JSON object below 8 KB.
+
+    Args:
+        memory: Memory of one deployment.
+        now: Logical seconds of this process's clock.
+    """
+
+    def age(at: float | None) -> float | None:
+        return None if at is None else math.floor((now - at) * _GRAIN) / _GRAIN
+
+    def ages(times: Mapping[str, float]) -> dict[str, float]:
+        newest = sorted(times.items(), key=lambda item: (-item[1], item[0]))[:MOST_NAMES]
+        return {name: math.floor((now - at) * _GRAIN) / _GRAIN for name, at in newest}
+
+    def remaining(until: float) -> float:
+        return math.ceil((until - now) * _GRAIN) / _GRAIN
+
+    longest = sorted(memory.avoid.items(), key=lambda item: (-item[1], item[0]))[:MOST_NAMES]
+    return {
+        "version": VERSION,
+        "uid": memory.uid,
+        "generation": memory.generation,
+        "desired": dict(memory.desired),
+        "wants": [[age(at), count] for at, count in memory.wants],
+        "steps": [[age(at), count] for at, count in _grouped(memory.steps)],
+        "panic": None if memory.panic_until is None else remaining(memory.panic_until),
+        "lowSince": age(memory.low_since),
+        "sampledAt": age(memory.sampled_at),
+        "means": [memory.input_tokens, memory.output_tokens, memory.hit_ratio],
+        "planned": None if memory.planned is None else list(memory.planned),
+        "chosen": ages(memory.chosen),
+        "since": ages(memory.since),
+        "failures": ages(memory.failures),
+        "attempts": memory.attempts,
+        "attemptedAt": age(memory.attempted_at),
+        "avoid": {name: remaining(until) for name, until in longest},
+    }
+
+
+def load(data: object, now: float) -> DeploymentMemory:
+    """The memory as of ``now``.
+
+    Args:
+        data: What :func:`dump` gave, possibly in another process, possibly tampered with.
+        now: Logical seconds of this process's clock.
+
+    Raises:
+        CheckpointError: It is not such an object; the message names the field.
+    """
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"checkpoint: an object is expected, not {type(data).__name__}; delete it")
+    if data.get("version") != VERSION:
+        raise CheckpointError(f"checkpoint: version {data.get('version')!r} is not {VERSION}; delete it")
+    uid = data.get("uid")
+    if not isinstance(uid, str) or not uid:
+        raise CheckpointError(f"checkpoint: uid {uid!r} is not the UID of an LLMDeployment; delete it")
+    steps = [(now - a, c) for a, c in _pairs(data, "steps")]
+    low, sampled, attempted = (_number(data, name) for name in ("lowSince", "sampledAt", "attemptedAt"))
+    panic = _number(data, "panic")
+    means = _triple(data, "means", holes=True)
+    planned = None if data.get("planned") is None else _triple(data, "planned", holes=False)
+    generation = data.get("generation")
+    return DeploymentMemory(
+        uid=uid,
+        desired={name: _count(data, "desired", count) for name, count in _table(data, "desired").items()},
+        wants=tuple((now - a, c) for a, c in _pairs(data, "wants")),
+        steps=tuple(at for at, count in steps for _ in range(min(count, 10_000))),
+        panic_until=None if panic is None else now + panic,
+        low_since=None if low is None else now - low,
+        input_tokens=means[0],
+        output_tokens=means[1],
+        hit_ratio=means[2],
+        at=now,
+        generation=None if generation is None else _count(data, "generation", generation),
+        sampled_at=None if sampled is None else now - sampled,
+        planned=None if planned is None else (planned[0] or 1.0, planned[1] or 1.0, planned[2] or 0.0),
+        chosen={name: now - age for name, age in _floats(data, "chosen").items()},
+        since={name: now - age for name, age in _floats(data, "since").items()},
+        failures={name: now - age for name, age in _floats(data, "failures").items()},
+        attempts=min(10, _count(data, "attempts", data.get("attempts"))),
+        attempted_at=None if attempted is None else now - attempted,
+        avoid={name: now + rest for name, rest in _floats(data, "avoid").items()},
+    )
+
+
+def _grouped(steps: tuple[float, ...]) -> list[tuple[float, int]]:
+    """(time, count), at most ``MOST_STEPS``: the oldest are counted as if they had happened later."""
+    groups: dict[float, int] = {}
+    for at in sorted(steps):
+        groups[at] = groups.get(at, 0) + 1
+    pairs = list(groups.items())
+    surplus = len(pairs) - MOST_STEPS
+    if surplus > 0:
+        merged = (pairs[surplus][0], sum(count for _, count in pairs[: surplus + 1]))
+        pairs = [merged, *pairs[surplus + 1 :]]
+    return pairs
+
+
+def _bad(name: str, value: object) -> CheckpointError:
+    return CheckpointError(f"checkpoint: {name} cannot be {str(value)[:60]!r}; delete it")
+
+
+def _real(name: str, value: object) -> float:
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
+    if not ok or not isinstance(value, int | float):
+        raise _bad(name, value)
+    return float(value)
+
+
+def _number(data: Mapping[str, Any], name: str) -> float | None:
+    return None if data.get(name) is None else _real(name, data[name])
+
+
+def _count(data: Mapping[str, Any], name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_COUNT:
+        raise _bad(name, data.get(name) if not isinstance(value, int) else value)
+    return value
+
+
+def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = data.get(name)
+    if not isinstance(value, Mapping) or len(value) > 64 or not all(isinstance(k, str) for k in value):
+        raise _bad(name, value)
+    return value
+
+
+def _floats(data: Mapping[str, Any], name: str) -> dict[str, float]:
+    return {key: _real(name, value) for key, value in _table(data, name).items()}
+
+
+def _pairs(data: Mapping[str, Any], name: str) -> list[tuple[float, int]]:
+    value = data.get(name)
+    if not isinstance(value, list) or len(value) > 256:
+        raise _bad(name, value)
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        raise _bad(name, value)
+    return [(_real(name, pair[0]), _count(data, name, pair[1])) for pair in value]
+
+
+def _triple(data: Mapping[str, Any], name: str, *, holes: bool) -> tuple[float | None, float | None, float | None]:
+    value = data.get(name)
+    if not isinstance(value, list) or len(value) != 3:
+        raise _bad(name, value)
+    first, second, third = (None if v is None and holes else _real(name, v) for v in value)
+    least = (1.0, 1.0, 0.0)
+    for low, found in zip(least, (first, second, third), strict=True):
+        if found is not None and found < low:
+            raise _bad(name, value)
+    if third is not None and third > 1:
+        raise _bad(name, value)
+    return first, second, third
