@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from warmfleet_localcluster.api import EmbeddedApi, serve, server_url
+from aiohttp import web
+from warmfleet_localcluster.api import EmbeddedApi, server_url
+from warmfleet_localcluster.api.server import ApiServer
 from warmfleet_localcluster.controllers import Controllers
 from warmfleet_localcluster.kubeclient import NODES, PODS, KubeClient, Resource
 from warmfleet_runtime.clock import ScaledClock
@@ -85,7 +87,10 @@ class Cluster:
 
 @asynccontextmanager
 async def embedded_api() -> AsyncIterator[str]:
-    runner = await serve(EmbeddedApi(), "127.0.0.1", 0)
+    # like `serve`, but without its patience for open watches, which every test would pay for
+    runner = web.AppRunner(ApiServer(EmbeddedApi()).application(), access_log=None, shutdown_timeout=0.01)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         yield server_url(runner)
     finally:
