@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import signal
 from collections.abc import Callable
 
 from warmfleet_runtime.clock import Clock
@@ -12,6 +15,8 @@ from warmfleet_worker.engines.simulated.config import EngineConfig
 from warmfleet_worker.engines.simulated.histograms import Statistics
 from warmfleet_worker.engines.simulated.kv_events import KvPublisher
 from warmfleet_worker.engines.simulated.scheduler import Limits, QueueFull, Request, Scheduler
+
+_LOG = logging.getLogger(__name__)
 
 TICK = 0.02
 """Real seconds between two looks at the clock while there is work: bounds the cost at any clock speed."""
@@ -77,6 +82,7 @@ class Engine:
         if self.config.kv_events is not None:
             self._publisher = KvPublisher(self.config.kv_events, self.config.block_size, self.clock)
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(_crash)
 
     def submit(self, prompt: list[int], max_tokens: int, finish_reason: str, *, every_chunk: bool) -> Stream:
         """Take in a request.
@@ -151,6 +157,14 @@ class Engine:
     def _publish(self) -> None:
         if self._publisher is not None:
             self._publisher.publish(self.scheduler.pool.drain_events())
+
+
+def _crash(task: asyncio.Task[None]) -> None:
+    """An engine whose loop broke must not look alive: end the process, as vLLM does when its core dies."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _LOG.critical("the engine loop broke", exc_info=error)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 __all__ = ["Engine", "QueueFull", "ShutDown", "Stream"]

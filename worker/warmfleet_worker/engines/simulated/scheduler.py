@@ -367,7 +367,6 @@ def _steps_within(seconds: float, first: float, growth: float) -> int:
     """Largest k with ``k*first + growth*k(k-1)/2 <= seconds``."""
     if seconds < first:
         return 0
-    if growth <= 0:
-        return int(seconds / first)
     linear = first - growth / 2
-    return int((-linear + math.sqrt(linear * linear + 2 * growth * seconds)) / growth)
+    # the root of the quadratic, written so that a tiny growth does not cancel it out
+    return int(2 * seconds / (linear + math.sqrt(linear * linear + 2 * growth * seconds)))
