@@ -1,8 +1,8 @@
 """Server-side apply without conflicts: what a manager applied before and no longer sends is removed.
 
 Instead of `managedFields`, the last applied configuration is kept in memory per object, subresource and manager.
-Leaving a field out removes it unless another applier still sends it. Two managers never conflict: the last one wins (as with
-`--force-conflicts`).
+Leaving a field out removes it unless another applier still sends it. Two managers never conflict: the last one wins
+(as with `--force-conflicts`).
 """
 
 from __future__ import annotations

@@ -120,6 +120,8 @@ class EmbeddedApi:
         item = self._decode(resource, body)
         self._check_namespace(resource, namespace, item)
         stamp_new(resource, item, namespace if resource.namespaced else None, self.now())
+        if resource.group == "events.k8s.io":
+            item["apiVersion"] = "v1"  # stored in the core form
         name = item["metadata"]["name"]
         if self.store.get(resource.storage, (item["metadata"].get("namespace"), name)) is not None:
             raise errors.already_exists(resource, name)
