@@ -46,8 +46,8 @@ OPERATOR_ENV = {
 
 ENGINE_ENV = {
     "WARMFLEET_SIM_STARTUP_SECONDS": "60",
-    # A chunk every 0.1 real seconds: at 60 times the pace, one event per token would be a thousand a second per stream.
-    "WARMFLEET_SIM_STREAM_INTERVAL_SECONDS": "6",
+    # A chunk every 40 real milliseconds: one event per token would be a thousand a second per stream at this pace.
+    "WARMFLEET_SIM_STREAM_INTERVAL_SECONDS": "2.4",
 }
 
 

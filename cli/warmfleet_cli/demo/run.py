@@ -102,7 +102,7 @@ async def _run(options: Options) -> Result:
     sized, clock = plan(shape), ScaledClock(SCALE)
     env = {CLOCK_ENV: clock.to_env()}
     console = view.console()
-    console.print(_opening(options, sized))
+    console.print(_opening(options, sized), soft_wrap=True)
     cluster = EmbeddedCluster(sized, folder=options.folder, env=env)
     installation = Installation(cluster, sized, folder=options.folder, env=env, crds=default_crds())
     async with contextlib.AsyncExitStack() as stack:
