@@ -1,0 +1,223 @@
+"""Puts the operator together and runs it: watch, election, measuring, deciding, acting, probes.
+
+Three threads: the main one decides, measures and acts; the watch (kopf) and the election have one each, so that neither
+waits for the other or for a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from kubernetes.aio import client as kube
+from warmfleet_runtime.clock import Clock
+
+from warmfleet_operator.acting.checkpoint import Checkpoints
+from warmfleet_operator.acting.events import EventRecorder
+from warmfleet_operator.acting.executor import FleetExecutor
+from warmfleet_operator.acting.instancetypes import InstanceTypeReporter
+from warmfleet_operator.acting.workers import Tools
+from warmfleet_operator.adapters.agents import AgentClient
+from warmfleet_operator.adapters.audit import WATCHED, Audit
+from warmfleet_operator.adapters.kube import RestKubeApi, load_configuration
+from warmfleet_operator.adapters.lease import ElectionThread, Elector, Leadership, LeaseSettings
+from warmfleet_operator.adapters.telemetry import Telemetry, agent_session
+from warmfleet_operator.health import ProbeServer, Sign, stale
+from warmfleet_operator.loop import DecisionLoop, Planner, Wake
+from warmfleet_operator.metrics import Metrics
+from warmfleet_operator.settings import Settings
+from warmfleet_operator.state.readings import Readings
+from warmfleet_operator.state.snapshot import FleetStore, Kind
+from warmfleet_operator.watching import Watcher
+
+_LOG = logging.getLogger(__name__)
+Configure = Callable[[], Awaitable[kube.Configuration]]
+_STALE_ANSWER = 60.0
+
+
+class OperatorProcess:
+    """One operator.
+
+    Args:
+        settings: Settings.
+        clock: Logical time of everything but the election.
+        planner: The decision.
+        configure: Loads the connection settings.
+    """
+
+    def __init__(
+        self, settings: Settings, clock: Clock, planner: Planner, configure: Configure = load_configuration
+    ) -> None:
+        self._settings, self._clock, self._planner, self._configure = settings, clock, planner, configure
+        self.metrics = Metrics()
+        self._leadership = Leadership(settings.lease_duration_seconds, time.monotonic)
+        self.probes: ProbeServer | None = None
+        self._ended: asyncio.Future[str] | None = None
+        self._started = clock.now()
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Run until ``stop``, or until something ends that must not.
+
+        Returns:
+            Exit code: 0 when stopped, 1 when the process can no longer do its work.
+        """
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        wake = Wake()
+        store = FleetStore(self._clock, wake)
+        settings = self._settings
+        api = RestKubeApi(
+            await self._configure(),
+            guard=self._leadership.check if settings.leader_election else lambda: None,
+            observe=self.metrics.api_request,
+            rate=settings.kube_rate,
+            burst=int(settings.kube_rate * 2),
+        )
+        if not settings.leader_election:
+            self._leadership = _Always()
+        ended = partial(self._end_from_thread, loop)
+        watcher = Watcher(store, self._configure, namespace=settings.namespace, on_end=ended)
+        election = ElectionThread(self._leadership, self._elector, ended) if settings.leader_election else None
+        watcher.start()
+        if election is not None:
+            election.start()
+        try:
+            async with agent_session() as session:
+                return await self._work(stop, _Parts(store, api, wake, AgentClient(session)))
+        finally:
+            if self.probes is not None:
+                await self.probes.stop()
+            await api.close()
+            if election is not None:
+                await asyncio.to_thread(election.stop)
+            await asyncio.to_thread(watcher.stop)
+
+    async def _work(self, stop: asyncio.Event, parts: _Parts) -> int:
+        settings, clock, metrics = self._settings, self._clock, self.metrics
+        store, api = parts.store, parts.api
+        readings = Readings(settings.rate_window_seconds, settings.mean_window_seconds, _STALE_ANSWER)
+        telemetry = Telemetry(
+            store,
+            readings,
+            clock,
+            period=settings.telemetry_seconds,
+            on_round=parts.wake,
+            on_failure=metrics.telemetry_failure,
+        )
+        audit = Audit(api, store, clock, namespace=settings.namespace, period=settings.audit_seconds)
+        events = EventRecorder(api, clock, lambda reason: metrics.events.labels(reason).inc())
+        tools = Tools(api, parts.agents, store, events, metrics, settings)
+        executor = FleetExecutor(tools, clock, partial(self._end, "the lease was lost"))
+        decisions = DecisionLoop(
+            store=store,
+            readings=readings,
+            planner=self._planner,
+            executor=executor,
+            reporter=InstanceTypeReporter(api, partial(store.observe, Kind.INSTANCE_TYPE)),
+            checkpoints=Checkpoints(api, clock, settings.checkpoint_seconds, settings.namespace),
+            leadership=self._leadership,
+            clock=clock,
+            metrics=metrics,
+            wake=parts.wake,
+            tick_seconds=settings.tick_seconds,
+            lost=partial(self._end, "the lease was lost"),
+        )
+        await self._serve(partial(self._problems, decisions, telemetry, audit), partial(self._refresh, audit))
+        await self._until(stop, audit.wait_synced())
+        tasks = [
+            asyncio.create_task(self._watched(name, work), name=name)
+            for name, work in (("telemetry", telemetry.run()), ("audit", audit.run()), ("decide", decisions.run()))
+        ]
+        reason = await self._until(stop)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await executor.close()
+        if reason is None:
+            await decisions.close()
+            await events.flush()
+            return 0
+        _LOG.error("ending: %s", reason)
+        return 1
+
+    async def _watched(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run a loop that must not end."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - a dead loop ends the process, which is restarted
+            _LOG.exception("%s failed", name)
+            self._end(f"{name} failed: {error}")
+
+    async def _until(self, stop: asyncio.Event, work: Coroutine[Any, Any, None] | None = None) -> str | None:
+        """Wait for the stop signal, the end of the process, or ``work``; why the process must end, or None."""
+        if self._ended is None:
+            raise RuntimeError("the process has not been started")
+        waiters: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
+        if work is not None:
+            waiters.append(asyncio.ensure_future(work))
+        await asyncio.wait([self._ended, *waiters], return_when=asyncio.FIRST_COMPLETED)
+        for waiter in waiters:
+            waiter.cancel()
+        await asyncio.gather(*waiters, return_exceptions=True)
+        return self._ended.result() if self._ended.done() else None
+
+    def _end(self, reason: str) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(reason)
+
+    def _end_from_thread(self, loop: asyncio.AbstractEventLoop, reason: str) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._end, reason)
+
+    async def _serve(self, problems: Callable[[], list[str]], refresh: Callable[[], None]) -> None:
+        self.probes = ProbeServer(self.metrics, problems, refresh)
+        await self.probes.start(self._settings.listen_address, self._settings.listen_port)
+
+    def _problems(self, decisions: DecisionLoop, telemetry: Telemetry, audit: Audit) -> list[str]:
+        now = self._clock.now()
+        signs = [
+            Sign("last decision", now - (decisions.last_decision or self._started)),
+            Sign("last round of measuring", now - (telemetry.last_round or self._started)),
+            *(Sign(f"watch of {kind}", now - audit.agreed.get(kind, self._started)) for kind in WATCHED),
+        ]
+        return stale(signs, self._settings.stale_seconds)
+
+    def _refresh(self, audit: Audit) -> None:
+        now = self._clock.now()
+        self.metrics.leader.set(self._leadership.held)
+        for kind, at in audit.agreed.items():
+            self.metrics.watch_age.labels(str(kind)).set(max(0.0, now - at))
+
+    async def _elector(self) -> tuple[Elector, Callable[[], Awaitable[None]]]:
+        settings = self._settings
+        api = RestKubeApi(await self._configure(), observe=self.metrics.api_request, timeout_seconds=5.0)
+        lease = LeaseSettings(
+            namespace=settings.resolved_lease_namespace(os.environ),
+            name=settings.lease_name,
+            identity=settings.resolved_identity(),
+            duration=settings.lease_duration_seconds,
+            retry=settings.lease_retry_seconds,
+        )
+        elector = Elector(lease, api, self._leadership, monotonic=time.monotonic, wall=lambda: datetime.now(UTC))
+        return elector, api.close
+
+
+class _Parts:
+    """What the parts share."""
+
+    def __init__(self, store: FleetStore, api: RestKubeApi, wake: Wake, agents: AgentClient) -> None:
+        self.store, self.api, self.wake, self.agents = store, api, wake, agents
+
+
+class _Always(Leadership):
+    """Leadership without an election."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0, lambda: 0.0)
+        self.renewed(0.0)

@@ -1,0 +1,127 @@
+"""The watch: kopf, in a thread and event loop of its own, handing raw objects to the store.
+
+The only module that imports kopf. Nothing of kopf's that writes is used: no state handlers, daemons or timers, so it
+puts no finalizers and no annotations on anything. What a handler does is one call into the thread-safe store; decisions
+are made elsewhere. When a watch fails for good, kopf raises, and the process ends with an error: it does not go blind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import kopf
+from kubernetes.aio import client as kube
+
+from warmfleet_operator.adapters.audit import POD_SELECTOR, WATCHED
+from warmfleet_operator.state.snapshot import FleetStore, Kind
+
+_LOG = logging.getLogger(__name__)
+_BACKOFFS = (1, 1, 2, 3, 5, 8, 13, 21, 30, 30, 30, 30)
+"""Real seconds between attempts when the API server refuses or is away; after these the process gives up."""
+
+
+class Watcher:
+    """Runs kopf until stopped.
+
+    Args:
+        store: Gets every object.
+        configure: Loads the connection settings; called again when credentials are refused.
+        namespace: Watch only this namespace; empty: the whole cluster.
+        on_end: Called from the thread when the watch ended by itself.
+    """
+
+    def __init__(
+        self,
+        store: FleetStore,
+        configure: Callable[[], Awaitable[kube.Configuration]],
+        *,
+        namespace: str,
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._store, self._configure, self._namespace, self._on_end = store, configure, namespace, on_end
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        for noisy in ("kopf.objects", "kopf.activities", "kopf._core", "kopf._cogs"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        self._thread.start()
+
+    def stop(self, timeout: float = 3.0) -> None:
+        """End the thread; waits ``timeout`` real seconds at most."""
+        self._stop.set()
+        self._thread.join(timeout)
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except Exception as error:  # noqa: BLE001 - whatever it was, a blind operator must not go on
+            _LOG.exception("the watch failed")
+            self._on_end(f"the watch failed: {error}")
+        else:
+            if not self._stop.is_set():
+                self._on_end("the watch ended")
+
+    async def _run(self) -> None:
+        await kopf.operator(
+            registry=self._registry(),
+            settings=_settings(namespaced=bool(self._namespace)),
+            standalone=True,
+            clusterwide=not self._namespace,
+            namespaces=[self._namespace] if self._namespace else [],
+            stop_flag=self._stop,
+        )
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        async def login(**_: Any) -> kopf.ConnectionInfo:
+            return connection(await self._configure())
+
+        kopf.on.login(registry=registry)(login)
+        for kind, resource in WATCHED.items():
+            group, _, version = resource.api.rpartition("/")
+            name = f"observe-{kind}"
+            kopf.on.event(group, version, resource.plural, id=name, registry=registry)(self._handler(kind))
+        return registry
+
+    def _handler(self, kind: Kind) -> Callable[..., Awaitable[None]]:
+        async def observe(event: Any, **_: Any) -> None:
+            self._store.observe(kind, event["object"], deleted=event["type"] == "DELETED")
+
+        return observe
+
+
+def _settings(*, namespaced: bool) -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = namespaced
+    settings.process.ultimate_exiting_timeout = None  # the signal handling is this process's own
+    settings.networking.error_backoffs = _BACKOFFS
+    settings.queueing.idle_timeout = 1.0
+    settings.queueing.exit_timeout = 0.5
+    settings.watching.client_timeout = 600.0
+    settings.watching.chunk_size = 500
+    settings.watching.label_selectors["", "v1", "pods"] = POD_SELECTOR
+    return settings
+
+
+def connection(configuration: kube.Configuration) -> kopf.ConnectionInfo:
+    """The client's connection settings in kopf's form."""
+    scheme, _, token = (configuration.api_key.get("BearerToken") or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert or None,
+        ca_data=getattr(configuration, "ca_cert_data", None) or None,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme.capitalize() if token else None,
+        token=token or None,
+        certificate_path=configuration.cert_file or None,
+        private_key_path=configuration.key_file or None,
+        proxy_url=configuration.proxy or None,
+    )
