@@ -8,6 +8,7 @@ in the real cluster.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from warmfleet_localcluster.api.deletion import DeleteOptions, delete
@@ -22,7 +23,9 @@ _BUDGETS = ("policy", "poddisruptionbudgets")
 _DENIED = "Cannot evict pod as it would violate the pod's disruption budget."
 
 
-def evict(api: EmbeddedApi, resource: Resource, namespace: str | None, name: str, body: Any) -> None:
+def evict(
+    api: EmbeddedApi, resource: Resource, namespace: str | None, name: str, body: Any, query: Mapping[str, str]
+) -> None:
     """Delete a pod if its disruption budget allows.
 
     Args:
@@ -31,12 +34,13 @@ def evict(api: EmbeddedApi, resource: Resource, namespace: str | None, name: str
         namespace: The pod's namespace.
         name: The pod's name.
         body: The Eviction object as sent.
+        query: The request's query (it may ask for a dry run).
 
     Raises:
         ApiError: 404, 409, 429 when the budget is spent, 500 when several budgets match.
     """
     pod = api.get(resource, namespace, name)
-    options = DeleteOptions.from_request((body or {}).get("deleteOptions"), {})
+    options = DeleteOptions.from_request((body or {}).get("deleteOptions"), query)
     if not _is_settled(pod):
         budgets = [b for b in api.store.objects(_BUDGETS, namespace) if _covers(b, pod)]
         if len(budgets) > 1:

@@ -93,6 +93,8 @@ def _fields(raw: bytes) -> Iterator[tuple[int, Any]]:
             yield tag >> 3, value
         elif tag & 7 == 2:
             length, position = _varint(raw, position)
+            if position + length > len(raw):
+                raise unsupported_media(f"{_MEDIA}: the message is torn; send JSON")
             yield tag >> 3, raw[position : position + length]
             position += length
         else:

@@ -184,7 +184,7 @@ class ApiServer:
     async def _create(self, call: _Call) -> web.StreamResponse:
         target, body = call.target, await read_body(call.request)
         if target.subresource:
-            return self._create_sub(target, body)
+            return self._create_sub(call, body)
         if target.name is not None:
             raise errors.method_not_allowed("POST")
         if target.resource.plural == "selfsubjectaccessreviews":
@@ -193,11 +193,14 @@ class ApiServer:
         item = self._api.create(target.resource, target.namespace, body, options)
         return self._written(call, item, options.warnings, 201)
 
-    def _create_sub(self, target: Target, body: Any) -> web.Response:
+    def _create_sub(self, call: _Call, body: Any) -> web.Response:
+        target = call.target
         resource, namespace, name = target.resource, target.namespace, target.name or ""
         match target.subresource:
             case "eviction":
-                evict(self._api, resource, namespace, name, body)
+                if body is not None and not isinstance(body, dict):
+                    raise bad_request("the body must be an Eviction")
+                evict(self._api, resource, namespace, name, body, call.request.query)
             case "binding":
                 bind(self._api, resource, namespace, name, body)
             case "token":

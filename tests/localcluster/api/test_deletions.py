@@ -169,6 +169,9 @@ async def evict(client, name):
 
 async def test_eviction_respects_an_integer_budget(client, pod):
     await budgeted(client, pod, 3, minAvailable=2)
+    body = {"metadata": {"name": "p0"}}
+    assert (await client.post(f"{PODS}/p0/eviction?dryRun=All", body))[0] == 201
+    assert "deletionTimestamp" not in (await client.get(f"{PODS}/p0"))[1]["metadata"]
     assert (await evict(client, "p0"))[0] == 201
     assert (await client.get(f"{PODS}/p0"))[1]["metadata"]["deletionTimestamp"]
     code, status = await evict(client, "p1")
