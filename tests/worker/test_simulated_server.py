@@ -203,7 +203,7 @@ async def test_kv_events_are_published_and_replayed(launch, free_port) -> None:
     _, client = await launch(
         "--kv-events-config", json.dumps(config), "--block-size", "32", WARMFLEET_SIM_KV_TOKENS="8192"
     )
-    first = asyncio.create_task(subscriber.recv_multipart())  # a bound SUB subscribes while it receives
+    first = asyncio.ensure_future(subscriber.recv_multipart())  # a bound SUB subscribes while it receives
     await asyncio.sleep(0.2)
     prompt = list(range(100))
     await client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 2})
