@@ -75,14 +75,14 @@ class FakeAgent:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(f"{request.method} {request.path}")
-        if self.mode == "garbage":
-            return web.Response(body=b"\xff\xfe{]" * 100)
-        if self.mode == "huge":
-            return web.Response(body=b'{"phase":"' + b"x" * 1_000_000)
-        if self.mode == "liar":
-            return web.json_response({**self.state(), "engine": {"ready": True, "running": 10**12}})
-        if self.mode == "silent":
-            return web.Response(status=503)
+        broken = {
+            "garbage": lambda: web.Response(body=b"\xff\xfe{]" * 100),
+            "huge": lambda: web.Response(body=b'{"phase":"' + b"x" * 1_000_000),
+            "liar": lambda: web.json_response({**self.state(), "engine": {"ready": True, "running": 10**12}}),
+            "silent": lambda: web.Response(status=503),
+        }
+        if self.mode in broken:
+            return broken[self.mode]()
         if request.method == "POST":
             self.drain = await request.json()
             self.drain_at = self.drain_at if self.drain_at is not None else self.clock.now()
