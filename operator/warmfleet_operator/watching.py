@@ -50,6 +50,8 @@ class Watcher:
         """Start the thread."""
         for noisy in ("kopf.objects", "kopf.activities", "kopf._core", "kopf._cogs"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        # It warns that it handles no signals in this thread, which is what is wanted.
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
         self._thread.start()
 
     def stop(self, timeout: float = 3.0) -> None:
