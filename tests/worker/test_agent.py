@@ -244,7 +244,9 @@ def test_settings_have_defaults_and_scale() -> None:
     assert (settings.port, settings.engine_url) == (9600, "http://127.0.0.1:8000")
     assert settings.propagation(1.0) == 2.0
     assert settings.propagation(60.0) == 90.0
-    assert settings.period(60.0) == 6.0
+    assert settings.period(1.0) == 1.0
+    assert settings.period(60.0) == 15.0
+    assert settings.period(60.0, urgent=True) == 6.0
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,15 @@ class Agent:
             observation = await self._engine.observe()
             self._take_in(observation)
             self.looked_at = self._clock.now()
-            await self._wait(self.looked_at + self._settings.period(self._clock.scale))
+            await self._wait()
 
-    async def _wait(self, until: float) -> None:
+    def _next_look(self) -> float:
+        urgent = self._machine.phase not in {Phase.SERVING, Phase.DRAINED}
+        return self.looked_at + self._settings.period(self._clock.scale, urgent=urgent)
+
+    async def _wait(self) -> None:
         """Wait for the next look; on the way, give the machine its ticks."""
-        while (now := self._clock.now()) < until:
+        while (now := self._clock.now()) < (until := self._next_look()):
             wake = self._machine.wake_at()
             due = until if wake is None else min(until, wake)
             sleeping = asyncio.ensure_future(self._clock.sleep(max(0.0, due - now)))

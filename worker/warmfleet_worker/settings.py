@@ -7,7 +7,8 @@
 ``WARMFLEET_ENGINE_URL``                Base URL of the engine (http://127.0.0.1:8000).
 ``WARMFLEET_SLO_TTFT_SECONDS``          Objective for the time to first token (2).
 ``WARMFLEET_SLO_TPOT_SECONDS``          Objective for the time per output token (0.05).
-``WARMFLEET_POLL_SECONDS``              Time between two looks at the engine (1); never less than 0.1 s of real time.
+``WARMFLEET_POLL_SECONDS``              Time between two looks at the engine (1); never less than 0.25 s of real time
+                                        (0.1 s while the worker starts or drains).
 ``WARMFLEET_UNROUTE_SECONDS``           Time from readiness taken away to no router sending requests (2).
 ``WARMFLEET_UNROUTE_REAL_SECONDS``      The same in real time, for routers that poll in real time (1.5): the longer one
                                         holds.
@@ -27,8 +28,10 @@ from urllib.parse import urlsplit
 
 from warmfleet_contracts.labels import AGENT_PORT, ENGINE_PORT
 
-MIN_POLL_REAL = 0.1
-"""Real seconds: the agent looks no more often, however fast the clock runs."""
+MIN_POLL_REAL = 0.25
+"""Real seconds: the agent looks no more often, however fast the clock runs (a look costs both sides 3 ms)."""
+MIN_POLL_REAL_URGENT = 0.1
+"""The same while the worker starts or drains."""
 
 
 class SettingsError(ValueError):
@@ -54,9 +57,9 @@ class Settings:
         """Logical seconds of Unrouting at a clock of ``scale`` logical seconds per real one."""
         return max(self.unroute, self.unroute_real * scale)
 
-    def period(self, scale: float) -> float:
+    def period(self, scale: float, *, urgent: bool = False) -> float:
         """Logical seconds between two looks at the engine."""
-        return max(self.poll, MIN_POLL_REAL * scale)
+        return max(self.poll, (MIN_POLL_REAL_URGENT if urgent else MIN_POLL_REAL) * scale)
 
 
 def settings_from_env(environ: Mapping[str, str]) -> Settings:

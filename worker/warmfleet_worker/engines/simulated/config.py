@@ -22,6 +22,8 @@ from warmfleet_contracts.perfmodel import PerfProfile, lookup, profiles, resolve
 
 DEFAULT_MAX_MODEL_LEN = 131_072
 _DTYPES = {"bf16": "bf16", "bfloat16": "bf16", "float16": "bf16", "half": "bf16", "fp8": "fp8", "mxfp4": "mxfp4"}
+_WITHOUT_EFFECT = ("--revision", "--load-format", "--download-dir", "--pipeline-parallel-size", "--tokenizer")
+"""Flags of vLLM about weights and placement: taken, since users pass them, and of no meaning without either."""
 _PREFERENCE = ("bf16", "mxfp4", "fp8")
 
 
@@ -97,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantization", "-q")
+    for flag in _WITHOUT_EFFECT:
+        parser.add_argument(flag)
     return parser
 
 
