@@ -1,0 +1,8 @@
+"""These folders are no packages: the builders are found by path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
