@@ -279,7 +279,7 @@ def _work(profile: PerfProfile, one: _Minutes, reference: Workload) -> FloatArra
     cache: dict[tuple[int, int], float] = {}
     work = np.empty(len(one.rate))
     for i, (inp, out) in enumerate(zip(one.inputs, one.outputs, strict=True)):
-        key = (int(round(inp / 8)) * 8 or 8, int(round(out / 4)) * 4 or 4)
+        key = (round(float(inp) / 8) * 8 or 8, round(float(out) / 4) * 4 or 4)
         if key not in cache:
             cache[key] = base / operating_point(profile, Workload(*key), batch).requests_per_second
         work[i] = cache[key]

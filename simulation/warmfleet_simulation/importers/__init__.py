@@ -31,13 +31,25 @@ __all__ = [
     "to_rates",
 ]
 
+def _parquet(path: Path) -> Imported:
+    try:
+        return Imported(load_rates(path), ())
+    except TraceError as error:
+        if "no column minute" not in str(error):
+            raise
+        try:
+            return Imported(load_requests(path), ())
+        except TraceError as other:
+            raise TraceError(f"{error}; nor is it a request trace: {other}") from None
+
+
 FORMATS: Mapping[str, Callable[[Path], Imported]] = {
     "azure": import_azure,
     "burstgpt": import_burstgpt,
     "mooncake": import_mooncake,
     "servegen": import_servegen,
     "prometheus": import_prometheus,
-    "parquet": lambda path: _parquet(path),
+    "parquet": _parquet,
 }
 """Importers by the name that ``--format`` takes."""
 
@@ -94,15 +106,3 @@ def import_rates(path: Path, form: str | None = None) -> tuple[RateTrace, tuple[
     found = import_trace(path, form)
     trace = found.trace if isinstance(found.trace, RateTrace) else to_rates(found.trace)
     return trace, found.repairs
-
-
-def _parquet(path: Path) -> Imported:
-    try:
-        return Imported(load_rates(path), ())
-    except TraceError as error:
-        if "no column minute" not in str(error):
-            raise
-        try:
-            return Imported(load_requests(path), ())
-        except TraceError as other:
-            raise TraceError(f"{error}; nor is it a request trace: {other}") from None

@@ -7,7 +7,7 @@ Formula (kubernetes, pkg/controller/podautoscaler; Pods metric with unready pods
     up at most max(100 %, 4 pods) per 15 s, no stabilization; down to the highest recommendation of 300 s
 
 Defaults: sync 15 s, tolerance 0.1, stabilization 300 s down and 0 s up (autoscaling/v2). Queue: waiting requests as an
-AverageValue, n = ceil(queue / target) within the tolerance, target 5 (vLLM production stack and GKE guides use 3 to 10).
+AverageValue, n = ceil(queue / target) within the tolerance, target 5 (guides use 3 to 10).
 KV use: target 0.8 (the level vLLM deployments commonly alert on). Knob: the target.
 """
 

@@ -9,11 +9,13 @@ Formula (Jaiswal et al., POMACS 9(3), 2025)::
             utilisation < 0.3 / 0.7 * target and above the plan: -1 per minute
 
 The paper forecasts with ARIMA; here it is yesterday's shape re-levelled to the last hour, which is better on these
-traces, and the last hour's peak on the first day. Start-ups of the next hour are seen one start-up time ahead. Defaults:
-target 0.7, lower threshold 0.3. Knob: the target utilisation.
+traces, and the last hour's peak on the first day. Start-ups of the next hour are seen one start-up time ahead.
+Defaults: target 0.7, lower threshold 0.3. Knob: the target utilisation.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -27,9 +29,24 @@ _HOUR, _BIN, _DAY = 3600.0, 300.0, 86400.0
 _TARGET, _LOWER = 0.7, 0.3
 
 
+@dataclass(frozen=True, slots=True)
+class ForecastFault:
+    """What is wrong with the forecast.
+
+    Attributes:
+        shift_s: How much later than in truth the forecast's shape comes, s.
+        factor: Forecast over what it would be.
+        absent: There is none: the last hour's peak is used.
+    """
+
+    shift_s: float = 0.0
+    factor: float = 1.0
+    absent: bool = False
+
+
 class _SageServe:
-    def __init__(self, base: Base) -> None:
-        self._base = base
+    def __init__(self, base: Base, fault: ForecastFault) -> None:
+        self._base, self._fault = base, fault
         self._bins: list[FloatArray] = []
         self._sum = np.zeros(len(base.fleet.services))
         self._seen = 0
@@ -48,7 +65,7 @@ class _SageServe:
         busy = self._busy.add(seen.utilisation)
         have = base.workers(seen.ready) + base.workers(seen.starting)
         if self._plan is None or every(seen.time + self._lead, _HOUR, base.step_s):
-            self._hour(seen, have)
+            self._hour(seen)
             base.reason = "hourly plan"
             return self._counts
         if not every(seen.time, 60.0, base.step_s) or self._plan is None or self._counts is None:
@@ -62,7 +79,7 @@ class _SageServe:
             return base.spread(wanted)
         return np.where((np.abs(wanted - have) > 0)[..., None], np.maximum(base.spread(wanted), 0), self._counts)
 
-    def _hour(self, seen: Observation, have: FloatArray) -> None:
+    def _hour(self, seen: Observation) -> None:
         base = self._base
         forecast = self._forecast(seen)
         self._plan = np.maximum(np.ceil(forecast / (base.unit * base.knobs)), base.lowest)
@@ -80,14 +97,15 @@ class _SageServe:
         if not self._bins:
             return seen.arrivals
         last = np.array(self._bins[-hour:])
-        if len(self._bins) < day:
+        shift = int(self._fault.shift_s / _BIN)
+        if len(self._bins) < day + shift or self._fault.absent:
             return np.asarray(last.max(axis=0), dtype=np.float64)
         ahead = int(self._lead / _BIN)
-        begin = len(self._bins) - day
+        begin = len(self._bins) - day - shift
         then = np.array(self._bins[max(0, begin - hour) : begin + 1])
         coming = np.array(self._bins[begin + ahead : begin + ahead + hour + 1])
-        ratio = last.mean(axis=0) / np.maximum(then.mean(axis=0), 1e-9)
-        return np.asarray(coming.max(axis=0) * np.clip(ratio, 0.2, 5.0), dtype=np.float64)
+        ratio = np.clip(last.mean(axis=0) / np.maximum(then.mean(axis=0), 1e-9), 0.2, 5.0)
+        return np.asarray(coming.max(axis=0) * ratio * self._fault.factor, dtype=np.float64)
 
     def why(self, lane: int, service: int) -> str:
         """See :class:`Stepper`."""
@@ -137,11 +155,18 @@ def _program(base: Base, demand: FloatArray, now: Counts) -> Counts:
 
 
 class SageServe:
-    """Hourly forecast and integer program."""
+    """Hourly forecast and integer program.
+
+    Args:
+        fault: What is wrong with its forecast; nothing by default.
+    """
 
     name = "hourly-ilp"
     knob = Knob("target utilisation", _TARGET, more_is_safer=False, high=1.0)
 
+    def __init__(self, fault: ForecastFault | None = None) -> None:
+        self._fault = fault or ForecastFault()
+
     def start(self, fleet: Fleet, knobs: FloatArray, step_s: float, history: FloatArray) -> Stepper:  # noqa: ARG002
         """See :class:`Policy`."""
-        return _SageServe(Base.of(fleet, knobs, step_s))
+        return _SageServe(Base.of(fleet, knobs, step_s), self._fault)
