@@ -216,6 +216,7 @@ async def test_sigterm_without_a_timeout_leaves_streams_hanging(worker, http) ->
     await worker.start()
     running = asyncio.create_task(worker.stream(seconds_of_tokens(0.6)))
     await asyncio.sleep(0.3)
+    assert await status(http, f"{worker.engine_url}/health") == 200  # leaves an idle connection behind
     worker.engine.send_signal(signal.SIGTERM)
     await asyncio.sleep(0.2)
     assert await status(http, f"{worker.engine_url}/health") is None

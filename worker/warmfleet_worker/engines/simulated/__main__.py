@@ -41,7 +41,8 @@ async def serve(config: EngineConfig, clock: Clock) -> None:
         return
     engine = Engine(config, clock)
     await engine.start()
-    runner = web.AppRunner(Server(engine).app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    server = Server(engine)
+    runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, config.host, config.port, backlog=512)
     await site.start()
@@ -52,6 +53,7 @@ async def serve(config: EngineConfig, clock: Clock) -> None:
             await _finish(engine, config.shutdown_timeout)
         else:
             await site.stop()
+            server.close_idle(runner)
             await engine.halt()
             await engine.until(lambda: not engine.streams, HANG_SECONDS)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -30,6 +31,7 @@ class Server:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._http = HttpStatistics()
+        self._generating: set[asyncio.BaseTransport | None] = set()
         self._registry = make_registry(EngineCollector(engine.config, engine.scheduler, self._http))
 
     def app(self) -> web.Application:
@@ -51,6 +53,13 @@ class Server:
         if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
             app.router.add_post("/reset_prefix_cache", self._reset_prefix_cache)
         return app
+
+    def close_idle(self, runner: web.AppRunner) -> None:
+        """Close the connections that wait for no tokens."""
+        for connection in runner.server.connections if runner.server else ():
+            transport = connection.transport
+            if transport is not None and transport not in self._generating:
+                transport.close()
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()
@@ -102,6 +111,8 @@ class Server:
             raise ApiError(413, f"the body is larger than {MAX_BODY} bytes", "Bad Request") from None
         generation = parse_generation(raw, chat=chat, names=config.served_names, max_model_len=config.max_model_len)
         stream = self._submit(generation)
+        transport = request.transport
+        self._generating.add(transport)
         writer = Writer(generation, uuid.uuid4().hex, int(self.engine.clock.wall().timestamp()))
         try:
             if generation.stream:
@@ -113,6 +124,7 @@ class Server:
             body = writer.whole(text, tokens=done.tokens, cached=done.cached, finish_reason=done.finish_reason)
             return web.Response(body=body, content_type=_JSON)
         finally:
+            self._generating.discard(transport)
             self.engine.leave(stream)
 
     def _submit(self, generation: Generation) -> Stream:
