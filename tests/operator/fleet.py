@@ -154,7 +154,7 @@ class Fleet:
             await runner.shutdown()
             await runner.cleanup()
 
-    def start_operator(self, **overrides: Any) -> None:
+    def operator_of(self, **overrides: Any) -> OperatorProcess:
         values: dict[str, Any] = {
             "listen_address": "127.0.0.1",
             "listen_port": 0,
@@ -162,9 +162,11 @@ class Fleet:
             "lease_duration_seconds": 5.0,
             "identity": "test",
         }
-        settings = Settings(**{**values, **overrides})
+        return OperatorProcess(Settings(**{**values, **overrides}), self.clock, plan, self.configure)
+
+    def start_operator(self, **overrides: Any) -> None:
         self._stop = asyncio.Event()
-        self.process = OperatorProcess(settings, self.clock, plan, self.configure)
+        self.process = self.operator_of(**overrides)
         self._operator = asyncio.create_task(self.process.run(self._stop))
 
     async def stop_operator(self) -> None:

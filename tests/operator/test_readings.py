@@ -1,0 +1,184 @@
+"""Rates, demand and what is believed of agents and routers."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from warmfleet_contracts.agent import AgentState
+from warmfleet_operator.adapters.agents import NoAnswerError
+from warmfleet_operator.adapters.telemetry import parse_router
+from warmfleet_operator.state.rates import Counter, SeriesCounter, rate, ratio
+from warmfleet_operator.state.readings import Readings, RouterSample, implausible
+from warmfleet_operator.state.records import Key, RouterRecord, WorkerPhase, WorkerRecord
+
+CHAT = Key("prod", "chat")
+
+
+def worker(name: str = "w") -> WorkerRecord:
+    return WorkerRecord(Key("prod", name), f"u-{name}", "1", "chat", "h", "h", "r", WorkerPhase.READY, 1, 0.0, ip="1")
+
+
+ROUTER = RouterRecord(Key("prod", "r"), "u-r", "chat", "2", ready=True)
+
+
+def state(requests: int = 0, running: int = 0, waiting: int = 0, **parts: Any) -> AgentState:
+    return AgentState.model_validate(
+        {
+            "podUid": parts.get("uid", "u-w"),
+            "phase": "Serving",
+            "engine": {"ready": True, "running": running, "waiting": waiting},
+            "counters": {"requests": requests, **parts.get("counters", {})},
+            "latency": parts.get("latency", {}),
+        }
+    )
+
+
+def readings() -> Readings:
+    return Readings(rate_window=20.0, mean_window=300.0, stale_after=60.0)
+
+
+def test_one_reading_is_no_rate() -> None:
+    counter = Counter(20.0)
+    counter.add(0.0, 100.0)
+    assert rate(counter.increase(0.0)) is None
+
+
+def test_a_restart_counts_from_zero() -> None:
+    counter = Counter(20.0)
+    for at, value in ((0.0, 100.0), (5.0, 150.0), (10.0, 30.0)):
+        counter.add(at, value)
+    assert counter.increase(10.0) == (80.0, 10.0)
+
+
+def test_a_counter_that_fell_silent_has_no_rate() -> None:
+    counter = Counter(20.0)
+    counter.add(0.0, 0.0)
+    counter.add(5.0, 50.0)
+    assert counter.increase(30.0) is None
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=30), st.floats(1.0, 9.0))
+def test_a_steady_window_gives_the_mean_of_its_increases(steps: list[int], period: float) -> None:
+    counter, total = Counter(1e9), 0
+    counter.add(0.0, 0.0)
+    for i, step in enumerate(steps, 1):
+        total += step
+        counter.add(i * period, total)
+    assert rate(counter.increase(len(steps) * period)) == pytest.approx(total / (len(steps) * period))
+
+
+def test_a_series_that_appears_later_started_at_zero() -> None:
+    counter = SeriesCounter(20.0)
+    counter.add(0.0, {})
+    counter.add(10.0, {"a": 5.0})
+    counter.add(20.0, {"a": 6.0, "b": 4.0})
+    assert counter.increase(20.0) == (10.0, 20.0)
+
+
+def test_a_ratio_of_nothing_is_unknown() -> None:
+    assert ratio((0.0, 1.0), (0.0, 1.0)) is None
+    assert ratio(None, (1.0, 1.0)) is None
+
+
+def test_arrivals_at_the_router_are_attempts_minus_retries() -> None:
+    taken = readings()
+    taken.router_answered(ROUTER, RouterSample(), 0.0)
+    sample = RouterSample(dispatched={"a": 60.0}, unserved={"x": 150.0}, retries={"x": 120.0})
+    taken.router_answered(ROUTER, sample, 10.0)
+    demand = taken.demand(CHAT, [], [ROUTER], 10.0)
+    assert demand.arrivals == pytest.approx(9.0)
+    assert demand.rejects == pytest.approx(9.0)
+    assert demand.sources == ("router",)
+
+
+def test_without_a_router_arrivals_are_what_was_finished_and_what_is_in_flight() -> None:
+    taken = readings()
+    taken.agent_answered(worker(), state(requests=100, running=4), 0.0)
+    taken.agent_answered(worker(), state(requests=120, running=10, waiting=14), 10.0)
+    demand = taken.demand(CHAT, [worker()], [], 10.0)
+    assert demand.arrivals == pytest.approx(4.0)
+    assert demand.queue == 14
+    assert demand.sources == ("agents",)
+
+
+def test_nobody_answering_is_unknown_and_not_zero() -> None:
+    taken = readings()
+    taken.agent_silent(worker(), 0.0)
+    taken.router_silent(ROUTER, 0.0)
+    demand = taken.demand(CHAT, [worker()], [ROUTER], 0.0)
+    assert (demand.arrivals, demand.queue, demand.silent_workers) == (None, None, 1)
+
+
+def test_zero_traffic_is_zero() -> None:
+    taken = readings()
+    for at in (0.0, 5.0, 10.0):
+        taken.agent_answered(worker(), state(), at)
+    assert taken.demand(CHAT, [worker()], [], 10.0).arrivals == 0.0
+
+
+def test_a_worker_that_left_still_counts_in_the_window() -> None:
+    taken = readings()
+    taken.agent_answered(worker(), state(requests=0), 0.0)
+    taken.agent_answered(worker(), state(requests=100), 10.0)
+    taken.agent_answered(worker("v"), state(requests=0, uid="u-v"), 0.0)
+    taken.agent_answered(worker("v"), state(requests=100, uid="u-v"), 10.0)
+    assert taken.demand(CHAT, [worker("v")], [], 10.0).arrivals == pytest.approx(20.0)
+
+
+def test_means_hit_ratio_and_attainment() -> None:
+    taken = readings()
+    taken.agent_answered(worker(), state(), 0.0)
+    counters = {"promptTokens": 5000, "generationTokens": 1000, "cacheQueryTokens": 5000, "cacheHitTokens": 2000}
+    latency = {"ttftCount": 10, "ttftWithinSlo": 9, "tpotCount": 10, "tpotWithinSlo": 8}
+    taken.agent_answered(worker(), state(requests=10, counters=counters, latency=latency), 10.0)
+    demand = taken.demand(CHAT, [worker()], [], 10.0)
+    assert (demand.input_tokens, demand.output_tokens, demand.hit_ratio) == (500.0, 100.0, 0.4)
+    assert demand.slo_attainment == 0.8
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        state(running=10**6),
+        state(counters={"cacheHitTokens": 5, "cacheQueryTokens": 4}),
+        state(counters={"failedRequests": 5}),
+        state(latency={"ttftWithinSlo": 2, "ttftCount": 1}),
+    ],
+)
+def test_lies_are_recognised(lie: AgentState) -> None:
+    assert implausible(lie)
+    taken = readings()
+    assert taken.agent_answered(worker(), lie, 0.0)
+    assert taken.telemetry(0.0) == {}
+
+
+def test_the_answer_of_another_pod_and_an_impossible_rate_are_thrown_away() -> None:
+    taken = readings()
+    assert taken.agent_answered(worker(), state(uid="u-old"), 0.0) == "answer of another pod"
+    assert taken.agent_answered(worker(), state(requests=1), 1.0) is None
+    assert "per second" in (taken.agent_answered(worker(), state(requests=10**9), 2.0) or "")
+
+
+@given(st.text(max_size=200))
+def test_any_text_of_a_router_is_parsed_or_refused(text: str) -> None:
+    for body in (text, f"vllm_router_processed_requests_total{text}", f"vllm_router_retries_total {text}\n"):
+        with contextlib.suppress(NoAnswerError):
+            parse_router(body)
+
+
+def test_a_routers_text_is_read_by_series() -> None:
+    text = """
+vllm_router_requests_total{route="/v1/completions"} 3
+vllm_router_processed_requests_total{worker="http://a:8000"} 6
+vllm_router_request_errors_total{route="/v1/completions",error_type="no_available_workers"} 15
+vllm_router_request_errors_total{route="/v1/completions",error_type="timeout"} 2
+vllm_router_retries_total{route="/v1/completions"} 12
+"""
+    sample = parse_router(text)
+    assert sum(sample.dispatched.values()) == 6
+    assert sum(sample.unserved.values()) == 15
+    assert sum(sample.retries.values()) == 12

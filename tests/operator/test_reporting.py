@@ -1,0 +1,203 @@
+"""Conditions, status and events: what they say, and when they are silent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fleet import instance_type, llm_deployment
+from warmfleet_contracts import labels
+from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
+from warmfleet_contracts.reasons import ChosenBy, EventReason, Reason
+from warmfleet_operator.acting.conditions import View, conditions
+from warmfleet_operator.acting.events import EventRecorder, about_deployment
+from warmfleet_operator.acting.instancetypes import Startups
+from warmfleet_operator.acting.status import StatusWriter, build, significant
+from warmfleet_operator.state import parse
+from warmfleet_operator.state.decisions import DeploymentPlan, Problem, VariantPlan
+from warmfleet_operator.state.records import Demand, InstanceTypeRecord, Key, WorkerPhase, WorkerRecord
+from warmfleet_runtime.clock import ManualClock
+
+STAMP = "2026-01-01T00:00:00Z"
+
+
+def worker(phase: WorkerPhase = WorkerPhase.READY, name: str = "w", **changes: Any) -> WorkerRecord:
+    base = WorkerRecord(Key("prod", name), f"u-{name}", "1", "chat", "h100", "h100", "r", phase, 1, 0.0, node="n")
+    return replace(base, **changes)
+
+
+def view(
+    *workers: WorkerRecord,
+    demand: Demand | None = None,
+    annotations: dict[str, str] | None = None,
+    status: dict[str, Any] | None = None,
+    spec: dict[str, Any] | None = None,
+    problems: tuple[Problem, ...] = (),
+    **parts: Any,
+) -> View:
+    body = llm_deployment(**(spec or {"scaling": {"min": 1, "max": 4}}))
+    body["metadata"] |= {"uid": "d", "generation": 2, "annotations": annotations or {}}
+    record = parse.deployment_from({**body, "status": status or {}}, None, 0.0)
+    assert record is not None
+    variants = (VariantPlan("h100", "h100", 1, cost_per_hour=4.0, requests_per_second=10.0),)
+    plan = DeploymentPlan(record.key, "d", 2, variants=variants, desired=1, **parts)
+    return View(record, plan, workers, demand, problems)
+
+
+def said(shown: View) -> dict[str, tuple[str, str]]:
+    return {c["type"]: (c["status"], c["reason"]) for c in conditions(shown, STAMP)}
+
+
+def test_a_serving_fleet() -> None:
+    found = said(view(worker(), demand=Demand(0.0, 5.0, sources=("router",), reporting_workers=1)))
+    assert found == {
+        "Ready": ("True", "Serving"),
+        "ScalingActive": ("True", "MetricsAvailable"),
+        "ScalingLimited": ("False", "WithinLimits"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("workers", "reason"),
+    [
+        ([], "WaitingForWorkers"),
+        ([worker(WorkerPhase.STARTING)], "WaitingForWorkers"),
+        ([worker(WorkerPhase.UNSCHEDULED, unschedulable_since=1.0)], "NoCapacity"),
+        ([worker(WorkerPhase.FAILED, failure_reason="ImagePullBackOff", failure="no image")], "ImagePullFailed"),
+        ([worker(WorkerPhase.FAILED, failure_reason="CrashLoopBackOff", failure="crash")], "WorkerStartFailed"),
+    ],
+)
+def test_why_a_fleet_is_not_ready(workers: list[WorkerRecord], reason: str) -> None:
+    found = said(view(*workers))
+    assert found["Ready"] == ("False", reason)
+    assert found["Reconciling"] == ("True", "Provisioning")
+
+
+def test_losing_workers_later_is_not_reconciling() -> None:
+    before = {"observedGeneration": 2, "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 2}]}
+    assert "Reconciling" not in said(view(status=before))
+
+
+def test_what_needs_a_person_is_stalled() -> None:
+    found = said(view(problems=(Problem(Reason.UNKNOWN_INSTANCE_TYPE, "no such type"),)))
+    assert found["Stalled"] == ("True", "UnknownInstanceType")
+    assert found["Ready"] == ("False", "UnknownInstanceType")
+    assert "Reconciling" not in found
+
+
+def test_an_invalid_spec_is_said_without_a_plan() -> None:
+    shown = view(spec={"scaling": {"min": 5, "max": 4}})
+    found = said(View(shown.record, None, ()))
+    assert found["Ready"] == ("False", "InvalidSpec")
+    assert found["Stalled"] == ("True", "InvalidSpec")
+
+
+def test_missing_metrics_are_said_and_do_not_touch_readiness() -> None:
+    found = said(view(worker(), chosen_by=ChosenBy.NO_DATA))
+    assert found["ScalingActive"] == ("False", "MetricsMissing")
+    assert found["Ready"][0] == "True"
+    partly = said(view(worker(), demand=Demand(0.0, 5.0, silent_workers=1)))
+    assert partly["ScalingActive"] == ("True", "MetricsPartial")
+
+
+def test_limits_pauses_drains_and_zero() -> None:
+    found = said(
+        view(worker(drain_reason="x"), annotations={labels.PAUSED_SCALE_IN: ""}, limited=Reason.TOO_MANY_REPLICAS)
+    )
+    assert found["ScalingLimited"] == ("True", "TooManyReplicas")
+    assert found["Paused"] == ("True", "PausedByAnnotation")
+    assert found["Draining"] == ("True", "WorkersDraining")
+    assert said(view(spec={"replicas": 0}))["Ready"] == ("True", "ScaledToZero")
+
+
+def test_a_transition_time_changes_only_with_the_status() -> None:
+    old = "2025-01-01T00:00:00Z"
+    before = {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": old}]}
+    times = {c["type"]: c["lastTransitionTime"] for c in conditions(view(worker(), status=before), STAMP)}
+    assert (times["Ready"], times["ScalingActive"]) == (old, STAMP)
+
+
+def types() -> dict[str, InstanceTypeRecord]:
+    body = instance_type()
+    body["metadata"]["uid"] = "i"
+    record = parse.instance_type_from(body)
+    assert record is not None
+    return {"h100": record}
+
+
+def test_the_status_counts_and_prices() -> None:
+    shown = view(worker(), worker(name="v", drain_reason="x"), worker(WorkerPhase.UNSCHEDULED, name="p", node=""))
+    status = build(shown, types(), STAMP)
+    LLMDeploymentStatus.model_validate(status)
+    assert (status["replicas"], status["readyReplicas"], status["desiredReplicas"]) == (3, 1, 1)
+    assert (status["costPerHour"], status["savedPerHour"]) == (8.0, 8.0)
+    variant = status["variants"][0]
+    assert (variant["starting"], variant["ready"], variant["draining"]) == (1, 1, 1)
+
+
+class Api:
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+
+    async def patch(self, *args: Any, **_: Any) -> dict[str, Any]:
+        self.bodies.append(args[2])
+        return args[2]
+
+    async def create(self, *args: Any, **_: Any) -> dict[str, Any]:
+        self.bodies.append(args[1])
+        return args[1]
+
+
+async def test_a_status_is_written_for_news_at_once_and_for_figures_once_a_minute() -> None:
+    api = Api()
+    writer = StatusWriter(api, lambda _: None)  # type: ignore[arg-type]
+
+    async def figures(now: float, demand: float, *more: WorkerRecord) -> bool:
+        shown = view(worker(), *more, demand=Demand(0.0, 5.0, sources=("router",)))
+        assert shown.plan is not None
+        return await writer.write(replace(shown, plan=replace(shown.plan, demand=demand)), types(), STAMP, now)
+
+    assert await figures(0.0, 5.0)
+    assert not await figures(10.0, 9.0)
+    assert not await figures(70.0, 5.01)
+    assert await figures(75.0, 9.0)
+    assert await figures(76.0, 9.0, worker(name="v"))
+    assert len(api.bodies) == 3
+
+
+async def test_a_restarted_operator_does_not_repeat_a_status() -> None:
+    api = Api()
+    status = build(view(worker()), types(), STAMP)
+    writer = StatusWriter(api, lambda _: None)  # type: ignore[arg-type]
+    assert not await writer.write(view(worker(), status=status), types(), "2027-01-01T00:00:00Z", 5.0)
+
+
+async def test_the_same_event_is_said_once_in_two_minutes() -> None:
+    api, clock = Api(), ManualClock()
+    recorder = EventRecorder(api, clock)  # type: ignore[arg-type]
+    subject = about_deployment(view().record)
+    assert recorder.emit(subject, EventReason.STALLED, "a")
+    assert not recorder.emit(subject, EventReason.STALLED, "b")
+    assert recorder.emit(subject, EventReason.STALLED, "c", dedupe="other")
+    clock.advance(121)
+    assert recorder.emit(subject, EventReason.STALLED, "a")
+    await recorder.flush()
+    assert [b["type"] for b in api.bodies] == ["Warning"] * 3
+
+
+def test_start_up_times_are_learned_from_whole_starts() -> None:
+    startups = Startups()
+    for i in range(10):
+        begun = worker(WorkerPhase.STARTING, name=str(i), first_seen=0.0)
+        startups.observe([begun])
+        startups.observe([replace(begun, phase=WorkerPhase.READY, first_ready=float(10 + i))])
+        startups.observe([worker(name="old", first_ready=0.0)])
+    measured = startups.measured("h100")
+    assert measured is not None
+    assert (measured.p50, measured.p90, measured.samples) == (14.0, 18.0, 10)
+
+
+@pytest.mark.parametrize(("value", "result"), [(None, None), (0.0, 0.0), (123.4, 120.0), (0.0567, 0.057)])
+def test_figures_have_two_significant_digits(value: float | None, result: float | None) -> None:
+    assert significant(value) == result

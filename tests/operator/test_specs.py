@@ -1,0 +1,198 @@
+"""What is built: valid Kubernetes objects with the properties that a clean departure depends on."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from fleet import instance_type, llm_deployment
+from warmfleet_contracts import labels
+from warmfleet_contracts.api import InstanceTypeSpec
+from warmfleet_operator.settings import Settings
+from warmfleet_operator.specs import engine
+from warmfleet_operator.specs.disruption import disruption_budget, min_available
+from warmfleet_operator.specs.overlay import merge
+from warmfleet_operator.specs.routing import routing_children
+from warmfleet_operator.specs.worker import WorkerTemplate, revision, scale_quantity, worker_name, worker_pod
+from warmfleet_operator.state import parse
+from warmfleet_operator.state.records import DeploymentRecord, Key, WorkerPhase, WorkerRecord
+
+
+def record(**spec: Any) -> DeploymentRecord:
+    body = llm_deployment(replicas=1, **spec)
+    body["metadata"] |= {"uid": "u-1", "generation": 1, "resourceVersion": "5"}
+    found = parse.deployment_from(body, None, 0.0)
+    assert found is not None
+    assert found.spec is not None, found.spec_error
+    return found
+
+
+def template(settings: Settings | None = None, **spec: Any) -> WorkerTemplate:
+    found = record(**spec)
+    assert found.spec is not None
+    itype = InstanceTypeSpec.model_validate(instance_type()["spec"])
+    return WorkerTemplate(found, found.spec, found.spec.variants[0], itype, settings or Settings())
+
+
+def pod(settings: Settings | None = None, **spec: Any) -> dict[str, Any]:
+    return worker_pod(template(settings, **spec), "chat-h100-00000")
+
+
+def container(built: dict[str, Any], name: str) -> dict[str, Any]:
+    spec = built["spec"]
+    return next(c for c in [*spec["containers"], *spec["initContainers"]] if c["name"] == name)
+
+
+SOURCES = {
+    "hf": {"hf": {"repo": "a/b", "tokenSecretRef": {"name": "hf", "key": "token"}}},
+    "pvc": {"pvc": {"claimName": "weights", "path": "/llama"}},
+    "s3": {"s3": {"uri": "s3://b/p", "endpoint": "http://minio", "credentialsSecretRef": {"name": "s3"}}},
+    "hostPath": {"hostPath": {"path": "/weights"}},
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_built_object_is_valid_kubernetes(source: str) -> None:
+    found = record(model={"name": "m", "source": SOURCES[source]}, priorityClassName="high")
+    assert found.spec is not None
+    built = [pod(model={"name": "m", "source": SOURCES[source]}), disruption_budget(found, 3)]
+    built += routing_children(found, found.spec, Settings())
+    for body in built:
+        assert body is not None
+        kubernetes_validate.validate(body, "1.34", strict=True)
+
+
+def test_the_engine_gets_the_flags_of_the_spec() -> None:
+    built = pod(
+        model={
+            "name": "llama",
+            "source": SOURCES["hf"],
+            "maxModelLen": 8192,
+            "quantization": "fp8",
+        },
+        kvCache={"dtype": "fp8"},
+        variants=[{"name": "h", "instanceType": "h100", "tensorParallel": 4, "performance": {"requestsPerSecond": 1}}],
+        engine={"image": "v", "args": ["--max-num-seqs", "8"]},
+    )
+    args = container(built, "engine")["args"]
+    text = " ".join(args)
+    for flag in (
+        "a/b --served-model-name llama",
+        "--port 8000",
+        "--max-model-len 8192",
+        "--tensor-parallel-size 4",
+        "--kv-cache-dtype fp8",
+        "--quantization fp8",
+        "--shutdown-timeout 30",
+    ):
+        assert flag in text
+    assert args[-2:] == ["--max-num-seqs", "8"]
+    resources = container(built, "engine")["resources"]
+    assert resources["limits"] == {"nvidia.com/gpu": "4"}
+    assert resources["requests"] == {"nvidia.com/gpu": "4", "cpu": "16", "memory": "128Gi"}
+
+
+def test_a_shutdown_timeout_of_zero_is_refused() -> None:
+    found = record()
+    assert found.spec is not None
+    with pytest.raises(ValueError, match="--shutdown-timeout"):
+        engine.arguments(found.spec, found.spec.variants[0], shutdown_seconds=0)
+
+
+def test_readiness_is_the_agents_and_the_engines_prestop_asks_it_to_drain() -> None:
+    built = pod()
+    agent, vllm = container(built, "agent"), container(built, "engine")
+    assert agent in built["spec"]["initContainers"]
+    assert agent["restartPolicy"] == "Always"
+    probe = agent["readinessProbe"]
+    assert (probe["httpGet"]["path"], probe["periodSeconds"], probe["failureThreshold"]) == ("/readyz", 1, 1)
+    assert "readinessProbe" not in vllm
+    assert vllm["lifecycle"]["preStop"]["httpGet"] == {"path": "/v1/prestop", "port": labels.AGENT_PORT}
+    assert built["spec"]["terminationGracePeriodSeconds"] > 60 + 30
+
+
+def test_a_new_worker_is_routed_and_protected_from_consolidation() -> None:
+    meta = pod()["metadata"]
+    assert meta["labels"][labels.ROUTE] == "true"
+    assert meta["annotations"][labels.KARPENTER_DO_NOT_DISRUPT] == "true"
+    assert meta["ownerReferences"][0]["controller"] is True
+
+
+def test_the_revision_ignores_the_operators_images_but_not_the_users() -> None:
+    other = Settings(agent_image="agent:2", router_image="router:2", engine_shutdown_seconds=60)
+    assert revision(template()) == revision(template(other))
+    assert revision(template()) != revision(template(engine={"image": "vllm:2"}))
+    assert revision(template()) != revision(template(engine={"image": "vllm:2", "podTemplate": {"spec": {"a": 1}}}))
+
+
+def test_names_are_deterministic_short_and_distinct() -> None:
+    found = record()
+    names = [worker_name(found, "v" * 63, i) for i in range(200)]
+    assert len(set(names)) == 200
+    assert all(len(n) <= 63 for n in names)
+    assert worker_name(found, "a", 1) == worker_name(found, "a", 1)
+
+
+def test_the_pod_template_merges_by_name_and_cannot_steal_labels() -> None:
+    overlay = {
+        "metadata": {"labels": {"team": "x", labels.DEPLOYMENT: "other"}, "annotations": {"a": "b"}, "name": "evil"},
+        "spec": {
+            "containers": [{"name": "engine", "env": [{"name": "X", "value": "1"}]}, {"name": "extra", "image": "e"}],
+            "tolerations": [{"key": "k", "operator": "Exists"}],
+            "volumes": [{"name": "shm", "$patch": "delete"}],
+            "priorityClassName": "p",
+        },
+    }
+    built = pod(engine={"image": "v", "podTemplate": overlay})
+    assert built["metadata"]["name"] == "chat-h100-00000"
+    assert built["metadata"]["labels"][labels.DEPLOYMENT] == "chat"
+    assert built["metadata"]["labels"]["team"] == "x"
+    assert container(built, "engine")["image"] == "v"
+    assert {"name": "X", "value": "1"} in container(built, "engine")["env"]
+    assert container(built, "extra")["image"] == "e"
+    assert len(built["spec"]["tolerations"]) == 2
+    assert "shm" not in {v["name"] for v in built["spec"]["volumes"]}
+
+
+def test_merging_changes_neither_side() -> None:
+    base, overlay = {"a": {"b": 1, "c": 2}, "l": [1]}, {"a": {"b": None, "d": {"x": None}}, "l": [2]}
+    before = copy.deepcopy((base, overlay))
+    assert merge(base, overlay) == {"a": {"c": 2, "d": {}}, "l": [2]}
+    assert (base, overlay) == before
+
+
+@pytest.mark.parametrize(
+    ("quantity", "factor", "result"), [("500m", 3, "1500m"), ("1.5", 3, "4.5"), ("24Gi", 2, "48Gi"), ("4", 8, "32")]
+)
+def test_quantities_scale(quantity: str, factor: int, result: str) -> None:
+    assert scale_quantity(quantity, factor) == result
+
+
+def worker(i: int, unschedulable_since: float | None = None) -> WorkerRecord:
+    phase = WorkerPhase.UNSCHEDULED if unschedulable_since is not None else WorkerPhase.READY
+    return WorkerRecord(
+        Key("prod", f"w{i}"),
+        f"u{i}",
+        "1",
+        "chat",
+        "h",
+        "h",
+        "r",
+        phase,
+        1,
+        0.0,
+        unschedulable_since=unschedulable_since,
+    )
+
+
+@pytest.mark.parametrize(("desired", "available"), [(0, 0), (1, 0), (2, 1), (10, 9), (30, 27)])
+def test_the_budget_always_allows_someone_to_leave(desired: int, available: int) -> None:
+    assert min_available(desired, [worker(i) for i in range(desired)], 0.0) == available
+
+
+def test_workers_that_find_no_place_do_not_block_evictions_for_good() -> None:
+    workers = [worker(0), worker(1), worker(2, 0.0), worker(3, 0.0)]
+    assert min_available(4, workers, 100.0) == 3
+    assert min_available(4, workers, 1000.0) == 1
