@@ -14,14 +14,15 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
-from warmfleet_runtime.clock import clock_from_env
+from warmfleet_runtime.clock import Clock, clock_from_env
 
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url, write_kubeconfig
 from warmfleet_localcluster.controllers import Controllers
 from warmfleet_localcluster.kubeclient import KubeClient
-from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
+from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode
 
 _LOG = logging.getLogger("warmfleet_localcluster")
 _NODES = re.compile(r"(?P<name>[a-z0-9][-a-z0-9]*)=(?P<count>\d+)x(?P<accelerators>\d+)(?P<labels>(,[^,=]+=[^,=]*)*)")
@@ -48,29 +49,75 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATTERN=COMMAND",
         help="what runs for an image, such as 'vllm/*=env ACCELERATOR=L4 simulated-engine'; may be repeated",
     )
-    parser.add_argument("--min-probe-period", type=float, default=0.1, help="real seconds between two probes at least")
-    parser.add_argument("--min-probe-timeout", type=float, default=0.5, help="real seconds a probe may take at least")
+    parser.add_argument(
+        "--probe-scale",
+        type=float,
+        help="logical seconds of a probe's periods and timeouts per real second; default: the clock's scale",
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    settings = Settings(min_probe_period=arguments.min_probe_period, min_probe_timeout=arguments.min_probe_timeout)
-    asyncio.run(run(arguments.port, arguments.kubeconfig, arguments.nodes, dict(arguments.image), settings))
+    if arguments.probe_scale is not None and not 0 < arguments.probe_scale < float("inf"):
+        parser.error(f"--probe-scale must be positive, not {arguments.probe_scale}")
+    clock = clock_from_env()
+    patient = ProbeClock(clock, arguments.probe_scale or clock.scale)
+    asyncio.run(run(arguments.port, arguments.kubeconfig, arguments.nodes, dict(arguments.image), clock, patient))
     return 0
 
 
+class ProbeClock:
+    """The cluster's time, with more real time for probes than a fast clock leaves them.
+
+    A process needs a second or two to start however fast the clock runs; a startup or liveness probe that is scaled
+    like everything else would end it before. Only conversions to real time differ: `now`, `wall` and `sleep` do not.
+
+    Args:
+        clock: The cluster's clock.
+        scale: Logical seconds of a probe's periods, timeouts and delays per real second.
+    """
+
+    def __init__(self, clock: Clock, scale: float) -> None:
+        self._clock, self._probe_scale = clock, scale
+
+    @property
+    def scale(self) -> float:
+        """The cluster's scale."""
+        return self._clock.scale
+
+    def now(self) -> float:
+        """The cluster's logical time."""
+        return self._clock.now()
+
+    def wall(self) -> datetime:
+        """The cluster's logical wall time."""
+        return self._clock.wall()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep as the cluster's clock does."""
+        await self._clock.sleep(seconds)
+
+    def real(self, seconds: float) -> float:
+        """Real seconds that ``seconds`` logical seconds of a probe take."""
+        return seconds / self._probe_scale
+
+
 async def run(
-    port: int, kubeconfig: Path, shapes: Sequence[NodeShape], images: dict[str, ImageEntry], settings: Settings
+    port: int,
+    kubeconfig: Path,
+    shapes: Sequence[NodeShape],
+    images: dict[str, ImageEntry],
+    clock: Clock,
+    node_clock: Clock,
 ) -> None:
     """Serves the API and runs controllers and nodes until SIGTERM or SIGINT."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    clock = clock_from_env()
     runner = await serve(EmbeddedApi(clock=clock), "127.0.0.1", port)
     try:
         async with KubeClient.for_server(server_url(runner)) as kube:
             controllers = asyncio.create_task(Controllers(kube, clock).run())
             controllers.add_done_callback(lambda _: ended.set())  # they run for ever; without them nothing works
-            async with ProcessNode(kube, clock, shapes or [NodeShape("node")], ImageMap(images), settings=settings):
+            async with ProcessNode(kube, node_clock, shapes or [NodeShape("node")], ImageMap(images)):
                 write_kubeconfig(kubeconfig, server_url(runner))
                 _LOG.info("serving on %s; kubeconfig in %s", server_url(runner), kubeconfig)
                 await ended.wait()

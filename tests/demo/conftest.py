@@ -44,17 +44,13 @@ def _timeline(*, minutes: int = 150, seed: int = 1) -> Timeline:
             born[names[-1]] = at
             number += 1
             run.events.append(
-                ScaleEvent(
-                    at, "ScaledUp", f"{len(names)} workers: {rate:.2f} req/s", "LLMDeployment/chat", "ReactiveUp"
-                )
+                ScaleEvent(at, "ScaledUp", f"{len(names)} workers: {rate:.2f} req/s", "LLMDeployment/chat")
             )
         elif rate < 0.7 * CAPACITY * (len(names) - 1) and index % 12 == 0 and len(names) > 2:
             gone = names.pop(0)
             run.drains.append(Drain(at, gone, "FewestRunning", rng.randint(5, 9), rng.randint(20, 40)))
             run.events.append(
-                ScaleEvent(
-                    at, "ScaledDown", f"{len(names)} workers: {rate:.2f} req/s", "LLMDeployment/chat", "ReactiveDown"
-                )
+                ScaleEvent(at, "ScaledDown", f"{len(names)} workers: {rate:.2f} req/s", "LLMDeployment/chat")
             )
         ready = [name for name in names if at - born.get(name, -1e9) > 180]
         workers = tuple(

@@ -13,8 +13,9 @@ from warmfleet_cli.demo.cluster import ClusterError, EmbeddedCluster, default_cr
 from warmfleet_cli.demo.conversations import Shape
 from warmfleet_cli.demo.processes import Child
 from warmfleet_cli.demo.sizing import plan
-from warmfleet_localcluster.__main__ import image_entry, node_shape
+from warmfleet_localcluster.__main__ import ProbeClock, image_entry, node_shape
 from warmfleet_localcluster.kubeclient import NODES, KubeClient
+from warmfleet_runtime.clock import ScaledClock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are ended by Linux's means")
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
@@ -98,6 +99,16 @@ async def test_the_embedded_cluster_starts_and_leaves_nothing(tmp_path: Path) ->
     finally:
         await cluster.stop()
     assert [child.exit_code() for child in cluster.children] == [0]
+
+
+async def test_probes_get_more_real_time_and_nothing_else_does() -> None:
+    clock = ScaledClock(60.0)
+    patient = ProbeClock(clock, 3.0)
+    assert (patient.real(60.0), clock.real(60.0), patient.scale) == (20.0, 1.0, 60.0)
+    assert patient.now() == pytest.approx(clock.now(), abs=60.0)
+    before = clock.now()
+    await patient.sleep(6.0)
+    assert clock.now() - before < 60.0
 
 
 def test_the_crds_of_the_checkout_are_found() -> None:

@@ -82,10 +82,10 @@ def test_repeated_events_count_as_often_as_they_happened() -> None:
         "involvedObject": {"kind": "LLMDeployment", "name": "chat"},
         "count": 1,
     }
-    assert [e.object for e in counter.occurrences(event, at=1.0, rule="Queue")] == ["LLMDeployment/chat"]
-    assert counter.occurrences(event, at=2.0, rule="") == []
-    assert len(counter.occurrences({**event, "count": 3}, at=3.0, rule="")) == 2
-    assert counter.occurrences({**event, "metadata": {"uid": "f"}, "reason": "Pulled"}, at=4.0, rule="") == []
+    assert [e.object for e in counter.occurrences(event, at=1.0)] == ["LLMDeployment/chat"]
+    assert counter.occurrences(event, at=2.0) == []
+    assert len(counter.occurrences({**event, "count": 3}, at=3.0)) == 2
+    assert counter.occurrences({**event, "metadata": {"uid": "f"}, "reason": "Pulled"}, at=4.0) == []
 
 
 SETUP = Setup(
@@ -107,7 +107,7 @@ async def test_the_recorder_samples_what_changed_since_the_last_time() -> None:
     async with KubeClient.for_server("http://127.0.0.1:1") as kube:
         recorder = Recorder(kube, Timeline(SETUP), name="chat", namespace="default", clock=clock, out=out)
         tally = Tally(sent=2)
-        recorder.begin(tally)
+        recorder.begin(tally, start=0.0)
         tally.sent, tally.in_flight = 14, 9
         tally.outcomes += [Outcome(0.0, 5.0, 1.5, 10, None), Outcome(0.0, 6.0, None, 0, "cut off")]
         recorder._pod(Event("ADDED", pod()))
@@ -124,7 +124,7 @@ async def test_a_drain_is_noted_once_with_its_streams() -> None:
     clock, out = ManualClock(), io.StringIO()
     async with KubeClient.for_server("http://127.0.0.1:1") as kube:
         recorder = Recorder(kube, Timeline(SETUP), name="chat", namespace="default", clock=clock, out=out)
-        recorder.begin(Tally(in_flight=21))
+        recorder.begin(Tally(in_flight=21), start=0.0)
         recorder._pod(Event("ADDED", pod()))
         recorder.workers["u1"].answered(state(running=6))
         recorder._pod(Event("MODIFIED", pod(draining="FewestRunning")))

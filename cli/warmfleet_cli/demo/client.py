@@ -12,7 +12,7 @@ import aiohttp
 from warmfleet_contracts.traces import FloatArray
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_cli.demo.conversations import ConversationBook
+from warmfleet_cli.demo.conversations import ConversationBook, Prompt
 from warmfleet_cli.demo.streams import StreamChecker, StreamError
 
 _LOG = logging.getLogger(__name__)
@@ -96,24 +96,25 @@ class Clients:
                 await self._clock.sleep(start + float(at) - self._clock.now())
                 group.create_task(self._request(session))
 
-    async def probe(self, *, tokens: int = 16) -> None:
+    async def probe(self) -> None:
         """One request outside the tally: whether the whole way works.
 
         Raises:
             StreamError, OSError, asyncio.TimeoutError, aiohttp.ClientError: It does not.
         """
         prompt = self._book.next()
-        body = {**prompt.body, "max_tokens": tokens}
-        checker = StreamChecker(tokens=tokens, expected=self._expected(body) if self._expected else None)
+        checker = self._checker(prompt)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10), trust_env=False) as session:
-            await self._stream(session, body, checker)
+            await self._stream(session, prompt.body, checker)
             checker.end()
+
+    def _checker(self, prompt: Prompt) -> StreamChecker:
+        expected = self._expected(prompt.body) if self._expected else None
+        return StreamChecker(tokens=prompt.output_tokens, expected=expected)
 
     async def _request(self, session: aiohttp.ClientSession) -> None:
         prompt, sent = self._book.next(), self._clock.now()
-        checker = StreamChecker(
-            tokens=prompt.output_tokens, expected=self._expected(prompt.body) if self._expected else None
-        )
+        checker = self._checker(prompt)
         self.tally.sent += 1
         self.tally.in_flight += 1
         ttft, failure = None, None

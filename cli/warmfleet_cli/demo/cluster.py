@@ -31,7 +31,7 @@ OPERATOR_ENV = {
     "WARMFLEET_TICK_SECONDS": "15",
     "WARMFLEET_TELEMETRY_SECONDS": "15",
     "WARMFLEET_RATE_WINDOW_SECONDS": "180",
-    "WARMFLEET_MEAN_WINDOW_SECONDS": "600",
+    "WARMFLEET_MEAN_WINDOW_SECONDS": "1800",
     "WARMFLEET_AGENT_POLL_SECONDS": "15",
     # What networks and this machine's processes need does not shrink with the clock: half a real second, and so on.
     "WARMFLEET_UNROUTE_SECONDS": "30",
@@ -49,6 +49,9 @@ ENGINE_ENV = {
     # A chunk every 40 real milliseconds: one event per token would be a thousand a second per stream at this pace.
     "WARMFLEET_SIM_STREAM_INTERVAL_SECONDS": "2.4",
 }
+
+PROBE_SCALE = 3.0
+"""Logical seconds of a probe per real second: a container that has a minute to start has twenty real seconds."""
 
 
 class ClusterError(Exception):
@@ -99,7 +102,7 @@ class EmbeddedCluster:
             argv += ["--nodes", shape]
         for pattern, command in self._images().items():
             argv += ["--image", f"{pattern}={command}"]
-        argv += ["--min-probe-period", "0.5", "--min-probe-timeout", "2"]
+        argv += ["--probe-scale", f"{PROBE_SCALE:g}"]
         self.children.append(Child("cluster", argv, env=self._env, folder=self._folder))
         await wait_for("the cluster", self._there, self.children, seconds=30)
 

@@ -144,13 +144,12 @@ class EventCounter:
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
 
-    def occurrences(self, event: Mapping[str, Any], *, at: float, rule: str) -> list[ScaleEvent]:
+    def occurrences(self, event: Mapping[str, Any], *, at: float) -> list[ScaleEvent]:
         """What is new in this version of an event; nothing for events that are not the operator's.
 
         Args:
             event: A core/v1 Event.
             at: Logical seconds since the traffic's start.
-            rule: The rule that the status named when it was seen.
         """
         reason, uid = event.get("reason") or "", event["metadata"]["uid"]
         if reason not in _REASONS:
@@ -159,7 +158,5 @@ class EventCounter:
         count = int((event.get("series") or {}).get("count") or event.get("count") or 1)
         fresh = count - self._seen.get(uid, 0)
         self._seen[uid] = max(count, self._seen.get(uid, 0))
-        record = ScaleEvent(
-            at, reason, event.get("message") or "", f"{about.get('kind', '')}/{about.get('name', '')}", rule
-        )
+        record = ScaleEvent(at, reason, event.get("message") or "", f"{about.get('kind', '')}/{about.get('name', '')}")
         return [record] * max(0, fresh)

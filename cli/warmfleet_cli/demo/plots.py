@@ -110,8 +110,13 @@ def _workers(fig: Any, run: Timeline, times: Sequence[datetime], row: int) -> No
     for name, phases, color in _STATES:
         counts = [sample.count(*phases) for sample in run.samples]
         _line(fig, row, times, counts, name, color=color, width=0, shape="hv", stackgroup="workers", fillcolor=color)
-    _line(fig, row, times, [s.desired for s in run.samples], "wanted", color=INK, width=1.5, shape="hv")
+    _line(fig, row, times, [s.desired for s in run.samples], "wanted", color=INK, width=1.5, shape="hv", **_rules(run))
     _label(fig, row, [(name, color) for name, _, color in _STATES] + [("wanted", INK)])
+
+
+def _rules(run: Timeline) -> dict[str, Any]:
+    """Hover text of a line: the rule that decided at each moment."""
+    return {"text": [sample.chosen_by for sample in run.samples], "hovertemplate": "%{y} by %{text}"}
 
 
 def _queue(fig: Any, run: Timeline, times: Sequence[datetime], row: int) -> None:
@@ -161,7 +166,7 @@ def _marks(fig: Any, run: Timeline) -> None:
                 mode="markers",
                 name=reason,
                 marker={"symbol": symbol, "size": 13, "color": color, "line": {"color": "white", "width": 1}},
-                text=[f"{event.rule}: {event.message}" for event in events],
+                text=[event.message for event in events],
                 hovertemplate="%{text}",
             ),
             row=1,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
-TAIL = 25
-"""Lines of a log that are shown when something fails."""
+TAIL, WIDTH = 12, 400
+"""Lines of a log that are shown when something fails, and characters of each."""
 
 
 class Child:
@@ -51,7 +51,7 @@ class Child:
     def tail(self) -> str:
         """The last lines of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
-        return "\n".join(f"  {self.name}: {line}" for line in lines) or f"  {self.name}: (no output)"
+        return "\n".join(f"  {self.name}: {line[:WIDTH]}" for line in lines) or f"  {self.name}: (no output)"
 
     async def stop(self, *, grace: float) -> None:
         """SIGTERM, then after ``grace`` real seconds SIGKILL to its process group; returns when it has ended."""

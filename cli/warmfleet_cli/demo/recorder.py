@@ -21,6 +21,8 @@ from warmfleet_cli.demo.timeline import Drain, Sample, Timeline, write_record
 
 _LOG = logging.getLogger(__name__)
 LLM_DEPLOYMENTS = Resource("warmfleet.dev/v1alpha1", "llmdeployments")
+BEFORE = -1.0
+"""Moment of what happened before the traffic's window."""
 PERIOD = 30.0
 """Logical seconds between samples: half a real second at 60 logical seconds per second."""
 
@@ -51,18 +53,18 @@ class Recorder:
         self._seen_outcomes = self._seen_sent = 0
         self._last = clock.now()
         self._session: aiohttp.ClientSession | None = None
+        self._caught_up = False  # events of the first list are from before the recorder looked
         self._background: set[asyncio.Task[None]] = set()
         write_record(out, timeline.setup)
 
-    def begin(self, tally: Tally) -> None:
-        """The traffic starts now; from here on samples are kept."""
-        self.tally, self.start = tally, self._clock.now()
-        self._last = self.start
+    def begin(self, tally: Tally, *, start: float) -> None:
+        """The traffic's window starts at ``start`` on the clock; from then on samples are kept."""
+        self.tally, self.start = tally, start
 
     @property
     def elapsed(self) -> float:
         """Logical seconds since the traffic's start; negative until then."""
-        return -1.0 if self.start is None else self._clock.now() - self.start
+        return BEFORE if self.start is None else self._clock.now() - self.start
 
     async def run(self) -> None:
         """Watches and samples until it is cancelled."""
@@ -81,6 +83,8 @@ class Recorder:
         async for event in self._kube.follow(resource, self._namespace, **selectors):
             if event.type != "SYNCED":
                 take(event)
+            elif resource is EVENTS:
+                self._caught_up = True
 
     def _pod(self, event: Event) -> None:
         uid = event.object["metadata"]["uid"]
@@ -99,8 +103,8 @@ class Recorder:
     def _event(self, event: Event) -> None:
         if event.type == "DELETED":
             return
-        rule = self.status.scaling.chosen_by if self.status and self.status.scaling else ""
-        for record in self._events.occurrences(event.object, at=self.elapsed, rule=rule):
+        at = self.elapsed if self._caught_up else BEFORE
+        for record in self._events.occurrences(event.object, at=at):
             self.timeline.events.append(record)
             write_record(self._out, record)
 
@@ -125,8 +129,8 @@ class Recorder:
         while True:
             await self._clock.sleep(PERIOD)
             await asyncio.gather(*(self._ask(worker) for worker in list(self.workers.values()) if worker.address))
-            if self.start is not None:
-                sample = self._sample()
+            sample = self._sample()
+            if sample.at >= 0:
                 self.timeline.samples.append(sample)
                 write_record(self._out, sample)
 

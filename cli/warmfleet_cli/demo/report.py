@@ -147,11 +147,11 @@ def _failures(totals: Totals) -> str:
 def _event_table(run: Timeline) -> str:
     rows = "".join(
         f'<tr><td class="when">{_when(run, event.at)}</td><td class="what {html.escape(event.reason)}">'
-        f"{html.escape(event.reason)}</td><td>{html.escape(event.rule)}</td><td>{html.escape(event.object)}</td>"
+        f"{html.escape(event.reason)}</td><td>{html.escape(event.object)}</td>"
         f"<td>{html.escape(event.message)}</td></tr>"
         for event in run.events
     )
-    head = "<tr><th>trace time</th><th>what</th><th>rule</th><th>object</th><th>why</th></tr>"
+    head = "<tr><th>trace time</th><th>what</th><th>object</th><th>why</th></tr>"
     return f'<div class="card"><table id="events">{head}{rows}</table></div>'
 
 

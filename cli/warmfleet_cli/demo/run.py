@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+from warmfleet_contracts.traces import FloatArray
 from warmfleet_localcluster.kubeclient import KubeClient
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
 from warmfleet_worker.engines.simulated.tokens import chat_text, expected_text, tokenize
@@ -32,6 +34,8 @@ from warmfleet_cli.demo.timeline import Setup, Timeline
 _LOG = logging.getLogger(__name__)
 SCALE = 60.0
 """Logical seconds per real second: one real second is one trace minute."""
+WARM_UP = 8
+"""Minutes of traffic at the window's first rate before it begins: its requests count, its latencies are not shown."""
 _REFRESH = 0.5
 _PLAIN_EVERY = 10.0
 
@@ -122,10 +126,17 @@ async def _run(options: Options) -> Result:
         clients = Clients(endpoint, book, clock, expected=expected_answer)
         await _first_answer(clients, installation)
         await stack.enter_async_context(_watching(recorder, clients.tally, console, cluster.kubeconfig))
-        arrivals = traffic.arrivals(options.pattern.rates(sized.peak_rate), seed=options.seed)
-        recorder.begin(clients.tally)
-        await clients.run(arrivals, start=clock.now())
+        start = clock.now() + WARM_UP * 60.0
+        recorder.begin(clients.tally, start=start)
+        await clients.run(_arrivals(options, sized), start=start)
     return _finish(options, recorder.timeline, clients.tally)
+
+
+def _arrivals(options: Options, sized: Plan) -> FloatArray:
+    """Arrival times in logical seconds from the window's start; negative while caches and windows warm up."""
+    rates = options.pattern.rates(sized.peak_rate)
+    warm = np.full(WARM_UP, rates[:WARM_UP].mean())
+    return traffic.arrivals(np.concatenate([warm, rates]), seed=options.seed) - WARM_UP * 60.0
 
 
 def expected_answer(body: Mapping[str, Any]) -> str:
@@ -190,7 +201,7 @@ def _opening(options: Options, sized: Plan) -> str:
     source = "a generated pattern (no trace found)" if pattern.generated else f"trace {pattern.source}"
     return (
         f"warmfleet demo: {len(pattern.requests)} minutes of {source} in {len(pattern.requests)} s, "
-        f"up to {sized.max_workers} workers, {sized.worker.requests_per_second:.3f} req/s each, "
+        f"up to {sized.max_workers} workers, {sized.worker_rate:.3f} req/s each, "
         f"peak {sized.peak_rate:.2f} req/s; logs in {options.folder}"
     )
 

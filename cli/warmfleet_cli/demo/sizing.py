@@ -1,4 +1,4 @@
-"""How much traffic the demo's fleet is made for: the manifests, the performance model, and the traffic's shape."""
+"""How much traffic the demo's fleet is made for: its manifests, the traffic's shape, and the operator's estimate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 from warmfleet_contracts.api import InstanceType, LLMDeployment
-from warmfleet_contracts.perfmodel import Capacity, PerfProfile, Workload, capacity, lookup
+from warmfleet_contracts.perfmodel import PerfProfile, Workload, lookup
+from warmfleet_operator.planning.capacity import rates
+from warmfleet_operator.state.records import InstanceTypeRecord
 
 from warmfleet_cli.demo.conversations import Shape
 
@@ -26,20 +28,20 @@ class Plan:
         deployment: The LLMDeployment.
         instance_type: The type its only variant runs on.
         profile: Row of the performance model that the simulated engines run at.
-        worker: What one worker sustains.
+        worker_rate: Requests per second that the operator will count on one worker to sustain.
         manifests: All objects to apply, in order.
     """
 
     deployment: LLMDeployment
     instance_type: InstanceType
     profile: PerfProfile
-    worker: Capacity
+    worker_rate: float
     manifests: tuple[dict[str, Any], ...]
 
     @property
     def peak_rate(self) -> float:
         """Requests per logical second at the peak."""
-        return PEAK_WORKERS * self.worker.requests_per_second
+        return PEAK_WORKERS * self.worker_rate
 
     @property
     def max_workers(self) -> int:
@@ -73,10 +75,11 @@ def plan(shape: Shape) -> Plan:
     if profile is None:
         raise ValueError(f"the performance model has no row for {name} in {dtype} on {accelerator}")
     workload = Workload(shape.mean_input, shape.mean_output, EXPECTED_HIT_RATIO)
-    worker = capacity(profile, workload, ttft_s=spec.slo.ttft, tpot_s=spec.slo.tpot)
-    if not worker.requests_per_second:
+    records = {t.metadata.name: InstanceTypeRecord(t.metadata.name, "", 0, t.spec) for t in parsed}
+    rate = rates(spec, records, workload)[variant.name]
+    if not rate:
         raise ValueError(f"{profile.name} cannot meet the objectives of the demo's deployment at any rate")
-    return Plan(deployment, instance_type, profile, worker, (*types, *deployments))
+    return Plan(deployment, instance_type, profile, rate, (*types, *deployments))
 
 
 def _documents(name: str) -> list[dict[str, Any]]:

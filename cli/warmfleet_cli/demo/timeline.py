@@ -86,14 +86,12 @@ class ScaleEvent:
         reason: The event's reason, such as ScaledUp.
         message: The event's message.
         object: What it is about, such as LLMDeployment/chat.
-        rule: The rule that had decided, from the status at that time.
     """
 
     at: float
     reason: str
     message: str
     object: str
-    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
