@@ -193,7 +193,9 @@ def retire(
         offers: Variants by name, for the order.
     """
     idle, serving, overdue = _split(roster.retiring)
-    spare = len(serving) if covered else len(roster.ready) + len(serving) + len(overdue) - target
+    spare = min(len(roster.ready) + len(serving) + len(overdue) - target, len(roster.ready))
+    if covered:
+        spare = len(serving) + len(overdue)
     if short and not roster.starting and not roster.draining:
         spare = max(spare, 1)
     go = [*idle, *overdue, *serving[: max(0, spare - len(overdue))]]

@@ -20,7 +20,7 @@ from warmfleet_operator.state.memory import DeploymentMemory
 
 VERSION = 1
 MOST_STEPS = 32
-MOST_NAMES = 32
+MOST_NAMES = 20
 _GRAIN = 10.0
 _MOST = 1e9
 _MOST_COUNT = 10**9
