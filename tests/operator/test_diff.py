@@ -103,9 +103,10 @@ def test_a_needed_worker_is_brought_back() -> None:
 
 
 def test_a_pod_deleted_by_somebody_else_is_taken_off_the_route_once() -> None:
-    gone = worker(WorkerPhase.TERMINATING)
+    gone = worker(WorkerPhase.TERMINATING, first_ready=1.0)
     assert act(gone) == [diff.Unroute(gone)]
     assert act(replace(gone, routed=False)) == []
+    assert act(replace(gone, first_ready=None)) == []
 
 
 def test_a_deleted_deployment_drains_all_then_goes() -> None:

@@ -131,7 +131,7 @@ async def test_garbage_and_lies_of_agents_scale_nothing(fleet: Fleet) -> None:
 
 
 async def test_demand_at_the_router_creates_workers_within_a_tick_and_a_second() -> None:
-    async with Fleet(scale=5.0) as fleet:
+    async with Fleet(scale=10.0) as fleet:
         await fleet.instance_type()
         await fleet.router()
         fleet.router_text = 'vllm_router_processed_requests_total{worker="a"} 0\n'

@@ -121,7 +121,7 @@ class ChildrenKeeper:
             field_manager=labels.FIELD_MANAGER,
         )
         known[name] = _Known(digest, _generation(answer), now)
-        _LOG.info("applied", extra={"kind": name[0], "name": name[1], "namespace": record.key.namespace})
+        _LOG.info("applied", extra={"kind": name[0], "object": name[1], "namespace": record.key.namespace})
         return True
 
     async def _remove(self, record: DeploymentRecord, name: _Name) -> None:
@@ -130,7 +130,7 @@ class ChildrenKeeper:
         if live is None or not _owned(live, record):
             return
         await self._api.delete(resource, name[1], record.key.namespace, uid=live["metadata"]["uid"])
-        _LOG.info("deleted", extra={"kind": name[0], "name": name[1], "namespace": record.key.namespace})
+        _LOG.info("deleted", extra={"kind": name[0], "object": name[1], "namespace": record.key.namespace})
 
     async def _read(self, resource: Resource, namespace: str, name: str) -> Object | None:
         try:

@@ -202,7 +202,7 @@ def _leaving(job: Job) -> Iterator[Action]:
     cancelled = set(job.plan.cancels) if job.plan is not None and not job.record.deleting else set()
     for worker in job.workers:
         if worker.phase is WorkerPhase.TERMINATING:
-            if worker.routed:
+            if worker.routed and worker.first_ready is not None:
                 yield Unroute(worker)
         elif worker.drain_reason is not None and worker.key not in cancelled:
             yield from _draining(job, worker, worker.drain_reason)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 from warmfleet_contracts import labels
+from warmfleet_runtime import openmetrics
 from warmfleet_runtime.clock import Clock
 
 from warmfleet_operator.adapters.agents import AgentClient, NoAnswerError, address, read_bounded
@@ -26,6 +25,7 @@ MAX_ROUTER_BYTES = 4 * 1024 * 1024
 _DISPATCHED = "vllm_router_processed_requests_total"
 _ERRORS = "vllm_router_request_errors_total"
 _RETRIES = "vllm_router_retries_total"
+_NO_WORKER = ("error_type", "no_available_workers")
 _ASKED = frozenset({WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.NOT_READY, WorkerPhase.TERMINATING})
 
 
@@ -35,26 +35,20 @@ def parse_router(text: str) -> RouterSample:
     Raises:
         NoAnswerError: The text is not in the exposition format.
     """
-    names = (_DISPATCHED, _ERRORS, _RETRIES)
-    wanted = "\n".join(line for line in text.splitlines() if line.startswith(names)) + "\n"
     try:
-        samples = [s for family in text_string_to_metric_families(wanted) for s in family.samples]
-    except (ValueError, KeyError, IndexError) as error:
+        samples = openmetrics.parse(text, wanted=(_DISPATCHED, _ERRORS, _RETRIES), max_bytes=MAX_ROUTER_BYTES)
+    except openmetrics.MetricsError as error:
         raise NoAnswerError("invalid answer") from error
-    lacking = (s for s in samples if s.labels.get("error_type") == "no_available_workers")
+    lacking = {key: v for key, v in samples.families.get(_ERRORS, {}).items() if _NO_WORKER in key}
     return RouterSample(
-        dispatched=_series(samples, _DISPATCHED),
-        unserved=_series(lacking, _ERRORS),
-        retries=_series(samples, _RETRIES),
+        dispatched=_series(samples.families.get(_DISPATCHED, {})),
+        unserved=_series(lacking),
+        retries=_series(samples.families.get(_RETRIES, {})),
     )
 
 
-def _series(samples: Iterable[Sample], name: str) -> dict[str, float]:
-    return {
-        str(sorted(s.labels.items())): s.value
-        for s in samples
-        if s.name == name and 0 <= s.value < 2**53  # also drops NaN
-    }
+def _series(family: Mapping[openmetrics.Labels, float]) -> dict[str, float]:
+    return {str(key): value for key, value in family.items() if 0 <= value < 2**53}  # also drops NaN
 
 
 class Telemetry:
