@@ -281,6 +281,10 @@ def test_flags_choose_the_profile() -> None:
     assert config.profile.name == "gpt-oss-120b/mxfp4/H100-SXM/tp2"
     config = parse_config(["serve", "x", "-q", "fp8"], {"WARMFLEET_SIM_PROFILE": "llama-3.1-8b"})
     assert config.profile.dtype == "fp8"
+    config = parse_config(
+        ["/models/a", "--served-model-name", "x", "meta-llama/Llama-3.1-8B", "--revision", "main"], {}
+    )
+    assert config.profile.model == "llama-3.1-8b"
     plain = parse_config(["llama-3.1-8b"], {})
     small = parse_config(["llama-3.1-8b", "--kv-cache-dtype", "fp8"], {})
     assert small.blocks == 2 * plain.blocks

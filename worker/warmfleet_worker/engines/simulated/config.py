@@ -2,7 +2,8 @@
 
 ======================================  =========================================================================
 ``WARMFLEET_SIM_ACCELERATOR``           Modelled accelerator (H100-SXM).
-``WARMFLEET_SIM_PROFILE``               Profile of the performance model; found by the model's name when unset.
+``WARMFLEET_SIM_PROFILE``               Profile of the performance model; found by the model's name, or the served one,
+                                        when unset.
 ``WARMFLEET_SIM_DTYPE``                 bf16, fp8 or mxfp4; from --dtype and --quantization when unset.
 ``WARMFLEET_SIM_STARTUP_SECONDS``       Logical seconds until the port opens (0).
 ``WARMFLEET_SIM_KV_TOKENS``             Tokens of the KV cache; the profile's when unset.
@@ -161,6 +162,9 @@ def _number(environ: Mapping[str, str], name: str, *, default: float) -> float:
 
 def _profile(model: str, args: argparse.Namespace, environ: Mapping[str, str]) -> PerfProfile:
     named = environ.get("WARMFLEET_SIM_PROFILE") or model
+    if "WARMFLEET_SIM_PROFILE" not in environ and resolve_profile_name(named) is None:
+        served = args.served_model_name or ()
+        named = next((n for n in served if resolve_profile_name(n) is not None), named)  # the model may be a path
     name = resolve_profile_name(named)
     accelerator = environ.get("WARMFLEET_SIM_ACCELERATOR") or "H100-SXM"
     wanted = environ.get("WARMFLEET_SIM_DTYPE") or args.quantization or args.dtype
