@@ -28,81 +28,12 @@ from warmfleet_contracts.perfmodel import PerfProfile, Workload, lookup, operati
 from warmfleet_contracts.traces import BoolArray, FloatArray, IntArray
 
 from warmfleet_simulation.fleet import Counts, Disturbance, Fleet, Load, calm
+from warmfleet_simulation.outcome import Action, Lane, Tally, by_class, on_time_requests, tally
 from warmfleet_simulation.policy import Observation, Policy, Stepper
 
 _DRAWS = 4
 _CURVE = ("llama-3.1-8b", "bf16", "A100-40GB", 1, Workload(3000, 200))
 """The profile whose shape relates utilisation to batch when a fleet has none: limited by its KV cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One scale action.
-
-    Attributes:
-        time: Seconds since the start.
-        service: Name of the service.
-        before: Workers before, starting ones included.
-        after: Workers after.
-        reason: In words.
-    """
-
-    time: float
-    service: str
-    before: int
-    after: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What a lane did over some steps.
-
-    Attributes:
-        cost: Dollars.
-        requests: Requests that arrived.
-        on_time: Requests within their queueing objective.
-        lost: Requests that gave up.
-        by_class: Attainment by service and class; NaN without traffic, shape (D, C).
-    """
-
-    cost: float
-    requests: float
-    on_time: float
-    lost: float
-    by_class: FloatArray
-
-    @property
-    def attainment(self) -> float:
-        """Share of requests within their objective; 1 without traffic."""
-        return self.on_time / self.requests if self.requests else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """One policy with one knob value.
-
-    Attributes:
-        policy: Name of the policy.
-        knob: Value of its knob.
-        default: Whether that is its default.
-        tune: Over the tuning steps.
-        score: Over the scored steps.
-        scale_actions: Scale-ups and scale-downs over the scored steps.
-        workers: Workers that serve, all services and types, shape (T,).
-        paid: Workers paid for, shape (T,).
-        actions: The action log; empty unless asked for.
-    """
-
-    policy: str
-    knob: float
-    default: bool
-    tune: Tally
-    score: Tally
-    scale_actions: int
-    workers: FloatArray
-    paid: FloatArray
-    actions: tuple[Action, ...] = ()
 
 
 @dataclass(slots=True)
@@ -243,18 +174,11 @@ class _Engine:
         self.capacity = fleet.capacity()
         self.price = fleet.prices() * load.step_s / 3600.0
         self.drain = fleet.prices() * fleet.drain_s / 3600.0
-        self.patience = self._by_class("patience_s")
+        self.patience = by_class(fleet, "patience_s", c)
         self.batch = _batch_curve(fleet.profile)
         self.utilisation = np.zeros((lanes, d))
         self.limited = not np.isnan(disturbance.limits).all() or bool(disturbance.stocked_out.any())
-        self.interrupted = disturbance.interrupted.any(axis=1)
-
-    def _by_class(self, name: str) -> FloatArray:
-        out = np.zeros(self.load.arrivals.shape[1:])
-        for d, service in enumerate(self.fleet.services):
-            for c, kind in enumerate(service.classes):
-                out[d, c] = getattr(kind, name)
-        return out
+        self.interrupted: BoolArray = np.asarray(disturbance.interrupted.any(axis=1), dtype=np.bool_)
 
     def begin(self, workers: FloatArray) -> None:
         for d, v in enumerate(self.fleet.reference()):
@@ -376,7 +300,7 @@ class _Engine:
         return np.asarray(self.arrived[at, d, c], dtype=np.float64)
 
     def lanes(self, names: Sequence[tuple[Policy, float]]) -> list[Lane]:
-        on_time = self._on_time()
+        on_time = on_time_requests(self.fleet, self.load, self.run.heads)
         out = []
         for i, (policy, knob) in enumerate(names):
             out.append(
@@ -384,8 +308,8 @@ class _Engine:
                     policy=policy.name,
                     knob=knob,
                     default=bool(np.isclose(knob, policy.knob.default)),
-                    tune=self._tally(i, on_time[:, i], self.load.tune),
-                    score=self._tally(i, on_time[:, i], self.load.score),
+                    tune=self._tally(i, on_time, self.load.tune),
+                    score=self._tally(i, on_time, self.load.score),
                     scale_actions=int(self.run.changes[self.load.score, i].sum()),
                     workers=self.run.workers[:, i],
                     paid=self.run.paid[:, i],
@@ -395,45 +319,8 @@ class _Engine:
         return out
 
     def _tally(self, lane: int, on_time: FloatArray, steps: BoolArray) -> Tally:
-        arrivals = self.load.arrivals[steps].sum(axis=0)
-        good = on_time[steps].sum(axis=0)
-        return Tally(
-            cost=float(self.run.cost[steps, lane].sum()),
-            requests=float(arrivals.sum()),
-            on_time=float(good.sum()),
-            lost=float(self.run.lost[steps, lane].sum()),
-            by_class=np.divide(good, arrivals, out=np.full(arrivals.shape, np.nan), where=arrivals > 0),
-        )
-
-    def _on_time(self) -> FloatArray:
-        """Requests of each step within their objective, shape (T, L, D, C)."""
-        steps, h = self.load.steps, self.load.step_s
-        objective = self._by_class("objective_s")
-        heads = self.run.heads
-        out = np.zeros((steps, *heads.shape[1:]))
-        for d in range(heads.shape[2]):
-            for c in range(heads.shape[3]):
-                shift = objective[d, c] / h
-                whole, part = int(shift), shift - int(shift)
-                lower = np.minimum(np.arange(steps + 1) + whole, steps)
-                upper = np.minimum(lower + 1, steps)
-                later = heads[lower, :, d, c] * (1.0 - part) + heads[upper, :, d, c] * part
-                ahead = later - self.arrived[:, d, c][:, None]
-                # Past the end of the trace nothing more is known: what is not late yet counts as on time.
-                ahead[steps - whole - 1 :] = np.maximum(ahead[steps - whole - 1 :], 0.0)
-                out[:, :, d, c] = _positive_share(ahead) * self.load.arrivals[:, d, c][:, None]
-        return out
-
-
-def _positive_share(values: FloatArray) -> FloatArray:
-    """Share of each step in which a piecewise linear curve is not negative; values at the borders, shape (T+1, L)."""
-    tolerance = 1e-6
-    begin, end = values[:-1], values[1:]
-    up, down = np.maximum(begin, 0.0) + np.maximum(end, 0.0), np.maximum(-begin, 0.0) + np.maximum(-end, 0.0)
-    share = np.divide(up, up + down, out=np.ones_like(up), where=(up + down) > 0)
-    both = (begin >= -tolerance) & (end >= -tolerance)
-    neither = (begin < -tolerance) & (end <= tolerance)
-    return np.asarray(np.where(both, 1.0, np.where(neither, 0.0, share)), dtype=np.float64)
+        run, arrivals = self.run, self.load.arrivals
+        return tally(arrivals[steps], on_time[steps, lane], run.cost[steps, lane], run.lost[steps, lane])
 
 
 def _startup_steps(fleet: Fleet, load: Load, seed: int) -> IntArray:
@@ -443,7 +330,7 @@ def _startup_steps(fleet: Fleet, load: Load, seed: int) -> IntArray:
     mean = np.array([t.startup_s for t in fleet.types])[:, None]
     sigma = np.array([t.startup_sigma for t in fleet.types])[:, None]
     seconds = mean * np.clip(np.exp(sigma * normal - sigma**2 / 2), 0.4, 2.5)
-    return np.maximum(1, np.rint(seconds / load.step_s)).astype(np.int64)
+    return np.asarray(np.maximum(1, np.rint(seconds / load.step_s)), dtype=np.int64)
 
 
 def _batch_curve(profile: PerfProfile | None) -> tuple[FloatArray, FloatArray]:

@@ -273,7 +273,7 @@ def _minutes(trace: RateTrace, length: int) -> _Minutes:
 
 
 def _work(profile: PerfProfile, one: _Minutes, reference: Workload) -> FloatArray:
-    """Engine time of a request of each minute over that of the reference, at the reference's batch, shape (minutes,)."""
+    """Engine time of a request of each minute over that of the reference, at its batch, shape (minutes,)."""
     batch = max(1, min(64, int(profile.kv_tokens // (reference.input_tokens + reference.output_tokens))))
     base = operating_point(profile, reference, batch).requests_per_second
     cache: dict[tuple[int, int], float] = {}

@@ -136,7 +136,7 @@ class _Ours:
         for d, pools in enumerate(state.pools):
             for v, pool in enumerate(pools):
                 counts = seen.ready[lane, d, v], seen.starting[lane, d, v], seen.refused[lane, d, v]
-                changed |= pool.sync(*(int(c) for c in counts), now)
+                changed |= pool.sync(int(counts[0]), int(counts[1]), int(counts[2]), now)
         if changed or not state.workers:
             state.workers = tuple(
                 sorted((w for p in state.pools for q in p for w in (*q.ready, *q.starting, *q.waiting)), key=_by_key)
@@ -164,8 +164,8 @@ class _Ours:
         state.plans = decided.deployments
         for d, key in enumerate(self._keys):
             answer = decided.deployments[key]
-            counts = {v.name: v.desired for v in answer.variants}
-            wanted[lane, d] = [counts.get(name, 0) for name in self._names]
+            desired = {v.name: v.desired for v in answer.variants}
+            wanted[lane, d] = [desired.get(name, 0) for name in self._names]
             if answer.victims:
                 gone = {victim.uid for victim in answer.victims}
                 for pool in state.pools[d]:

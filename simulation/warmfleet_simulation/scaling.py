@@ -66,7 +66,8 @@ def superpose(traces: Sequence[RateTrace], name: str | None = None) -> RateTrace
     def total(column: str) -> FloatArray | None:
         if getattr(first, column) is None:
             return None
-        return np.sum([getattr(t, column)[r] for t, r in zip(traces, rows, strict=True)], axis=0)
+        parts = [getattr(t, column)[r] for t, r in zip(traces, rows, strict=True)]
+        return np.asarray(np.sum(parts, axis=0), dtype=np.float64)
 
     return RateTrace(
         name=name or "+".join(t.name for t in traces),

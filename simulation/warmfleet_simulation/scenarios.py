@@ -65,10 +65,14 @@ def diurnal(folder: Path, name: str, seed: int) -> Scenario:
     """The standard case on a week of a trace."""
     trace = rate_trace(folder, name, seed)
     fleet = standard_fleet(trace)
-    return Scenario(f"week {name}", "a week of real traffic, standard case", fleet, make_load((trace,), fleet, seed=seed))
+    return Scenario(
+        f"week {name}", "a week of real traffic, standard case", fleet, make_load((trace,), fleet, seed=seed)
+    )
 
 
-def synthetic(name: str, rate: FloatArray, inputs: FloatArray | None = None, outputs: FloatArray | None = None) -> RateTrace:
+def synthetic(
+    name: str, rate: FloatArray, inputs: FloatArray | None = None, outputs: FloatArray | None = None
+) -> RateTrace:
     """A trace from requests/s by minute, and mean lengths."""
     requests = rate * 60.0
     ones = np.ones(len(rate))
@@ -82,9 +86,9 @@ def synthetic(name: str, rate: FloatArray, inputs: FloatArray | None = None, out
     )
 
 
-def _short(name: str, note: str, trace: RateTrace, seed: int, **fleet: float) -> Scenario:
+def _short(name: str, note: str, trace: RateTrace, seed: int) -> Scenario:
     """Three days, the first for tuning."""
-    built = standard_fleet(trace, **fleet)
+    built = standard_fleet(trace)
     return Scenario(name, note, built, make_load((trace,), built, seed=seed, tune_days=1.0))
 
 
@@ -154,7 +158,9 @@ def length_shift(seed: int) -> Scenario:
         profile=profile,
     )
     load = make_load((trace,), fleet, seed=seed, tune_days=1.0, reference=usual)
-    return Scenario("length shift", "twice the tokens per request for five hours a day, at a constant rate", fleet, load)
+    return Scenario(
+        "length shift", "twice the tokens per request for five hours a day, at a constant rate", fleet, load
+    )
 
 
 def classes(folder: Path, level: float, seed: int) -> Scenario:

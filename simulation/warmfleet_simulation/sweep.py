@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from warmfleet_simulation.engine import Lane, simulate
+from warmfleet_simulation.engine import simulate
 from warmfleet_simulation.fleet import Disturbance, Fleet, Load
 from warmfleet_simulation.optimum import Answer, from_load, solve
+from warmfleet_simulation.outcome import Lane
 from warmfleet_simulation.policy import GRID, Policy
 
 
@@ -73,7 +74,6 @@ def sweep(
     seed: int,
     grid: tuple[float, ...] = GRID,
     disturbance: Disturbance | None = None,
-    keep_actions: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Runs all policies over the grid and finds the optimum.
@@ -86,14 +86,11 @@ def sweep(
         seed: Of the start-up times.
         grid: Multiples of each knob's default.
         disturbance: What goes wrong.
-        keep_actions: Whether to keep the action logs.
         progress: Called with steps done and all steps.
     """
     objective = max(service.attainment for service in fleet.services)
     runs = [(policy, policy.knob.values(grid)) for policy in policies]
-    lanes = simulate(
-        fleet, load, runs, seed=seed, disturbance=disturbance, keep_actions=keep_actions, progress=progress
-    )
+    lanes = simulate(fleet, load, runs, seed=seed, disturbance=disturbance, keep_actions=True, progress=progress)
     curves, at = [], 0
     for policy, knobs in runs:
         own = tuple(lanes[at : at + len(knobs)])

@@ -31,6 +31,7 @@ __all__ = [
     "to_rates",
 ]
 
+
 def _parquet(path: Path) -> Imported:
     try:
         return Imported(load_rates(path), ())

@@ -84,7 +84,9 @@ class Answer:
         return self.gap <= 1e-9
 
 
-def from_load(fleet: Fleet, load: Load, service: int = 0, *, step_s: float = 60.0, attainment: float | None = None) -> Problem:
+def from_load(
+    fleet: Fleet, load: Load, service: int = 0, *, step_s: float = 60.0, attainment: float | None = None
+) -> Problem:
     """The problem that the scored steps of a load pose, for one service alone.
 
     Args:
@@ -98,7 +100,7 @@ def from_load(fleet: Fleet, load: Load, service: int = 0, *, step_s: float = 60.
     first = int(np.argmax(load.score)) if load.score.any() else 0
     stop = first + (load.steps - first) // per * per
     work = (load.arrivals[first:stop, service].sum(axis=1) * load.work[first:stop, service]).reshape(-1, per)
-    counts = load.score[first:stop].reshape(-1, per).all(axis=1)
+    counts: BoolArray = np.asarray(load.score[first:stop].reshape(-1, per).all(axis=1), dtype=np.bool_)
     demand = np.where(counts, work.sum(axis=1), 0.0)
     served = fleet.services[service]
     share = 1.0 - (served.attainment if attainment is None else attainment)

@@ -45,7 +45,7 @@ def solve_several(problem: Problem) -> Answer:
 def _tops(problem: Problem) -> IntArray:
     """Most workers of each type that can be of use."""
     need = np.ceil(problem.demand.max(initial=0.0) / problem.capacity - _TOLERANCE).astype(np.int64)
-    return np.minimum(need, problem.limit)
+    return np.asarray(np.minimum(need, problem.limit), dtype=np.int64)
 
 
 def _dear(problem: Problem) -> float:
@@ -127,7 +127,7 @@ class _Grid:
         return value + self.running * float(self.problem.counts[t]) + price * self.short(t)
 
     def _step(self, here: FloatArray) -> FloatArray:
-        """min over n of here(n) + start * max(0, n - k), by k."""
+        """Min over n of here(n) + start * max(0, n - k), by k."""
         best = here.reshape(self.shape)
         for axis, start in enumerate(self.problem.start):
             shape = [1] * len(self.shape)
@@ -244,7 +244,7 @@ def _sets(problem: Problem, top: IntArray, centre: FloatArray) -> IntArray:
     width = 4 if len(problem.capacity) <= 3 else 3
     offsets = np.array(list(product(range(width), repeat=len(problem.capacity))), dtype=np.int64)
     base = np.floor(centre + 1e-6).astype(np.int64) - 1
-    return np.clip(base[:, None, :] + offsets[None, :, :], 0, top)
+    return np.asarray(np.clip(base[:, None, :] + offsets[None, :, :], 0, top), dtype=np.int64)
 
 
 def _through(problem: Problem, sets: IntArray, price: float) -> _Plan:

@@ -15,6 +15,7 @@ dynamic programme over (workers, cost, missed) that drops each label whose bound
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from warmfleet_contracts.traces import FloatArray, IntArray
@@ -49,7 +50,7 @@ class _Priced:
     def short(self, t: int) -> FloatArray:
         """Requests missed in a step by number of workers, shape (N+1,)."""
         problem = self.problem
-        return np.maximum(problem.demand[t] - problem.capacity[0] * self.count, 0.0)
+        return np.asarray(np.maximum(problem.demand[t] - problem.capacity[0] * self.count, 0.0), dtype=np.float64)
 
     def _back(self, price: float, *, keep: bool) -> tuple[IntArray, IntArray, list[FloatArray]]:
         steps = len(self.problem.demand)
@@ -151,7 +152,7 @@ def _mixed(problem: Problem, safe: IntArray, cheap: IntArray) -> IntArray:
     borders = np.concatenate([[-1], same, [len(safe)]])
     left = problem.budget - problem.missed(safe[:, None])
     gains = []
-    for a, b in zip(borders[:-1], borders[1:], strict=True):
+    for a, b in pairwise(borders):
         if b - a < 2:
             continue
         part = slice(int(a) + 1, int(b))

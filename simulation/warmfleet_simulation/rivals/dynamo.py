@@ -46,7 +46,7 @@ class _Trend:
         self._points += 1
         if self._points < _MIN_POINTS:
             return value
-        return np.maximum(0.0, self._state.sum(axis=1))
+        return np.asarray(np.maximum(0.0, self._state.sum(axis=1)), dtype=np.float64)
 
 
 class _Dynamo:

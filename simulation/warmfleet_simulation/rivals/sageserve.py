@@ -151,7 +151,7 @@ def _program(base: Base, demand: FloatArray, now: Counts) -> Counts:
     )
     if solved.x is None:
         return now
-    return np.rint(solved.x[:size]).astype(np.int64).reshape(d, v)
+    return np.asarray(np.rint(solved.x[:size]), dtype=np.int64).reshape(d, v)
 
 
 class SageServe:

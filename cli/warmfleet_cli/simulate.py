@@ -1,0 +1,189 @@
+"""``warmfleet simulate``: what the planner, its rivals and a clairvoyant would do on a trace."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from warmfleet_contracts.traces import RateTrace
+    from warmfleet_simulation.fleet import Fleet, Load
+    from warmfleet_simulation.policy import Policy
+    from warmfleet_simulation.sweep import Result
+
+_GRID = (0.5, 0.7071, 1.0, 1.4142, 2.0)
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand to an argument parser's subparsers."""
+    parser = subparsers.add_parser(
+        "simulate",
+        help="replay a trace through the planner, beside rivals and the optimum",
+        description="Replays a traffic trace through the shipped planner, other autoscalers and a clairvoyant optimum.",
+    )
+    parser.add_argument(
+        "--trace",
+        action="append",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="trace: Parquet, Azure or BurstGPT CSV, Mooncake JSONL, Prometheus range JSON, ServeGen folder; once per "
+        "LLMDeployment of --fleet",
+    )
+    parser.add_argument("--format", help="format of the traces, where it cannot be told from the file")
+    parser.add_argument("--policy", default="all", help="comma-separated policies, or all (default)")
+    parser.add_argument("--fleet", type=Path, metavar="F.yaml", help="InstanceTypes and LLMDeployments; else one type")
+    parser.add_argument("--report", type=Path, metavar="OUT.html", help="write a report")
+    parser.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
+    parser.add_argument("--tune-days", type=float, default=3.0, help="days that knobs are tuned on (default 3)")
+    parser.add_argument("--days", type=float, help="use the first days of the trace only")
+    parser.add_argument("--step", type=float, default=15.0, help="seconds of a step (default 15)")
+    parser.add_argument("--startup", type=float, default=300.0, help="start-up time of the standard fleet, s")
+    parser.add_argument("--peak-workers", type=float, default=60.0, help="size of the standard fleet at p99.9 demand")
+    parser.add_argument("--untuned", action="store_true", help="only the documented default of each knob")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random draws (default 1)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the subcommand; 2 for a trace, fleet or option that cannot be used."""
+    try:
+        return _run(args)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"warmfleet simulate needs the simulation extra: {error}\n")
+    except ValueError as error:  # TraceError, FleetError and the option checks
+        sys.stderr.write(f"error: {error}\n")
+    return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    from warmfleet_simulation.sweep import sweep  # noqa: PLC0415 - heavy
+
+    policies = _policies(args.policy)
+    traces, notes = _traces(args)
+    fleet, load = _fleet(args, traces, notes)
+    grid = (1.0,) if args.untuned else _GRID
+    with _Bar() as progress:
+        result = sweep(load.name, fleet, load, policies, seed=args.seed, grid=grid, progress=progress)
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+    _write(args, result, load, notes)
+    return 0
+
+
+def _fleet(args: argparse.Namespace, traces: tuple[RateTrace, ...], notes: list[str]) -> tuple[Fleet, Load]:
+    """The fleet, and the traffic in steps."""
+    from warmfleet_simulation.fleet import make_load, standard_fleet  # noqa: PLC0415 - heavy
+    from warmfleet_simulation.manifests import load_fleet  # noqa: PLC0415
+
+    if args.fleet is not None:
+        fleet = load_fleet(args.fleet, traces)
+    elif len(traces) == 1:
+        fleet = standard_fleet(traces[0], startup_s=args.startup, peak_workers=args.peak_workers)
+    else:
+        raise ValueError("more than one --trace needs --fleet with as many LLMDeployments")
+    length = min(float(t.minutes[-1]) for t in traces) / 1440.0
+    tune = args.tune_days if length > args.tune_days * 1.2 else length / 2.0
+    if tune < args.tune_days:
+        notes.append(
+            f"the trace has {length:.2f} days: knobs are tuned on the first half instead of {args.tune_days:g}"
+        )
+    return fleet, make_load(traces, fleet, seed=args.seed, step_s=args.step, tune_days=tune)
+
+
+def _write(args: argparse.Namespace, result: Result, load: Load, notes: list[str]) -> None:
+    """Report, JSON and table, as asked for."""
+    from warmfleet_simulation.sweep import rows  # noqa: PLC0415 - heavy
+
+    figures = rows(result)
+    if args.report is not None:
+        from warmfleet_simulation.report import page  # noqa: PLC0415 - plotly only when asked for
+
+        args.report.write_text(page(result, load, notes), encoding="utf-8")
+    if args.json == "-":
+        json.dump(figures, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    elif args.json is not None:
+        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if args.json != "-":
+        _print(result)
+
+
+def _policies(names: str) -> list[Policy]:
+    from warmfleet_simulation.ours import Ours  # noqa: PLC0415 - heavy
+    from warmfleet_simulation.rivals import RIVALS  # noqa: PLC0415
+
+    known: dict[str, Policy] = {**RIVALS, Ours.name: Ours()}
+    if names == "all":
+        return list(known.values())
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if lacking := [name for name in wanted if name not in known]:
+        raise ValueError(f"--policy: unknown {', '.join(lacking)}; choose from {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(wanted)]
+
+
+def _traces(args: argparse.Namespace) -> tuple[tuple[RateTrace, ...], list[str]]:
+    from warmfleet_simulation.importers import detect, import_rates  # noqa: PLC0415
+    from warmfleet_simulation.scaling import load_clean, window_of  # noqa: PLC0415
+
+    traces: list[RateTrace] = []
+    notes: list[str] = []
+    for path in args.trace:
+        if path.name.endswith(".rate_1m.parquet"):
+            trace, said = load_clean(path, args.seed)
+        else:
+            trace, said = import_rates(path, args.format or detect(path))
+        if args.days is not None:
+            trace = window_of(trace, 0, max(1, round(args.days * 1440)))
+        gaps = int(trace.missing.sum())
+        notes += [*said, *([f"{trace.name}: {gaps} minutes of gaps are not scored"] if gaps else [])]
+        traces.append(trace)
+    return tuple(traces), notes
+
+
+class _Bar:
+    """A progress bar on standard error; silent when that is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - not needed by other subcommands
+        from rich.progress import Progress  # noqa: PLC0415
+
+        self._progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._task = self._progress.add_task("simulating", total=None)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self._progress.start()
+        return self._moved
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def _moved(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+
+
+def _print(result: Result) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(width=max(110, Console().width))
+    table = Table(title=f"{result.scenario}: objective {result.objective:.2%}, optimum ${result.optimum:,.0f}")
+    for name in ("policy", "cost $", "/ optimum", "in time", "lost", "actions", "default / optimum", "default in time"):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for curve in result.curves:
+        lane, plain = curve.tuned, curve.untuned.score
+        table.add_row(
+            curve.policy,
+            f"{lane.score.cost:,.0f}",
+            f"{lane.score.cost / result.optimum:.3f}" if result.optimum else "-",
+            f"{lane.score.attainment:.3%}",
+            f"{lane.score.lost:,.0f}",
+            str(lane.scale_actions),
+            f"{plain.cost / result.optimum:.3f}" if result.optimum else "-",
+            f"{plain.attainment:.3%}",
+        )
+    console.print(table)
