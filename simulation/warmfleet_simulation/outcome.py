@@ -124,8 +124,8 @@ def on_time_requests(fleet: Fleet, load: Load, heads: FloatArray) -> FloatArray:
             upper = np.minimum(lower + 1, steps)
             later = heads[lower, :, d, c] * (1.0 - part) + heads[upper, :, d, c] * part
             ahead = later - arrived[:, d, c][:, None]
-            # Past the end of the trace nothing more is known: what is not late yet counts as on time.
-            end = max(0, steps - whole - 1)
+            # Past the end of the trace nothing is known: who is not late by then counts as on time.
+            end = max(0, steps + 1 - whole - (part > 0))
             ahead[end:] = np.maximum(ahead[end:], 0.0)
             out[:, :, d, c] = _positive_share(ahead) * load.arrivals[:, d, c][:, None]
     return out

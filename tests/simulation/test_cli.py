@@ -1,0 +1,84 @@
+"""``warmfleet simulate``: output, keys, and refusals without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from warmfleet_cli import simulate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*args: str) -> int:
+    parser = argparse.ArgumentParser()
+    simulate.register(parser.add_subparsers())
+    parsed = parser.parse_args(["simulate", *args])
+    return int(parsed.run(parsed))
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    rows = [f"{i * 2},m,500,50,550,x" for i in range(1200)]
+    path = tmp_path / "burst.csv"
+    path.write_text("Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n" + "\n".join(rows))
+    return str(path)
+
+
+def test_json_on_standard_output_has_the_documented_keys(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        call("--trace", trace, "--policy", "warmfleet,hpa-kv", "--untuned", "--json", "-", "--peak-workers", "4") == 0
+    )
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["policy"] for row in rows] == ["warmfleet", "hpa-kv"]
+    for row in rows:
+        assert row["cost"] > 0
+        assert row["optimum"] > 0
+        assert 0.0 <= row["slo_attainment"] <= 1.0
+        assert {"over_provisioning", "lost_requests", "scale_actions"} <= set(row)
+
+
+def test_the_report_is_one_file_that_fetches_nothing(trace: str, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    args = ["--trace", trace, "--policy", "warmfleet,static-peak", "--report", str(out), "--peak-workers", "4"]
+    assert call(*args) == 0
+    text = out.read_text(encoding="utf-8")
+    assert "clairvoyant" in text
+    assert "Savings" in text
+    assert 'src="http' not in text
+
+
+def test_manifests_are_simulated_as_they_are_applied(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = str(ROOT / "examples" / "quickstart.yaml")
+    assert call("--trace", trace, "--fleet", fleet, "--policy", "warmfleet", "--untuned", "--json", "-") == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row["slo_attainment"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--trace", "absent.csv"], "no such file"),
+        (["--policy", "magic"], "unknown magic; choose from"),
+        (["--step", "7"], "does not divide a minute"),
+        (["--fleet", "absent.yaml"], "no such file"),
+    ],
+)
+def test_mistakes_are_said_without_a_traceback(
+    trace: str, args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = args if args[0] == "--trace" else ["--trace", trace, *args]
+    assert call(*given) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_fleet_that_cannot_be_planned_names_the_field(
+    trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "f.yaml"
+    path.write_text(text.replace("scaling: {min: 1, max: 8}", "scaling: {min: 9, max: 8}"), encoding="utf-8")
+    assert call("--trace", trace, "--fleet", str(path)) == 2
+    assert "min must not be above max" in capsys.readouterr().err
