@@ -59,7 +59,7 @@ def test_a_wrong_trace_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_minutes_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--minutes", "999"]) == 2
-    assert "--minutes must be between 5 and 180" in capsys.readouterr().err
+    assert "--minutes must be between 5 and 150" in capsys.readouterr().err
 
 
 def test_without_a_trace_the_pattern_is_generated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ class Installation:
             await self._apply(kube, body)
         env = {**self._env, **OPERATOR_ENV, "KUBECONFIG": str(self._cluster.kubeconfig)}
         self._operator = Child("operator", [sys.executable, "-m", "warmfleet_operator"], env=env, folder=self._folder)
-        await self._until("the first workers and the router", lambda: self._ready(kube), seconds=60)
+        await self._until("the first workers and the router", lambda: self._ready(kube), seconds=90)
         return await router_url(kube, self._plan)
 
     async def stop(self) -> None:

@@ -15,7 +15,8 @@ from warmfleet_cli.demo import traffic
 from warmfleet_cli.demo.cluster import ClusterError
 from warmfleet_cli.demo.run import Options, Result, run_demo
 
-MAX_MINUTES = 180
+_LOG = logging.getLogger(__name__)
+MAX_MINUTES = 150
 """Longest traffic, trace minutes: the whole demo ends within four real minutes."""
 
 
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         result = asyncio.run(run_demo(Options(pattern=pattern, seed=arguments.seed, folder=folder)))
     except ClusterError as error:
+        _LOG.error("%s", error)  # noqa: TRY400 - the message says it all; it is kept beside the other logs
         print(f"warmfleet demo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -79,7 +79,7 @@ async def run_demo(options: Options) -> Result:
 
     Raises:
         ClusterError: Something did not come up.
-        KeyboardInterrupt: SIGINT or SIGTERM; everything has been ended.
+        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP; everything has been ended.
     """
     task = asyncio.current_task()
     if task is None:
@@ -91,7 +91,7 @@ async def run_demo(options: Options) -> Result:
         stopped = True
         task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     try:
         return await _run(options)
@@ -163,7 +163,7 @@ async def _first_answer(clients: Clients, installation: Installation) -> None:
         return True
 
     try:
-        await wait_for("a first answer through the router", answered, installation.children, seconds=20)
+        await wait_for("a first answer through the router", answered, installation.children, seconds=30)
     except ClusterError as error:
         raise ClusterError(f"{error}\nlast answer: {last!r}") from last
 
