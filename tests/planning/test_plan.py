@@ -27,6 +27,7 @@ from planning_world import (
 from warmfleet_contracts import labels
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 from warmfleet_operator.planning.plan import plan
+from warmfleet_operator.state import checkpoint
 from warmfleet_operator.state.memory import PlannerMemory
 from warmfleet_operator.state.records import FleetSnapshot, Key, NodeRecord, WorkerPhase
 
@@ -505,3 +506,42 @@ def test_the_performance_model_is_used_without_an_override() -> None:
     assert made.variants[0].requests_per_second == pytest.approx(26.6, rel=0.1)
     assert made.variants[0].cost_per_hour == pytest.approx(4.0)
     assert created(made) == 3
+
+
+def test_a_variant_s_minimum_stays() -> None:
+    kinds = [itype("h100"), itype("l40s", "L40S")]
+    record = deployment(spec(variants=[variant("main"), variant("b", "l40s", min=1)], scaling=scaling(maxStep=9)))
+    people = [*workers(2), worker("z", variant="b", instance_type="l40s", first_seen=0.0)]
+    made = decide(world(people, traffic(0.0), record=record, types=kinds), settled(1))
+    assert {v.name: v.desired for v in made.variants} == {"main": 0, "b": 1}
+
+
+def test_a_drain_is_not_cancelled_beyond_max() -> None:
+    record = deployment(spec(scaling=scaling(1, 2)))
+    away = workers(2, prefix="d", drain_reason=str(VictimReason.OLDEST_NODE))
+    telemetry = {w.uid: told(cancellable=True) for w in away}
+    made = decide(world([*workers(1), *away], traffic(90.0), record=record, telemetry=telemetry))
+    assert (len(made.cancels), made.desired, made.chosen_by) == (1, 2, ChosenBy.MAX)
+
+
+def test_a_worker_stays_when_the_hits_it_takes_along_would_be_missed() -> None:
+    record = deployment(spec(variants=[variant(rps=None)]))
+    shape = {"input_tokens": 4000.0, "output_tokens": 50.0, "hit_ratio": 0.9}
+    warm = decide(world(workers(2), traffic(1.0, **shape), record=record), settled(1))
+    rate = warm.variants[0].requests_per_second
+    assert rate is not None
+    assert len(warm.victims) == 1
+    fits_only_while_warm = rate * 0.70 * 0.99
+    made = decide(world(workers(2), traffic(fits_only_while_warm, **shape), record=record), settled(1))
+    assert (made.victims, made.chosen_by) == ((), ChosenBy.HOLD)
+
+
+def test_a_restart_resumes_the_window_where_it_was() -> None:
+    memory = settled(1, wants=((START - 200, 5), (START - 1, 1))).deployments[KEY]
+    loaded = PlannerMemory({KEY: checkpoint.load(checkpoint.dump(memory, START), 7.0)})
+
+    def later(seconds: float) -> ChosenBy:
+        at = 7.0 + seconds
+        return decide(world(workers(5), traffic(0.0, at=at)), loaded, at).chosen_by
+
+    assert (later(95.0), later(105.0)) == (ChosenBy.STABILIZING, ChosenBy.REACTIVE_DOWN)
