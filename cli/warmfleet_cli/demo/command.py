@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         result = asyncio.run(run_demo(Options(pattern=pattern, seed=arguments.seed, folder=folder)))
     except ClusterError as error:
-        _LOG.error("%s", error)  # noqa: TRY400 - the message says it all; it is kept beside the other logs
+        _LOG.error("%s", error)
         print(f"warmfleet demo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
