@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # these folders are no packages
 
 from fleet import Fleet
+
+
+@pytest.fixture(autouse=True)
+def every_log_line_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    """A log call with a reserved key in ``extra`` fails only when its level is enabled."""
+    caplog.set_level(logging.DEBUG, "warmfleet_operator")
 
 
 @pytest.fixture

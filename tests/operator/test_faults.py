@@ -112,6 +112,11 @@ async def test_metrics_show_a_deployment_and_forget_it(fleet: Fleet) -> None:
 
 async def test_a_pod_deleted_by_somebody_else_drains_and_is_replaced(fleet: Fleet) -> None:
     await one_worker(fleet)
-    victim = fleet.workers()[0]["metadata"]["name"]
-    await fleet.kube.delete(resources.PODS, victim, "prod")
-    await fleet.until(lambda: len(fleet.agents) == 2 and fleet.ready() == 1, what="a replacement")
+    victim = fleet.workers()[0]["metadata"]
+    await fleet.kube.delete(resources.PODS, victim["name"], "prod")
+
+    def replaced() -> bool:
+        found = fleet.workers()
+        return fleet.ready() == 1 == len(found) and found[0]["metadata"]["uid"] != victim["uid"]
+
+    await fleet.until(replaced, what="a replacement")

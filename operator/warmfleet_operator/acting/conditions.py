@@ -174,8 +174,10 @@ def _scaling_active(view: View) -> _State:
 
 def _scaling_limited(view: View) -> _State:
     limit = view.plan.limited if view.plan is not None else None
-    reason = limit or Reason.WITHIN_LIMITS
-    return _State(ConditionType.SCALING_LIMITED, holds=limit is not None, reason=reason)
+    if view.plan is None or limit is None:
+        return _State(ConditionType.SCALING_LIMITED, holds=False, reason=Reason.WITHIN_LIMITS)
+    text = f"{view.plan.unlimited} workers were wanted, {view.plan.desired} are allowed"
+    return _State(ConditionType.SCALING_LIMITED, holds=True, reason=limit, message=text)
 
 
 def _draining(view: View) -> list[_State]:
