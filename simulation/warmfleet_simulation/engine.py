@@ -14,6 +14,9 @@ A start is split over four draws of the start-up time (lognormal around the type
 that lanes differ by their decisions alone. Cost runs from the start's grant to the end of the worker's drain.
 Workers are removed at once from service; starting ones first, the latest first.
 
+KV use follows the batch (Little's law on the performance model), and above capacity the queue too, up to 1: an engine
+admits what it cannot serve in time until its cache is full.
+
 The queue inside a worker's batch is not modelled (the capacity is what a worker sustains within its SLO), nor are
 prefix caches. So attainment here is about *enough workers in time*, which is what policies differ in.
 """
@@ -25,6 +28,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from warmfleet_contracts.perfmodel import PerfProfile, Workload, lookup, operating_point
+from warmfleet_contracts.perfmodel import capacity as sustained
 from warmfleet_contracts.traces import BoolArray, FloatArray, IntArray
 
 from warmfleet_simulation.fleet import Counts, Disturbance, Fleet, Load, calm
@@ -32,8 +36,8 @@ from warmfleet_simulation.outcome import Action, Lane, Tally, by_class, on_time_
 from warmfleet_simulation.policy import Observation, Policy, Stepper
 
 _DRAWS = 4
-_CURVE = ("llama-3.1-8b", "bf16", "A100-40GB", 1, Workload(3000, 200))
-"""The profile whose shape relates utilisation to batch when a fleet has none: limited by its KV cache."""
+_CURVE = ("llama-3.1-8b", "bf16", "A100-40GB", 1, Workload(1020, 210))
+"""The profile whose shape relates utilisation to batch when a fleet has none, and the lengths it is taken at."""
 
 
 @dataclass(slots=True)
@@ -188,15 +192,17 @@ class _Engine:
         last, load, run = max(0, t - 1), self.load, self.run
         share = np.interp(self.utilisation, self.batch[0], self.batch[1])
         ready = run.ready.sum(axis=2)
+        queue = (self.arrived[t] - run.head).sum(axis=2)
+        waiting = queue / (np.maximum(ready, 1) * self.fleet.batch_at_capacity)
         return Observation(
             time=t * load.step_s,
             arrivals=load.arrivals[last].sum(axis=1) / load.step_s,
             input_tokens=load.input_tokens[last],
             output_tokens=load.output_tokens[last],
-            queue=(self.arrived[t] - run.head).sum(axis=2),
+            queue=queue,
             running=share * self.fleet.batch_at_capacity * ready,
             utilisation=self.utilisation,
-            kv_usage=share * self.fleet.kv_at_capacity,
+            kv_usage=np.minimum(1.0, (share + waiting) * self.fleet.kv_at_capacity),
             ready=run.ready,
             starting=run.starting,
             refused=run.refused,
@@ -339,7 +345,7 @@ def _batch_curve(profile: PerfProfile | None) -> tuple[FloatArray, FloatArray]:
     used = profile or lookup(model, dtype, accelerator, tp)
     if used is None:
         raise ValueError(f"the performance model lacks its own row {model}/{dtype}/{accelerator}/tp{tp}")
-    top = max(2, min(128, int(used.kv_tokens // (workload.input_tokens + workload.output_tokens))))
+    top = max(2, sustained(used, workload, ttft_s=2.0, tpot_s=0.05).batch)
     batches = np.unique(np.linspace(1, top, 32).astype(np.int64))
     rates = np.array([operating_point(used, workload, int(b)).requests_per_second for b in batches])
     rates = np.maximum.accumulate(rates) + np.arange(len(rates)) * 1e-12

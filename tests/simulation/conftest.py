@@ -22,4 +22,5 @@ def constant(minutes: int, per_second: float) -> RateTrace:
 
 @pytest.fixture
 def one_type() -> Fleet:
-    return Fleet((WorkerType("h100", price=3.6, startup_s=60.0, startup_sigma=0.0),), (Service("chat", (1.0,)),))
+    kind = WorkerType("h100", price=3.6, startup_s=60.0, startup_sigma=0.0)
+    return Fleet((kind,), (Service("chat", (1.0,)),), kv_at_capacity=0.9, batch_at_capacity=64.0)

@@ -2,7 +2,7 @@
 
 Formula (llm-d-workload-variant-autoscaler, internal/engines/analyzers/saturation_v2), in KV caches of a worker::
 
-    supply = n * 0.80            demand D = sum of KV use + queue / batch at capacity
+    supply = n * 0.80            demand D = KV tokens of running and queued requests
     required = D / up - supply, starting workers counted;  spare = supply - D / down, of ready workers
     up by ceil(required / 0.80), cheapest per capacity first; down by floor(spare / 0.80) when nothing is required
 
@@ -34,8 +34,8 @@ class _Wva:
             return None
         ready, starting = base.workers(seen.ready), base.workers(seen.starting)
         have = ready + starting
-        waiting = seen.queue / base.fleet.batch_at_capacity * base.fleet.kv_at_capacity
-        demand = seen.kv_usage * ready + waiting
+        per_request = base.fleet.kv_at_capacity / base.fleet.batch_at_capacity
+        demand = (seen.running + seen.queue) * per_request
         required = demand / base.knobs - have * _KV_SHARE
         spare = ready * _KV_SHARE - demand / (base.knobs * (_DOWN / _UP))
         up = have + np.ceil(np.maximum(required, 0.0) / _KV_SHARE)
