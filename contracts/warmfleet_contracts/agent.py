@@ -101,9 +101,9 @@ class EngineCounters(AgentModel):
     rejected_requests: Count = 0
     """Requests refused because the queue was full."""
     prompt_tokens: Count = 0
-    """Prompt tokens, cached ones included."""
+    """Prompt tokens of finished requests, cached ones included: over `requests` it is the mean prompt."""
     generation_tokens: Count = 0
-    """Generated tokens."""
+    """Generated tokens of finished requests: over `requests` it is the mean answer, even while traffic rises."""
     cache_query_tokens: Count = 0
     """Prompt tokens looked up in the prefix cache."""
     cache_hit_tokens: Count = 0

@@ -1,0 +1,177 @@
+"""Bad specs, bad nodes, bad answers: a condition that a person understands, no lost request, no orphaned pod."""
+
+from __future__ import annotations
+
+import sys
+
+from traffic import Streams
+from warmfleet_contracts import labels
+from warmfleet_localcluster.kubeclient import PODS
+from warmfleet_localcluster.node import ImageEntry
+from world import NAMESPACES, World, deployment, eventually, instance_type
+
+LIAR = """
+import json, os, sys
+from aiohttp import web
+mode = sys.argv[1]
+async def ready(request): return web.Response(text="ok")
+async def state(request):
+    if mode == "garbage": return web.Response(body=b"\\xff\\x00 not json " * 1000)
+    if mode == "hang":
+        import asyncio; await asyncio.sleep(3600)
+    return web.json_response({"phase": "Serving", "engine": {"ready": True, "running": 10**30, "waiting": -5, "kvUsage": 17},
+        "counters": {"cacheHitTokens": 9e99}})
+app = web.Application()
+app.router.add_get("/readyz", ready); app.router.add_get("/healthz", ready); app.router.add_get("/v1/prestop", ready)
+app.router.add_route("*", "/v1/state", state); app.router.add_route("*", "/v1/drain", state)
+web.run_app(app, host=os.environ["WARMFLEET_POD_IP"], port=9600, print=None)
+"""
+
+
+async def test_an_unknown_instance_type_is_named_and_creating_it_helps(running: World) -> None:
+    await running.apply(deployment(replicas=1))
+    found = await running.until_condition("Stalled", "True", "UnknownInstanceType")
+    assert "h100" in found["message"]
+    assert not await running.workers()
+    await running.apply(instance_type())
+    await running.until_ready(1)
+    await running.until_condition("Ready", "True")
+    assert await running.condition("Stalled") == {}
+
+
+async def test_a_variant_that_cannot_hold_the_model_says_why(running: World) -> None:
+    big = {
+        "name": "llama-70b",
+        "profile": "llama-3.1-70b",
+        "maxModelLen": 8192,
+        "source": {"hf": {"repo": "meta-llama/x"}},
+    }
+    await running.apply(instance_type(), deployment(model=big, replicas=1))
+    found = await running.until_condition("Stalled", "True", "VariantCannotFit")
+    assert "a" in found["message"]
+    assert not await running.workers()
+
+
+async def test_an_image_that_cannot_be_pulled_stalls_and_is_not_tried_for_ever(running: World) -> None:
+    await running.apply(instance_type(), deployment(engine={"image": "vllm/no-such:tag"}, replicas=1))
+    found = await running.until_condition("Stalled", "True", "ImagePullFailed", seconds=60)
+    assert "vllm/no-such:tag" in found["message"]
+    assert len(await running.workers()) <= 2
+
+
+async def test_an_engine_that_crashes_at_start_stalls_the_fleet(running: World) -> None:
+    engine = {"image": "vllm/vllm-openai:v0.32.0", "args": ["--no-such-flag"]}
+    await running.apply(instance_type(), deployment(engine=engine, replicas=1))
+    await running.until_condition("Stalled", "True", "WorkerStartFailed", seconds=90)
+    assert len(await running.workers()) <= 2
+
+
+async def test_no_free_accelerator_is_said_and_the_rest_serves(running: World) -> None:
+    await running.apply(instance_type(), deployment(replicas=6))
+    await running.until_ready(4)
+    found = await running.until_condition("ScalingLimited", "True", seconds=120)
+    assert found["message"]
+
+
+async def test_an_instance_type_limit_is_kept(running: World) -> None:
+    await running.apply(instance_type(limit={"accelerators": 2}), deployment(replicas=4))
+    await running.until_ready(2)
+    found = await running.until_condition("ScalingLimited", "True", "CapacityExhausted")
+    assert "h100" in found["message"]
+    assert len(await running.workers()) == 2
+
+
+async def test_a_namespace_that_is_deleted_takes_its_fleet_with_it(running: World) -> None:
+    await running.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})
+    await running.apply(instance_type(), deployment(namespace="team", replicas=1))
+    await running.until_ready(1, namespace="team")
+    await running.kubectl("delete", "namespace", "team", "--wait=false")
+
+    async def gone() -> bool:
+        return "team" not in {item["metadata"]["name"] for item in (await running.kube.list(NAMESPACES))["items"]}
+
+    await eventually(gone, "end of the namespace", seconds=60)
+
+
+async def test_a_deployment_deleted_while_a_worker_drains_ends_clean(running: World) -> None:
+    await running.apply(instance_type(), deployment(replicas=2))
+    await running.until_ready(2)
+    streams = Streams(await running.until_endpoint())
+    streams.send(10, tokens=2500)
+    await running.kubectl("scale", "llmd", "chat", "--replicas=1")
+
+    async def draining() -> bool:
+        return any(labels.DRAINING in pod["metadata"].get("annotations", {}) for pod in await running.workers())
+
+    await eventually(draining, "draining worker")
+    await running.kubectl("delete", "llmd", "chat", "--wait=false")
+    await streams.finish()
+    await running.until_gone()
+
+
+async def _with_lying_agents(running: World, mode: str) -> None:
+    running.images["ghcr.io/warmfleet/agent:*"] = ImageEntry([sys.executable, "-c", LIAR, mode], entry_only=True)
+    await running.apply(instance_type(), deployment(replicas=2))
+    await running.until_ready(2)
+    await running.until_condition("Ready", "True")
+    assert (await running.status())["desiredReplicas"] == 2
+    await running.kubectl("scale", "llmd", "chat", "--replicas=1")
+    await running.until_ready(1, seconds=60)  # bounded by the drain deadline, whatever the agent says
+    await running.kubectl("delete", "llmd", "chat", "--wait=false")
+    await running.until_gone(seconds=60)
+
+
+async def test_agents_that_answer_garbage_are_bounded(running: World) -> None:
+    await _with_lying_agents(running, "garbage")
+
+
+async def test_agents_that_hang_are_bounded(running: World) -> None:
+    await _with_lying_agents(running, "hang")
+
+
+async def test_agents_that_lie_are_bounded(running: World) -> None:
+    await _with_lying_agents(running, "lie")
+
+
+async def test_a_fleet_whose_metrics_vanish_is_held(running: World) -> None:
+    """Router metrics are garbage and agents hang: the fleet keeps its size, and the condition says so."""
+    script = (
+        "import sys\nfrom aiohttp import web\n"
+        "async def any(request): return web.Response(text='%% not metrics {{{', status=200)\n"
+        "a=sys.argv\nhost=a[a.index('--host')+1]\n"
+        "async def run():\n"
+        "    import asyncio\n"
+        "    app=web.Application(); app.router.add_route('*','/{t:.*}',any); r=web.AppRunner(app); await r.setup()\n"
+        "    for p in ('--port','--prometheus-port'): await web.TCPSite(r,host,int(a[a.index(p)+1])).start()\n"
+        "    await asyncio.Event().wait()\n"
+        "import asyncio; asyncio.run(run())\n"
+    )
+    running.images["ghcr.io/warmfleet/router:*"] = ImageEntry([sys.executable, "-c", script], entry_only=True)
+    running.images["ghcr.io/warmfleet/agent:*"] = ImageEntry([sys.executable, "-c", LIAR, "garbage"], entry_only=True)
+    await running.apply(instance_type(), deployment(scaling={"min": 2, "max": 4}))
+    await running.until_ready(2)
+    await running.until_condition("ScalingActive", "False", "MetricsMissing")
+    await running.clock.sleep(120)
+    assert len(await running.ready_workers()) == 2
+    assert (await running.status())["scaling"]["chosenBy"] in {"NoData", "Min"}
+
+
+async def test_a_spec_that_an_older_schema_let_in_is_refused_by_the_operator_with_the_same_words(
+    running: World,
+) -> None:
+    """The CRD is loosened, as an older one might be: the operator's own parse refuses what would be ignored."""
+    if running.api is None:
+        return
+    bad = deployment(replicas=1)
+    bad["spec"]["scaling"] = {"min": 1, "max": 2}
+    loosened = await running.kube.get(__import__("world").CRDS, "llmdeployments.warmfleet.dev")
+    schema = loosened["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    schema.pop("x-kubernetes-validations")
+    loosened["metadata"].pop("managedFields", None)
+    await running.apply(
+        {k: loosened[k] for k in ("apiVersion", "kind", "spec")} | {"metadata": {"name": loosened["metadata"]["name"]}}
+    )
+    await running.apply(instance_type(), bad)
+    found = await running.until_condition("Stalled", "True", "InvalidSpec")
+    assert "set exactly one of replicas" in found["message"]
+    assert not (await running.kube.list(PODS, "default", labelSelector=f"{labels.DEPLOYMENT}=chat"))["items"]
