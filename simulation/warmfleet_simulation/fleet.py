@@ -78,8 +78,8 @@ class Fleet:
     Attributes:
         types: Types of workers.
         services: Services, most important first: the first is served first when a type is short.
-        kv_at_capacity: KV use of a worker that runs at its capacity, 0..1. This default and the next are those of Llama 3.1
-            8B on A100-40GB with 1,020 + 210 tokens at 50 ms per token, from the performance model.
+        kv_at_capacity: KV use of a worker that runs at its capacity, 0..1. This default and the next are those of
+            Llama 3.1 8B on A100-40GB with 1,020 + 210 tokens at 50 ms per token, from the performance model.
         batch_at_capacity: Requests that run in a worker at its capacity.
         drain_s: How long a leaving worker is paid for while it finishes its requests, s.
         profile: Row of the performance model behind the capacities; None when they were set by hand.
@@ -295,7 +295,7 @@ def standard_fleet(
     price: float = 6.88,
     max_workers: int | None = None,
 ) -> Fleet:
-    """One type whose worker is a ``peak_workers``-th of the p99.9 of the demand per minute.
+    """One type whose worker is a ``peak_workers``-th of the p99.9 of the demand per minute; at most twice as many.
 
     The default price is that of one H100-SXM on demand ($/h, AWS list, August 2026); ratios do not depend on it.
     """
@@ -304,7 +304,7 @@ def standard_fleet(
     service = Service(
         name="standard",
         capacity=(peak / peak_workers,),
-        max_workers=max_workers or int(10 * peak_workers) + 10,
+        max_workers=max_workers or int(2 * peak_workers) + 2,
     )
     return Fleet((WorkerType("standard", price=price, startup_s=startup_s),), (service,))
 
