@@ -289,6 +289,14 @@ def test_a_worker_on_a_leaving_node_is_replaced_before_it_drains() -> None:
     assert created(made) == 0
 
 
+def test_a_replacement_must_be_known_to_routers_before_the_old_worker_drains() -> None:
+    nodes = [NodeRecord("node-w0", START, leaving="cordoned")]
+    _, memory = plan(world(workers(1), traffic(5.0), nodes=nodes), PlannerMemory(), START)
+    both = world([*workers(1), replace(worker("new"), first_ready=START + 25)], traffic(5.0), nodes=nodes)
+    assert decide(both, memory, START + 30).victims == ()
+    assert [v.pod.name for v in decide(both, memory, START + 36).victims] == ["w0"]
+
+
 def test_a_node_that_leaves_by_itself_is_waited_for_half_a_minute() -> None:
     nodes = [NodeRecord("node-w0", START, leaving="taint aws-node-termination-handler/spot-itn")]
     snapshot = world([*workers(1), worker("s", WorkerPhase.STARTING)], traffic(5.0), nodes=nodes)

@@ -51,9 +51,7 @@ def test_processes_agree_through_the_environment() -> None:
         timeout=30,
     ).stdout.split()
     assert before - 0.6 <= float(answer[0]) <= clock.now() + 0.6
-    assert abs(datetime.fromisoformat(answer[1]) - WALL - timedelta(seconds=float(answer[0]))) < timedelta(
-        seconds=1
-    )
+    assert abs(datetime.fromisoformat(answer[1]) - WALL - timedelta(seconds=float(answer[0]))) < timedelta(seconds=1)
 
 
 def test_without_environment_time_is_real() -> None:

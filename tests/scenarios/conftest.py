@@ -12,9 +12,9 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "controlplane")]  # these folders are no packages
 
-from warmfleet_localcluster.kubeclient import PODS
-from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
-from world import SCALE, World, embedded
+from warmfleet_localcluster.kubeclient import PODS  # noqa: E402
+from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock  # noqa: E402
+from world import SCALE, World, embedded  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

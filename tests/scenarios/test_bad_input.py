@@ -19,7 +19,8 @@ async def state(request):
     if mode == "garbage": return web.Response(body=b"\\xff\\x00 not json " * 1000)
     if mode == "hang":
         import asyncio; await asyncio.sleep(3600)
-    return web.json_response({"phase": "Serving", "engine": {"ready": True, "running": 10**30, "waiting": -5, "kvUsage": 17},
+    return web.json_response({"phase": "Serving", 
+        "engine": {"ready": True, "running": 10**30, "waiting": -5, "kvUsage": 17},
         "counters": {"cacheHitTokens": 9e99}})
 app = web.Application()
 app.router.add_get("/readyz", ready); app.router.add_get("/healthz", ready); app.router.add_get("/v1/prestop", ready)

@@ -1,8 +1,8 @@
 """A whole world for scenario tests: a cluster, a process node, the operator as a real process, clients.
 
-The cluster is the embedded API, or, with ``WARMFLEET_CLUSTER=controlplane``, a real control plane in the network namespace
-that ``tests/controlplane/in_netns.py`` makes. The scenarios do not know which. Pods are local processes on both: the real
-agent, the simulated engine and the real vllm-router.
+The cluster is the embedded API or, with ``WARMFLEET_CLUSTER=controlplane``, a real control plane in the network
+namespace that ``tests/controlplane/in_netns.py`` makes. The scenarios do not know which. Pods are local processes on
+both: the real agent, the simulated engine and the real vllm-router.
 """
 
 from __future__ import annotations

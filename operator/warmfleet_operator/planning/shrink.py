@@ -26,6 +26,8 @@ from warmfleet_operator.state.records import FleetSnapshot, WorkerRecord
 
 AVOID = 900.0
 """Seconds for which a type is not bought after pods found no node on it and others took their place."""
+ROUTED_AFTER = 10.0
+"""Seconds from a worker's readiness until routers surely send to it: only then may another leave in its favour."""
 _NO_PANIC = -1e18
 
 
@@ -87,7 +89,7 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
         leaving[pick.worker.variant] = leaving.get(pick.worker.variant, 0) + 1
     told = [*(p.worker.uid for p in chosen), *(w.uid for w in draft.gate.replace)]
     memory = replace(memory, chosen={uid: memory.chosen.get(uid, now) for uid in told})
-    retired = _retired(draft, there - len(chosen))
+    retired = _retired(draft, there - len(chosen), now)
     return Shrink((*failed, *stuck, *retired, *gone), leaving, want, rule, memory)
 
 
@@ -189,15 +191,18 @@ def _failed(worker: WorkerRecord) -> Victim:
     return victims.victim(worker, VictimReason.FAILED, worker.failure or "its pod ended")
 
 
-def _retired(draft: Draft, target: int) -> tuple[Victim, ...]:
+def _retired(draft: Draft, target: int, now: float) -> tuple[Victim, ...]:
     if not draft.roster.retiring:
         return ()
-    enough = draft.need is None or draft.need.lacks(draft.ready) == 0.0
+    routed = [w for w in draft.roster.ready if w.first_ready is not None and now - w.first_ready >= ROUTED_AFTER]
+    carried = sum(draft.rates[w.variant] for w in routed)
+    enough = draft.need is None or draft.need.lacks(carried) == 0.0
     known = draft.fixed or draft.need is not None
-    covered = known and enough and len(draft.roster.ready) >= (target if draft.fixed else draft.growth.floor)
+    covered = known and enough and len(routed) >= (target if draft.fixed else draft.growth.floor)
     return victims.retire(
         draft.roster,
         target=target,
+        routed=len(routed),
         short=draft.growth.short is Short.STOCK,
         covered=covered,
         offers=draft.offers,

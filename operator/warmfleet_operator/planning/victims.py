@@ -179,6 +179,7 @@ def retire(
     roster: Roster,
     *,
     target: int,
+    routed: int,
     short: bool,
     covered: bool,
     offers: Mapping[str, Offer],
@@ -188,12 +189,13 @@ def retire(
     Args:
         roster: The workers.
         target: Workers wanted without the retiring ones.
+        routed: Ready workers among those that stay and that routers surely know.
         short: Whether replacements cannot be bought for want of accelerators.
         covered: Whether the ready ones carry the demand without them.
         offers: Variants by name, for the order.
     """
     idle, serving, overdue = _split(roster.retiring)
-    spare = min(len(roster.ready) + len(serving) + len(overdue) - target, len(roster.ready))
+    spare = min(routed + len(serving) + len(overdue) - target, routed)
     if covered:
         spare = len(serving) + len(overdue)
     if short and not roster.starting and not roster.draining:
