@@ -48,7 +48,7 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     ),
     "KvCache": (
         Rule(
-            "self.handover.all(s, s == 'none')",
+            "!has(self.handover) || self.handover.all(s, s == 'none')",
             "handover: only none is supported yet; remove auto, store, migrate and replay",
             lambda s: all(x == "none" for x in s.handover),
         ),
