@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # these folders are no packages
+sys.path[:0] = [str(HERE), str(HERE.parent / "scenarios")]  # these folders are no packages
 
-from binaries import BinariesUnavailableError, resolve  # noqa: E402
-from clients import ClientUnavailableError, kubectl_path  # noqa: E402
-from cluster import ControlPlane, NotIsolatedError, require_isolation  # noqa: E402
+import controlplane_world  # noqa: E402
+import shared_controlplane  # noqa: E402
+from cluster import ControlPlane  # noqa: E402
 from objects import register_node, wait  # noqa: E402
+from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock  # noqa: E402
+from world import SCALE, World  # noqa: E402
 
 _RUNNING = pytest.StashKey[ControlPlane]()
+_FAILED = pytest.StashKey[bool]()
 _LOG_OFFSETS = pytest.StashKey[dict[str, int]]()
 
 
@@ -33,21 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def controlplane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """A running control plane. Without the means for one: skips, or fails when WARMFLEET_REQUIRE_REAL=1."""
-    try:
-        require_isolation()
-        binaries = resolve(build=False)  # building takes minutes and the network: in_netns.py does it before
-        kubectl_path(binaries.version)
-    except (NotIsolatedError, BinariesUnavailableError, ClientUnavailableError) as error:
-        _unavailable(str(error))
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
-    with ControlPlane(binaries, slot=int(worker.removeprefix("gw"))) as running:
-        request.config.stash[_RUNNING] = running
-        yield running
-        del request.config.stash[_RUNNING]
-        if request.session.testsfailed:
-            capture = request.config.pluginmanager.getplugin("capturemanager")
-            with capture.global_and_fixture_disabled():
-                print(f"\ncontrol plane logs kept in {running.keep_logs()}", file=sys.stderr)
+    running = shared_controlplane.running()
+    request.config.stash[_RUNNING] = running
+    yield running
+    del request.config.stash[_RUNNING]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Ends the control plane."""
+    shared_controlplane.stop(failed=bool(session.testsfailed))
 
 
 @pytest.fixture
@@ -70,10 +65,25 @@ def node(controlplane: ControlPlane) -> Iterator[str]:
     controlplane.kubectl("delete", "node", name)
 
 
-def _unavailable(reason: str) -> NoReturn:
-    if os.environ.get("WARMFLEET_REQUIRE_REAL") == "1":
-        pytest.fail(f"WARMFLEET_REQUIRE_REAL=1, but there is no real control plane: {reason}", pytrace=False)
-    pytest.skip(f"NOT TESTED against a real control plane: {reason}")
+@pytest.fixture
+async def world(
+    controlplane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[World]:
+    """The scenarios' world with nodes that run pods, without an operator yet; shows the operators' logs on failure."""
+    clock = ScaledClock(SCALE)
+    monkeypatch.setenv(CLOCK_ENV, clock.to_env())  # what the node starts has the same clock
+    async with controlplane_world.controlplane(tmp_path, clock) as made:
+        yield made
+        if request.node.stash.get(_FAILED, False):
+            for child in made.operators:
+                print(child.tail())
+
+
+@pytest.fixture
+async def running(world: World) -> World:
+    """The same with an operator."""
+    await world.start_operator()
+    return world
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -90,6 +100,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Shows with a failed test what the servers logged meanwhile."""
     report = yield
+    if report.when == "call":
+        item.stash[_FAILED] = report.failed
     running = item.config.stash.get(_RUNNING, None)
     if report.failed and running is not None and "controlplane" in getattr(item, "fixturenames", ()):
         for name, tail in running.log_tails(item.stash.get(_LOG_OFFSETS, {})):

@@ -24,10 +24,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("scenarios"))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Ends the control plane, if one was started."""
+    if "shared_controlplane" in sys.modules:
+        sys.modules["shared_controlplane"].stop(failed=bool(session.testsfailed))
+
+
 @pytest.fixture
-async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[World]:
     """A cluster with CRDs and nodes, without an operator yet."""
-    clock = ScaledClock(SCALE)
+    marker = request.node.get_closest_marker("scale")
+    clock = ScaledClock(marker.args[0] if marker else SCALE)
     monkeypatch.setenv(CLOCK_ENV, clock.to_env())  # what the node starts has the same clock
     if os.environ.get("WARMFLEET_CLUSTER") == "controlplane":
         from controlplane_world import controlplane

@@ -1,0 +1,128 @@
+"""Deletion with the real garbage collector and namespace controller; a new CRD under a live fleet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from cluster import ControlPlane
+from shared_controlplane import ROOT, install_crds
+from traffic import Streams
+from warmfleet_contracts import labels
+from warmfleet_localcluster.kubeclient import (
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    ENDPOINT_SLICES,
+    PODS,
+    REPLICA_SETS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Resource,
+)
+from world import LLMDS, NAMESPACES, RESOURCES, World, deployment, eventually, instance_type
+
+RBAC = "rbac.authorization.k8s.io/v1"
+CHILDREN = (
+    DEPLOYMENTS,
+    REPLICA_SETS,
+    SERVICES,
+    ENDPOINT_SLICES,
+    DISRUPTION_BUDGETS,
+    SERVICE_ACCOUNTS,
+    PODS,
+    Resource(RBAC, "roles"),
+    Resource(RBAC, "rolebindings"),
+)
+
+
+async def children(world: World, namespace: str = "default") -> list[str]:
+    """``<resource>/<name>`` of everything that belongs to the deployment."""
+    return [
+        f"{resource.plural}/{body['metadata']['name']}"
+        for resource in CHILDREN
+        for body in (await world.kube.list(resource, namespace, labelSelector=f"{labels.DEPLOYMENT}=chat"))["items"]
+    ]
+
+
+@pytest.mark.parametrize("cascade", ["background", "foreground"])
+async def test_deletion_drains_first_and_leaves_nothing(running: World, cascade: str) -> None:
+    await running.apply(instance_type(), deployment(replicas=2))
+    await running.until_ready(2)
+    streams = Streams(await running.until_endpoint())
+    assert len({name.split("/")[0] for name in await children(running)}) == len(CHILDREN)
+    streams.send(12, tokens=2500)
+
+    async def all_flow() -> bool:
+        return streams.in_flight == 12
+
+    await eventually(all_flow, "12 streams in flight")
+    await running.kubectl("delete", "llmd", "chat", f"--cascade={cascade}", "--wait=false")
+    await streams.finish()
+
+    async def gone() -> bool:
+        return not await children(running) and not (await running.kube.list(LLMDS))["items"]
+
+    await eventually(gone, "end of the deployment and all children", seconds=60)
+
+
+async def test_orphaned_workers_go_on_serving(running: World) -> None:
+    await running.apply(instance_type(), deployment(replicas=1))
+    (old,) = await running.until_ready(1)
+    endpoint = await running.until_endpoint()
+    await running.kubectl("delete", "llmd", "chat", "--cascade=orphan", "--timeout=30s")
+    (left,) = await running.ready_workers()
+    assert left["metadata"]["uid"] == old["metadata"]["uid"]
+    assert not left["metadata"].get("ownerReferences")
+    streams = Streams(endpoint)
+    streams.send(2, tokens=100)
+    await streams.finish()
+
+
+async def test_a_namespace_ends_with_the_fleet_in_it(running: World) -> None:
+    space = "short-lived"
+    await running.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}})
+    await running.apply(instance_type(), deployment(namespace=space, replicas=2))
+    await running.until_ready(2, namespace=space)
+    await running.kubectl("delete", "namespace", space, "--wait=false")
+
+    async def gone() -> bool:
+        return space not in {item["metadata"]["name"] for item in (await running.kube.list(NAMESPACES))["items"]}
+
+    await eventually(gone, "end of the namespace", seconds=60)
+
+
+def newer_crd() -> dict[str, Any]:
+    """The LLMDeployment CRD of a later release: one more field."""
+    path = ROOT / "crds" / "warmfleet.dev_llmdeployments.yaml"
+    body: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    spec = body["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"]["motto"] = {"type": "string", "maxLength": 64, "default": "later"}
+    return body
+
+
+async def test_a_newer_crd_under_a_live_fleet_restarts_nothing(running: World, controlplane: ControlPlane) -> None:
+    await running.apply(instance_type(), deployment(replicas=2))
+    before = await running.until_ready(2)
+    streams = Streams(await running.until_endpoint())
+    streams.send(6, tokens=2500)
+    try:
+        await running.apply(newer_crd())
+
+        async def known() -> bool:
+            return bool((await running.get())["spec"].get("motto") == "later")
+
+        await eventually(known, "the new field's default")
+        await streams.finish()
+        await running.kubectl("scale", "llmd", "chat", "--replicas=3")
+        after = await running.until_ready(3)
+        kept = [pod for pod in after if pod["metadata"]["uid"] in {p["metadata"]["uid"] for p in before}]
+        assert len(kept) == 2
+        for pod in kept:
+            status = pod["status"]
+            assert [c["restartCount"] for c in status["containerStatuses"] + status["initContainerStatuses"]] == [0, 0]
+        assert running.operators[0].exit_code() is None
+    finally:
+        await running.kube.delete(RESOURCES["LLMDeployment"], "chat", "default")
+        await running.until_gone()
+        install_crds(controlplane)
