@@ -2,6 +2,7 @@
 
 The embedded API, the controllers that the demo needs, and nodes whose containers are local processes. It listens on
 loopback only and ends, with all its processes, at SIGTERM or Ctrl-C. The clock is the one of ``WARMFLEET_CLOCK``.
+With ``--join FILE`` there are only the nodes, for the cluster that the kubeconfig names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from warmfleet_runtime.clock import Clock, clock_from_env
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url, write_kubeconfig
 from warmfleet_localcluster.controllers import Controllers
 from warmfleet_localcluster.kubeclient import KubeClient
-from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode
+from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
 
 _LOG = logging.getLogger("warmfleet_localcluster")
 _NODES = re.compile(r"(?P<name>[a-z0-9][-a-z0-9]*)=(?P<count>\d+)x(?P<accelerators>\d+)(?P<labels>(,[^,=]+=[^,=]*)*)")
@@ -32,7 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the cluster until it is told to end; returns the exit code."""
     parser = argparse.ArgumentParser(prog="warmfleet-localcluster", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="port of the API on 127.0.0.1; 0: any free one")
-    parser.add_argument("--kubeconfig", type=Path, required=True, help="file to write once the cluster is there")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--kubeconfig", type=Path, help="file to write once the cluster is there")
+    where.add_argument(
+        "--join", type=Path, metavar="KUBECONFIG", help="run nodes of this cluster instead of an own one"
+    )
+    parser.add_argument(
+        "--pod-network",
+        help="network of the pods' addresses, which must be bindable here; default: part of 127.0.0.0/8",
+    )
     parser.add_argument(
         "--nodes",
         type=node_shape,
@@ -60,8 +70,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--probe-scale must be positive, not {arguments.probe_scale}")
     clock = clock_from_env()
     patient = ProbeClock(clock, arguments.probe_scale or clock.scale)
-    asyncio.run(run(arguments.port, arguments.kubeconfig, arguments.nodes, dict(arguments.image), clock, patient))
+    settings = Settings(addresses=arguments.pod_network) if arguments.pod_network else Settings()
+    nodes = Nodes(arguments.nodes or [NodeShape("node")], ImageMap(dict(arguments.image)), patient, settings)
+    if arguments.join is not None:
+        asyncio.run(join(arguments.join, nodes))
+    else:
+        asyncio.run(run(arguments.port, arguments.kubeconfig, nodes, clock))
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """What the process nodes are made of.
+
+    Attributes:
+        shapes: Nodes to register.
+        images: What runs for an image.
+        clock: Time of probes and pods.
+        settings: Addresses and limits.
+    """
+
+    shapes: Sequence[NodeShape]
+    images: ImageMap
+    clock: Clock
+    settings: Settings
+
+    def on(self, kube: KubeClient) -> ProcessNode:
+        """The nodes of one API."""
+        return ProcessNode(kube, self.clock, self.shapes, self.images, settings=self.settings)
 
 
 class ProbeClock:
@@ -100,24 +136,15 @@ class ProbeClock:
         return seconds / self._probe_scale
 
 
-async def run(
-    port: int,
-    kubeconfig: Path,
-    shapes: Sequence[NodeShape],
-    images: dict[str, ImageEntry],
-    clock: Clock,
-    node_clock: Clock,
-) -> None:
+async def run(port: int, kubeconfig: Path, nodes: Nodes, clock: Clock) -> None:
     """Serves the API and runs controllers and nodes until SIGTERM or SIGINT."""
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    ended = _ended()
     runner = await serve(EmbeddedApi(clock=clock), "127.0.0.1", port)
     try:
         async with KubeClient.for_server(server_url(runner)) as kube:
             controllers = asyncio.create_task(Controllers(kube, clock).run())
             controllers.add_done_callback(lambda _: ended.set())  # they run for ever; without them nothing works
-            async with ProcessNode(kube, node_clock, shapes or [NodeShape("node")], ImageMap(images)):
+            async with nodes.on(kube):
                 write_kubeconfig(kubeconfig, server_url(runner))
                 _LOG.info("serving on %s; kubeconfig in %s", server_url(runner), kubeconfig)
                 await ended.wait()
@@ -127,6 +154,21 @@ async def run(
             await asyncio.gather(controllers, return_exceptions=True)
     finally:
         await runner.cleanup()
+
+
+async def join(kubeconfig: Path, nodes: Nodes) -> None:
+    """Runs nodes of another API until SIGTERM or SIGINT."""
+    ended = _ended()
+    async with await KubeClient.from_kubeconfig(kubeconfig) as kube, nodes.on(kube) as node:
+        _LOG.info("nodes %s joined %s", ", ".join(node.names), kube.configuration.host)
+        await ended.wait()
+
+
+def _ended() -> asyncio.Event:
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    return ended
 
 
 def node_shape(text: str) -> NodeShape:

@@ -98,11 +98,7 @@ class EmbeddedCluster:
         """Returns when the API answers and the nodes are there."""
         self.kubeconfig.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "warmfleet_localcluster", "--kubeconfig", str(self.kubeconfig)]
-        for shape in self._nodes():
-            argv += ["--nodes", shape]
-        for pattern, command in self._images().items():
-            argv += ["--image", f"{pattern}={command}"]
-        argv += ["--probe-scale", f"{PROBE_SCALE:g}"]
+        argv += node_arguments(self._plan)
         self.children.append(Child("cluster", argv, env=self._env, folder=self._folder))
         await wait_for("the cluster", self._there, self.children, seconds=30)
 
@@ -112,30 +108,38 @@ class EmbeddedCluster:
             await child.stop(grace=10)
 
     async def _there(self) -> bool:
-        if not self.kubeconfig.exists():
-            return False
-        async with await KubeClient.from_kubeconfig(self.kubeconfig) as kube:
-            nodes = await kube.list(NODES)
-        return len(nodes["items"]) == 1 + self._plan.max_workers
+        return self.kubeconfig.exists() and await nodes_there(self.kubeconfig, self._plan)
 
-    def _nodes(self) -> list[str]:
-        spec = self._plan.instance_type.spec
-        selector = "".join(f",{key}={value}" for key, value in sorted(spec.node_selector.items()))
-        name = self._plan.instance_type.metadata.name
-        return ["cpu=1x0", f"{name}={self._plan.max_workers}x{spec.accelerator.count}{selector}"]
 
-    def _images(self) -> dict[str, str]:
-        engine = {
-            "WARMFLEET_SIM_ACCELERATOR": self._plan.instance_type.spec.accelerator.name,
-            "WARMFLEET_SIM_PROFILE": self._plan.profile.model,
-            **ENGINE_ENV,
-        }
-        settings = " ".join(f"{key}={value}" for key, value in engine.items())
-        return {
-            "vllm/vllm-openai:*": f"env {settings} warmfleet-simulated-engine",
-            "ghcr.io/warmfleet/agent:*": "warmfleet-agent",
-            "ghcr.io/warmfleet/router:*": "vllm-router",
-        }
+def node_arguments(plan: Plan) -> list[str]:
+    """Arguments of ``warmfleet-localcluster``: the nodes that ``plan`` fills and what runs for its images."""
+    spec = plan.instance_type.spec
+    selector = "".join(f",{key}={value}" for key, value in sorted(spec.node_selector.items()))
+    shapes = ["cpu=1x0", f"{plan.instance_type.metadata.name}={plan.max_workers}x{spec.accelerator.count}{selector}"]
+    engine = {
+        "WARMFLEET_SIM_ACCELERATOR": spec.accelerator.name,
+        "WARMFLEET_SIM_PROFILE": plan.profile.model,
+        **ENGINE_ENV,
+    }
+    settings = " ".join(f"{key}={value}" for key, value in engine.items())
+    images = {
+        "vllm/vllm-openai:*": f"env {settings} warmfleet-simulated-engine",
+        "ghcr.io/warmfleet/agent:*": "warmfleet-agent",
+        "ghcr.io/warmfleet/router:*": "vllm-router",
+    }
+    argv = ["--probe-scale", f"{PROBE_SCALE:g}"]
+    for shape in shapes:
+        argv += ["--nodes", shape]
+    for pattern, command in images.items():
+        argv += ["--image", f"{pattern}={command}"]
+    return argv
+
+
+async def nodes_there(kubeconfig: Path, plan: Plan) -> bool:
+    """Whether all nodes of :func:`node_arguments` are registered."""
+    async with await KubeClient.from_kubeconfig(kubeconfig) as kube:
+        nodes = await kube.list(NODES)
+    return len(nodes["items"]) == 1 + plan.max_workers
 
 
 class Installation:

@@ -13,7 +13,7 @@ from warmfleet_contracts.traces import TraceError
 
 from warmfleet_cli.demo import traffic
 from warmfleet_cli.demo.cluster import ClusterError
-from warmfleet_cli.demo.run import Options, Result, run_demo
+from warmfleet_cli.demo.run import CLUSTERS, Options, Result, run_demo
 
 _LOG = logging.getLogger(__name__)
 MAX_MINUTES = 150
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=int, default=150, help="trace minutes, one real second each (150)")
     parser.add_argument("--seed", type=int, default=1, help="of arrivals and prompts (1)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of report and logs (out/demo)")
-    parser.add_argument("--cluster", choices=["embedded"], default="embedded", help="where it runs (embedded)")
+    parser.add_argument("--cluster", choices=sorted(CLUSTERS), default="embedded", help="where it runs (embedded)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,8 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=folder / "demo.log", filemode="w", level=logging.INFO, force=True)
+    options = Options(pattern=pattern, seed=arguments.seed, folder=folder, cluster=arguments.cluster)
     try:
-        result = asyncio.run(run_demo(Options(pattern=pattern, seed=arguments.seed, folder=folder)))
+        result = asyncio.run(run_demo(options))
     except ClusterError as error:
         _LOG.error("%s", error)
         print(f"warmfleet demo: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from warmfleet_worker.engines.simulated.tokens import chat_text, expected_text, 
 
 from warmfleet_cli.demo import report, traffic, view
 from warmfleet_cli.demo.client import Clients, Tally
-from warmfleet_cli.demo.cluster import ClusterError, EmbeddedCluster, Installation, default_crds, wait_for
+from warmfleet_cli.demo.cluster import Cluster, ClusterError, EmbeddedCluster, Installation, default_crds, wait_for
+from warmfleet_cli.demo.controlplane import ControlPlaneCluster
 from warmfleet_cli.demo.conversations import ConversationBook, Shape
 from warmfleet_cli.demo.recorder import Recorder
 from warmfleet_cli.demo.sizing import Plan, plan
@@ -36,6 +37,8 @@ SCALE = 60.0
 """Logical seconds per real second: one real second is one trace minute."""
 WARM_UP = 8
 """Minutes of traffic at the window's first rate before it begins: its requests count, its latencies are not shown."""
+CLUSTERS: Mapping[str, Callable[..., Cluster]] = {"embedded": EmbeddedCluster, "controlplane": ControlPlaneCluster}
+"""Clusters by the name a person chooses them with."""
 _REFRESH = 0.5
 _PLAIN_EVERY = 10.0
 
@@ -48,11 +51,13 @@ class Options:
         pattern: Traffic per minute.
         seed: Of arrivals and prompts.
         folder: For the report, the logs and the kubeconfig.
+        cluster: Key of :data:`CLUSTERS`.
     """
 
     pattern: traffic.Pattern
     seed: int
     folder: Path
+    cluster: str = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,7 @@ async def _run(options: Options) -> Result:
     env = {CLOCK_ENV: clock.to_env()}
     console = view.console()
     console.print(_opening(options, sized), soft_wrap=True)
-    cluster = EmbeddedCluster(sized, folder=options.folder, env=env)
+    cluster = CLUSTERS[options.cluster](sized, folder=options.folder, env=env)
     installation = Installation(cluster, sized, folder=options.folder, env=env, crds=default_crds())
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(cluster.stop)
