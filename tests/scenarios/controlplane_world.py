@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import shared_controlplane
+from warmfleet_localcluster.__main__ import ProbeClock
 from warmfleet_localcluster.kubeclient import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -30,7 +31,7 @@ from warmfleet_localcluster.kubeclient import (
 )
 from warmfleet_localcluster.node import ProcessNode, Settings
 from warmfleet_runtime.clock import ScaledClock
-from world import LLMDS, NAMESPACES, RESOURCES, TYPES, World, end, eventually, images, shapes
+from world import LLMDS, NAMESPACES, PROBE_SCALE, RESOURCES, TYPES, World, end, eventually, images, shapes
 
 _SERIAL = itertools.count()
 _SYSTEM = {"default", "kube-system", "kube-public", "kube-node-lease"}
@@ -50,7 +51,7 @@ async def controlplane(folder: Path, clock: ScaledClock) -> AsyncIterator[World]
     table = images()
     async with await KubeClient.from_kubeconfig(running.kubeconfig) as kube:
         try:
-            async with ProcessNode(kube, clock, nodes, table, settings=settings) as node:
+            async with ProcessNode(kube, ProbeClock(clock, PROBE_SCALE), nodes, table, settings=settings) as node:
                 world = World(kube, node, table, clock, running.kubeconfig, folder, None)
                 try:
                     yield world

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from world import World, deployment, instance_type
 
 QUIET_MINUTES = 10
 
 
+@pytest.mark.scale(60.0)
 async def test_an_idle_fleet_causes_no_write_for_ten_minutes(running: World) -> None:
     if running.api is None:
         return  # counted by the embedded API; the real one has its own test with audit counts

@@ -22,6 +22,7 @@ import yaml
 from clients import kubectl_path
 from warmfleet_cli.demo.processes import Child
 from warmfleet_contracts import labels
+from warmfleet_localcluster.__main__ import ProbeClock
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url, write_kubeconfig
 from warmfleet_localcluster.controllers import Controllers
 from warmfleet_localcluster.kubeclient import PODS, ApiError, KubeClient, Resource
@@ -43,6 +44,9 @@ RESOURCES = {
 MANAGER = "scenario"
 SCALE = 20.0
 """Logical seconds per real second."""
+PROBE_SCALE = 4.0
+"""The same for probes: a process needs its real second to start, on a busy machine three."""
+PATIENT = Settings(min_probe_period=0.25, min_probe_timeout=2.0)
 ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
 POOL = "warmfleet.test/pool"
 
@@ -349,9 +353,7 @@ async def embedded(folder: Path, clock: ScaledClock) -> AsyncIterator[World]:
             controllers = asyncio.create_task(Controllers(kube, clock).run())
             try:
                 table = images()
-                async with ProcessNode(
-                    kube, clock, shapes(), table, settings=Settings(min_probe_period=0.25, min_probe_timeout=2.0)
-                ) as node:
+                async with ProcessNode(kube, ProbeClock(clock, PROBE_SCALE), shapes(), table, settings=PATIENT) as node:
                     world = World(kube, node, table, clock, kubeconfig, folder, api)
                     await install_crds(kube)
                     yield world
