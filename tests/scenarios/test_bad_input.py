@@ -70,8 +70,12 @@ async def test_an_engine_that_crashes_at_start_stalls_the_fleet(running: World) 
 async def test_no_free_accelerator_is_said_and_the_rest_serves(running: World) -> None:
     await running.apply(instance_type(), deployment(replicas=6))
     await running.until_ready(4)
-    found = await running.until_condition("Ready", "False", "NoCapacity", seconds=60)
-    assert "2 workers found no node" in found["message"]
+
+    async def said() -> bool:
+        found = await running.condition("Ready")
+        return found.get("reason") == "NoCapacity" and "2 workers found no node" in found["message"]
+
+    await eventually(said, "word that nodes are missing", seconds=60)
     assert len(await running.workers()) == 6, "pods that wait for a node are neither multiplied nor orphaned"
 
 

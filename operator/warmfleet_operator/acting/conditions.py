@@ -176,8 +176,21 @@ def _scaling_limited(view: View) -> _State:
     limit = view.plan.limited if view.plan is not None else None
     if view.plan is None or limit is None:
         return _State(ConditionType.SCALING_LIMITED, holds=False, reason=Reason.WITHIN_LIMITS)
-    text = f"{view.plan.unlimited} workers were wanted, {view.plan.desired} are allowed"
+    text = f"{view.plan.unlimited} workers were wanted, {view.plan.desired} are allowed by {_limit(view.plan, limit)}"
     return _State(ConditionType.SCALING_LIMITED, holds=True, reason=limit, message=text)
+
+
+def _limit(plan: DeploymentPlan, reason: Reason) -> str:
+    match reason:
+        case Reason.TOO_MANY_REPLICAS:
+            return "scaling.max and the variants' max"
+        case Reason.TOO_FEW_REPLICAS:
+            return "scaling.min and the variants' min"
+        case Reason.CAPACITY_EXHAUSTED:
+            types = dict.fromkeys(variant.instance_type for variant in plan.variants)
+            return f"the limit of InstanceType {', '.join(types)}; raise spec.limit or add a variant on another type"
+        case _:
+            return reason.value
 
 
 def _draining(view: View) -> list[_State]:
