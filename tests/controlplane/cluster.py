@@ -15,7 +15,7 @@ What it has: RBAC, all default admission plugins, every controller that is on by
   stays Terminating until somebody deletes it with grace period 0.
 - The node life-cycle controller calls a Node without heartbeats unreachable 50 to 60 s after it was registered.
 - The garbage collector looks for new resource types every 30 s. What an owner of a newer kind leaves behind goes late
-  (41 s in a trial), so install CRDs early, once per session.
+  (41 s in a trial), so CRDs are best installed before the controllers start: `crds`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,12 @@ class ControlPlane:
     """
 
     def __init__(
-        self, binaries: Binaries, *, slot: int = 0, extra_flags: Mapping[str, Sequence[str]] | None = None
+        self,
+        binaries: Binaries,
+        *,
+        slot: int = 0,
+        extra_flags: Mapping[str, Sequence[str]] | None = None,
+        crds: Path | None = None,
     ) -> None:
         """Prepares files only; `start` starts.
 
@@ -84,6 +89,8 @@ class ControlPlane:
             binaries: Where the programs are.
             slot: 0 to 15, one for each control plane in the same namespace.
             extra_flags: More flags per program, such as ``{"kube-apiserver": ["--v=4"]}``; the last one wins.
+            crds: Folder of CustomResourceDefinitions to install before the controllers start, which then know the
+                new types as owners from the beginning.
         """
         require_isolation()
         self.version = binaries.version
@@ -93,6 +100,7 @@ class ControlPlane:
         self.directory = Path(tempfile.mkdtemp(prefix="controlplane-", dir=os.environ[INSIDE]))
         self._binaries = binaries
         self._extra = dict(extra_flags or {})
+        self._crds = crds
         self._authority = Authority(self.directory / "pki")
         self._commands: list[subprocess.Popen[bytes]] = []
         self._issued = 0
@@ -124,6 +132,8 @@ class ControlPlane:
         """
         self._daemons["etcd"].start()
         self.start_apiserver()
+        if self._crds is not None:
+            self.install_crds(self._crds)
         for name, port in (
             ("kube-controller-manager", self._addresses.controller_manager_port),
             ("kube-scheduler", self._addresses.scheduler_port),
@@ -147,6 +157,11 @@ class ControlPlane:
         self._daemons["kube-apiserver"].stop(force=True)
         self._daemons["etcd"].stop(force=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def install_crds(self, folder: Path) -> None:
+        """Applies the CustomResourceDefinitions of a folder and waits until they are served."""
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(folder))
+        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(folder))
 
     def stop_apiserver(self, *, force: bool = False) -> None:
         """Ends the API server, the other servers go on.

@@ -1,12 +1,10 @@
 """The one control plane of a pytest process, with the project's CRDs, for every folder of tests that wants it.
 
-It starts when the first test asks and ends with the session. CRDs are installed at once, because the garbage collector
-looks for new resource types only every 30 s.
+It starts when the first test asks and ends with the session.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -21,6 +19,7 @@ from clients import ClientUnavailableError, kubectl_path
 from cluster import ControlPlane, NotIsolatedError, require_isolation
 
 ROOT = Path(__file__).resolve().parents[2]
+CRDS = ROOT / "crds"
 _COLLECT_SECONDS = 90.0
 
 
@@ -42,19 +41,10 @@ def running() -> ControlPlane:
         except (NotIsolatedError, BinariesUnavailableError, ClientUnavailableError) as error:
             _unavailable(str(error))
         worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
-        made = ControlPlane(binaries, slot=int(worker.removeprefix("gw")))
-        with contextlib.ExitStack() as undo:
-            undo.enter_context(made)
-            install_crds(made)
-            undo.pop_all()
+        made = ControlPlane(binaries, slot=int(worker.removeprefix("gw")), crds=CRDS)
+        made.__enter__()  # `stop` is the other half
         _Shared.running = made
     return _Shared.running
-
-
-def install_crds(controlplane: ControlPlane) -> None:
-    """Applies the checked-in CRDs and waits until they are served."""
-    controlplane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    controlplane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))
 
 
 def until_collecting(controlplane: ControlPlane) -> None:

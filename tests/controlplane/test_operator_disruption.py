@@ -9,6 +9,8 @@ from warmfleet_contracts import labels
 from warmfleet_localcluster.kubeclient import DISRUPTION_BUDGETS, ENDPOINT_SLICES, PODS, ApiError
 from world import World, deployment, eventually, instance_type
 
+LONG = 6000
+"""Tokens of a stream that runs for real seconds, and ends within the drain deadline."""
 SERVICE = {"routing": {"mode": "service"}}
 
 
@@ -67,7 +69,7 @@ async def test_kubectl_drain_of_a_node_loses_no_stream(running: World) -> None:
     await until_allowed(running, 1)
     old = await away_from_router(running)
     streams = Streams(endpoint)
-    streams.send(12, tokens=2500)
+    streams.send(12, tokens=LONG)
     await flowing(streams, 12)
     node = old["spec"]["nodeName"]
     await running.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=55s")
@@ -81,7 +83,7 @@ async def test_evictions_follow_the_budget_and_each_drains_its_worker(running: W
     first, second = await running.until_ready(2)
     streams = Streams(await running.until_endpoint())
     await until_allowed(running, 1)
-    streams.send(12, tokens=2500)
+    streams.send(12, tokens=LONG)
     await flowing(streams, 12)
     assert await evict(running, first) == 201
     assert await evict(running, second) == 429, "the budget keeps the other one"
@@ -132,7 +134,7 @@ async def test_endpoint_slices_follow_readiness_during_a_drain(running: World) -
     await eventually(both, "both workers as ready endpoints")
     streams = [Streams(f"http://{address}:{labels.ENGINE_PORT}") for address in sorted(addresses)]
     for each in streams:
-        each.send(6, tokens=2500)
+        each.send(6, tokens=LONG)
         await flowing(each, 6)
     await running.kubectl("scale", "llmd", "chat", "--replicas=1")
 
@@ -157,7 +159,7 @@ async def test_a_deleted_pod_is_no_ready_endpoint_while_it_finishes(running: Wor
     old = (await running.until_ready(2))[0]
     address = old["status"]["podIP"]
     streams = Streams(f"http://{address}:{labels.ENGINE_PORT}")
-    streams.send(6, tokens=2500)
+    streams.send(6, tokens=LONG)
     await flowing(streams, 6)
     await running.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from cluster import ControlPlane
-from shared_controlplane import ROOT, install_crds
+from shared_controlplane import CRDS
 from traffic import Streams
 from warmfleet_contracts import labels
 from warmfleet_localcluster.kubeclient import (
@@ -94,7 +94,7 @@ async def test_a_namespace_ends_with_the_fleet_in_it(running: World) -> None:
 
 def newer_crd() -> dict[str, Any]:
     """The LLMDeployment CRD of a later release: one more field."""
-    path = ROOT / "crds" / "warmfleet.dev_llmdeployments.yaml"
+    path = CRDS / "warmfleet.dev_llmdeployments.yaml"
     body: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     spec = body["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     spec["properties"]["motto"] = {"type": "string", "maxLength": 64, "default": "later"}
@@ -125,4 +125,4 @@ async def test_a_newer_crd_under_a_live_fleet_restarts_nothing(running: World, c
     finally:
         await running.kube.delete(RESOURCES["LLMDeployment"], "chat", "default")
         await running.until_gone()
-        install_crds(controlplane)
+        controlplane.install_crds(CRDS)

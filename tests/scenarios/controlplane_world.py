@@ -29,9 +29,9 @@ from warmfleet_localcluster.kubeclient import (
     Object,
     Resource,
 )
-from warmfleet_localcluster.node import ProcessNode, Settings
+from warmfleet_localcluster.node import ProcessNode
 from warmfleet_runtime.clock import ScaledClock
-from world import LLMDS, NAMESPACES, PROBE_SCALE, RESOURCES, TYPES, World, end, eventually, images, shapes
+from world import LLMDS, NAMESPACES, PATIENT, PROBE_SCALE, RESOURCES, TYPES, World, end, eventually, images, shapes
 
 _SERIAL = itertools.count()
 _SYSTEM = {"default", "kube-system", "kube-public", "kube-node-lease"}
@@ -45,7 +45,7 @@ async def controlplane(folder: Path, clock: ScaledClock) -> AsyncIterator[World]
     running = shared_controlplane.running()
     await asyncio.to_thread(shared_controlplane.until_collecting, running)
     network = list(running.pod_network.subnets(prefixlen_diff=1))[1]  # the other half is for tests without a node
-    settings = Settings(addresses=str(network), min_probe_period=0.25, min_probe_timeout=2.0)
+    settings = dataclasses.replace(PATIENT, addresses=str(network))
     serial = next(_SERIAL)
     nodes = [dataclasses.replace(shape, name=f"{shape.name}-{serial}") for shape in shapes()]
     table = images()
