@@ -2,8 +2,8 @@
 
     python bench/reaction.py [--runs 7]
 
-The operator runs in real time (tick and measuring period 5 s) against the embedded API, with a router whose metrics jump at
-a random moment of the tick. Prints a claim line for each figure: value, target, whether it is met.
+The operator runs in real time (tick and measuring period 5 s) against the embedded API, with a router whose metrics
+jump at a random moment of the tick. Prints a claim line for each figure: value, target, whether it is met.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COUNTER = 'vllm_router_processed_requests_total{{worker="a"}} {}\n'
 
 
 async def reaction(wait: float) -> float:
-    """Seconds from a jump of the router's request counter, ``wait`` seconds after all is quiet, to the first new pod."""
+    """Seconds from a jump of the request counter, ``wait`` seconds after all is quiet, to the first new pod."""
     async with Fleet(scale=1.0) as fleet:
         fleet.start_seconds = 0.2
         await fleet.instance_type()

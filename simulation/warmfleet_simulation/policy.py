@@ -144,6 +144,11 @@ class Base:
         """Requests/s of one worker of the reference type, shape (D,)."""
         return np.asarray(self.capacity[np.arange(len(self.capacity)), self.order[:, 0]], dtype=np.float64)
 
+    @property
+    def stride(self) -> FloatArray:
+        """The least change, in workers of the reference type, that spreading never rounds away, shape (D,)."""
+        return np.asarray(self.capacity.max(axis=1) / self.unit, dtype=np.float64)
+
     def workers(self, counts: Counts) -> FloatArray:
         """Counts by type, shape (L, D, V), in workers of the reference type, shape (L, D)."""
         if counts.shape[-1] == 1:

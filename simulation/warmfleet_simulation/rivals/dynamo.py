@@ -68,10 +68,10 @@ class _Dynamo:
             self._floor = np.ceil(predicted / (base.unit * base.knobs))
             self._sum, self._seen = np.zeros_like(self._sum), 0
         up = (seen.queue > 0) | (seen.utilisation >= 0.999)
-        fits = seen.utilisation * ready <= _SENSITIVITY * base.knobs * np.maximum(ready - 1.0, 0.0)
+        fits = seen.utilisation * ready <= _SENSITIVITY * base.knobs * np.maximum(ready - base.stride, 0.0)
         step = np.where(starting > 0, 0.0, np.where(up, 1.0, np.where(fits, -1.0, 0.0)))
         base.reason = "throughput floor and load loop"
-        return base.spread(np.maximum(self._floor, have + step))
+        return base.spread(np.maximum(self._floor, have + step * base.stride))
 
     def why(self, lane: int, service: int) -> str:
         """See :class:`Stepper`."""

@@ -72,8 +72,8 @@ class _SageServe:
             return None
         hot = busy > base.knobs
         cold = busy < base.knobs * (_LOWER / _TARGET)
-        up = np.where(hot, np.where(have < self._plan, self._plan, have + 1.0), have)
-        wanted = np.where(cold & (have > self._plan), have - 1.0, up)
+        up = np.where(hot, np.where(have < self._plan, self._plan, have + base.stride), have)
+        wanted = np.where(cold & (have > self._plan), have - base.stride, up)
         base.reason = "utilisation between the hours"
         if len(base.fleet.types) == 1:
             return base.spread(wanted)
