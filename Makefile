@@ -11,6 +11,7 @@ STAMP := $(VENV)/.warmfleet-setup
 SOURCES := contracts runtime operator worker localcluster cli
 PYTEST := $(PY) -m pytest
 JOBS ?= 2
+CLUSTER ?= embedded
 
 .PHONY: help
 help: ## List the targets
@@ -45,16 +46,16 @@ test: lint ## Everything that needs no binary beyond pip packages (under 6 minut
 	$(PYTEST) tests --ignore=tests/controlplane -n $(JOBS) --dist=loadgroup
 
 .PHONY: demo
-demo: $(STAMP) ## The whole product on this machine in under 4 minutes, with an HTML report
-	$(PY) -m warmfleet_cli demo $(DEMO_ARGS)
+demo: $(STAMP) ## The whole product on this machine in under 4 minutes; CLUSTER=controlplane: on a real control plane
+	$(if $(filter controlplane,$(CLUSTER)),$(PY) tests/controlplane/in_netns.py --) $(PY) -m warmfleet_cli demo --cluster $(CLUSTER) $(DEMO_ARGS)
 
 .PHONY: controlplane
 controlplane: $(STAMP) ## Build (or find) kube-apiserver, etcd, scheduler, controller-manager and kwok
 	$(PY) tests/controlplane/binaries.py
 
 .PHONY: test-controlplane
-test-controlplane: controlplane ## The scenarios on a real Kubernetes control plane
-	$(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/controlplane
+test-controlplane: controlplane ## The scenarios, and what only it can prove, on a real Kubernetes control plane
+	WARMFLEET_CLUSTER=controlplane $(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/controlplane tests/scenarios
 
 .PHONY: clean
 clean: ## Remove what the targets above made
