@@ -1,0 +1,69 @@
+{{- define "warmfleet.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- printf "%s-operator" (.Release.Name | trunc 54) -}}
+{{- else -}}
+{{- printf "%s-%s-operator" (.Release.Name | trunc 43 | trimSuffix "-") .Chart.Name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "warmfleet.selector" -}}
+app.kubernetes.io/name: warmfleet
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "warmfleet.labels" -}}
+{{ include "warmfleet.selector" . }}
+app.kubernetes.io/part-of: warmfleet
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "warmfleet.account" -}}
+{{- if .Values.serviceAccount.name -}}
+{{- .Values.serviceAccount.name -}}
+{{- else if .Values.serviceAccount.create -}}
+{{- include "warmfleet.fullname" . -}}
+{{- else -}}
+default
+{{- end -}}
+{{- end -}}
+
+{{- define "warmfleet.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Name of objects without namespace: two releases of the same name may live in two namespaces. */}}
+{{- define "warmfleet.clustername" -}}
+{{- if .Values.namespaced -}}
+{{- printf "%s-%s" (include "warmfleet.fullname" .) .Release.Namespace -}}
+{{- else -}}
+{{- include "warmfleet.fullname" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* RBAC rules of one scope of files/rights.yaml. */}}
+{{- define "warmfleet.rules" -}}
+{{- $name := include "warmfleet.fullname" .root -}}
+{{- range index (.root.Files.Get "files/rights.yaml" | fromYaml) .scope }}
+- apiGroups: {{ .apiGroups | toJson }}
+  resources: {{ .resources | toJson }}
+  {{- if .named }}
+  resourceNames: {{ list $name | toJson }}
+  {{- end }}
+  verbs: {{ .verbs | toJson }}
+{{- end }}
+{{- end -}}
+
+{{- define "warmfleet.subject" -}}
+- kind: ServiceAccount
+  name: {{ include "warmfleet.account" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end -}}
