@@ -157,9 +157,10 @@ class Base:
 
     def spread(self, wanted: FloatArray) -> Counts:
         """Workers of the reference type, shape (L, D), as counts by type, shape (L, D, V)."""
-        bounded = np.clip(np.ceil(wanted - 1e-9), self.lowest, self.highest)
         if len(self.fleet.types) == 1:
-            return bounded[..., None].astype(np.int64)
+            whole = np.clip(np.ceil(wanted - 1e-9), self.lowest, self.highest)
+            return whole[..., None].astype(np.int64)
+        bounded = np.clip(wanted, self.lowest, self.highest)  # rounded once, by type
         out = np.zeros((*bounded.shape, len(self.fleet.types)), dtype=np.int64)
         free = np.array([[np.inf if t.limit is None else t.limit for t in self.fleet.types]])
         left = np.repeat(free, len(bounded), axis=0)
