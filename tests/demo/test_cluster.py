@@ -95,7 +95,7 @@ async def test_the_embedded_cluster_starts_and_leaves_nothing(tmp_path: Path) ->
         await cluster.start()
         async with await KubeClient.from_kubeconfig(cluster.kubeconfig) as kube:
             nodes = [node["metadata"]["name"] for node in (await kube.list(NODES))["items"]]
-        assert sorted(nodes) == ["cpu-0", *(f"l4-{i}" for i in range(sized.max_workers))]
+        assert sorted(nodes) == ["cpu-0", *(f"l40s-{i}" for i in range(sized.max_workers))]
     finally:
         await cluster.stop()
     assert [child.exit_code() for child in cluster.children] == [0]

@@ -72,9 +72,9 @@ def test_the_demo_fits_its_machine() -> None:
     """Enough traffic for the promise, little enough for two cores, and long streams on every busy worker."""
     sized, shape = plan(Shape()), Shape()
     real_per_second = sized.peak_rate * 60.0
-    assert 15.0 < real_per_second < 32.0
+    assert 10.0 < real_per_second < 32.0
     seconds = shape.mean_output * sized.deployment.spec.slo.tpot
-    assert 100.0 < seconds < 240.0
+    assert 300.0 < seconds < 700.0
     assert sized.worker_rate * seconds > 18, "streams on a busy worker"
     assert sized.max_workers > PEAK_WORKERS / 0.85
-    assert sized.worker_cost == pytest.approx(0.71)
+    assert sized.worker_cost == pytest.approx(1.861)

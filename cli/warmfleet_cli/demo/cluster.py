@@ -46,8 +46,8 @@ OPERATOR_ENV = {
 
 ENGINE_ENV = {
     "WARMFLEET_SIM_STARTUP_SECONDS": "60",
-    # A chunk every 40 real milliseconds: one event per token would be a thousand a second per stream at this pace.
-    "WARMFLEET_SIM_STREAM_INTERVAL_SECONDS": "2.4",
+    # A chunk every 0.25 real seconds: one event per token would be a thousand a second per stream at this pace.
+    "WARMFLEET_SIM_STREAM_INTERVAL_SECONDS": "15",
 }
 
 PROBE_SCALE = 3.0

@@ -37,8 +37,8 @@ class Shape:
     system_tokens: int = 1200
     user_tokens: int = 120
     kept_tokens: int = 80
-    output_min: int = 1600
-    output_max: int = 3600
+    output_min: int = 6000
+    output_max: int = 10000
     max_turns: int = 6
     follow_up: float = 0.65
 

@@ -16,8 +16,8 @@ from warmfleet_cli.demo.conversations import Shape
 
 EXPECTED_HIT_RATIO = 0.8
 """Of the demo's prompts: the system prompts are shared and conversations come back to their worker."""
-PEAK_WORKERS = 4.8
-"""Workers' worth of capacity that the peak of the traffic asks for; with headroom, 6 workers."""
+PEAK_WORKERS = 4.0
+"""Workers' worth of capacity that the peak of the traffic asks for; with headroom, 5 workers."""
 
 
 @dataclass(frozen=True, slots=True)

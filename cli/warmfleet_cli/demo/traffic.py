@@ -20,6 +20,10 @@ DATA_ENV = "WARMFLEET_DATA"
 DEFAULT_TRACE = "servegen_m_large.rate_1m.parquet"
 """Used when the reference data is present: a day-less production trace with steep rises and falls."""
 PEAK_MINUTES = 5
+LEAST_SHARE = 0.4
+"""Of the peak, that traffic never falls below in the window: a worker that leaves an idle fleet has nothing to lose."""
+ENOUGH_CHANGE = 0.8
+"""Score at which a window makes the fleet grow and shrink more than once."""
 SMOOTHING_MINUTES = 10
 """Changes shorter than this are noise to the choice of the window."""
 
@@ -97,7 +101,7 @@ def busiest_window(series: FloatArray, known: BoolArray, minutes: int) -> int | 
     that is started for the window begins small, must grow, and shrinks again. None when every window has a gap.
     """
     step = SMOOTHING_MINUTES
-    best: tuple[float, int] | None = None
+    best: tuple[bool, float, int] | None = None
     for start in range(0, len(series) - minutes + 1, 5):
         if not known[start : start + minutes].all():
             continue
@@ -108,9 +112,10 @@ def busiest_window(series: FloatArray, known: BoolArray, minutes: int) -> int | 
         change = np.diff(blocks)
         rise, fall = float(change[change > 0].sum()), float(-change[change < 0].sum())
         score = (min(rise, fall) - (float(blocks[0]) - low) - (float(blocks[-1]) - low)) / peak
-        if best is None or score > best[0] + 1e-12:
-            best = (score, start)
-    return None if best is None else best[1]
+        busy = low >= LEAST_SHARE * peak and score >= ENOUGH_CHANGE
+        if best is None or (busy, score) > (best[0], best[1] + 1e-12 * (busy == best[0])):
+            best = (busy, score, start)
+    return None if best is None else best[2]
 
 
 def arrivals(rates: FloatArray, *, seed: int) -> FloatArray:

@@ -139,19 +139,24 @@ class Engine:
         return True
 
     async def _run(self) -> None:
-        tick = max(TICK, self.clock.real(self.config.stream_interval))
+        interval, due = self.clock.real(self.config.stream_interval), 0.0
+        now = asyncio.get_running_loop().time
         while True:
             if not self.scheduler.busy:
-                self._flush()
+                self._flush(every=True)
                 self._work.clear()
                 await self._work.wait()
-            await asyncio.sleep(tick)
+            await asyncio.sleep(TICK)
             self.scheduler.advance(self.clock.now())
-            self._flush()
+            every = now() >= due
+            self._flush(every=every)
+            due = now() + interval if every else due
 
-    def _flush(self) -> None:
+    def _flush(self, *, every: bool) -> None:
+        """Wake streams: all that have news, or only those whose first or last chunk is due whatever the interval."""
         for stream in self.streams:
-            stream.poke()
+            if every or not stream.sent or stream.request.finished:
+                stream.poke()
         self._publish()
 
     def _publish(self) -> None:
