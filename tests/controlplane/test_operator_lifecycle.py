@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -66,12 +67,30 @@ async def test_deletion_drains_first_and_leaves_nothing(running: World, cascade:
     await eventually(gone, "end of the deployment and all children", seconds=60)
 
 
-async def test_orphaned_workers_go_on_serving(running: World) -> None:
-    await running.apply(instance_type(), deployment(replicas=1))
-    (old,) = await running.until_ready(1)
-    endpoint = await running.until_endpoint()
-    await running.kubectl("delete", "llmd", "chat", "--cascade=orphan", "--timeout=30s")
-    (left,) = await running.ready_workers()
+@pytest.mark.parametrize("late", [False, True], ids=["operator awake", "operator asleep"])
+async def test_orphaned_workers_go_on_serving(world: World, late: bool) -> None:
+    """Also when the garbage collector is done before the operator looks."""
+    operator = await world.start_operator(WARMFLEET_LEASE_DURATION_SECONDS="30")
+    await world.apply(instance_type(), deployment(replicas=1))
+    (old,) = await world.until_ready(1)
+    endpoint = await world.until_endpoint()
+    if late:
+        operator._process.send_signal(signal.SIGSTOP)
+    await world.kubectl("delete", "llmd", "chat", "--cascade=orphan", "--wait=false")
+    if late:
+
+        async def collected() -> bool:
+            return "orphan" not in (await world.get())["metadata"].get("finalizers", [])
+
+        await eventually(collected, "end of the garbage collector's part")
+        operator._process.send_signal(signal.SIGCONT)
+
+    async def gone() -> bool:
+        return not (await world.kube.list(LLMDS))["items"]
+
+    await eventually(gone, "end of the deployment")
+    await world.clock.sleep(30)
+    (left,) = await world.ready_workers()
     assert left["metadata"]["uid"] == old["metadata"]["uid"]
     assert not left["metadata"].get("ownerReferences")
     streams = Streams(endpoint)

@@ -127,6 +127,14 @@ def test_nothing_is_waited_for_in_an_ending_namespace_or_when_children_are_orpha
     assert act(worker(), of=record(deleting=True, **changes)) == [diff.RemoveFinalizer()]
 
 
+def test_a_worker_that_the_garbage_collector_orphaned_outlives_its_deployment() -> None:
+    """The collector may be done, its finalizer gone, before the operator looks for the first time."""
+    left = replace(worker(), orphaned=True)
+    leaving = record(deleting=True, deleting_since=NOW)
+    assert act(left, of=leaving) == [diff.RemoveFinalizer()]
+    assert [type(a) for a in act(left, worker(), of=leaving)] == [diff.StartDrain]
+
+
 def test_the_finalizer_never_hangs_for_good() -> None:
     stuck = worker(WorkerPhase.TERMINATING, routed=False)
     assert act(stuck, of=record(deleting=True, deleting_since=NOW - 100)) == []

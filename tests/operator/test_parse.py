@@ -121,6 +121,14 @@ def test_moments_are_kept_over_events() -> None:
     assert (third.first_seen, third.first_ready, third.phase) == (1.0, 2.0, WorkerPhase.NOT_READY)
 
 
+def test_a_pod_without_an_owner_is_orphaned() -> None:
+    owned = parse.worker_from_pod(pod(metadata={"ownerReferences": [{"kind": "LLMDeployment", "uid": "d"}]}), None, 1.0)
+    left = parse.worker_from_pod(pod(metadata={"ownerReferences": []}), owned, 2.0)
+    assert owned is not None
+    assert left is not None
+    assert (owned.orphaned, left.orphaned) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("body", "leaving"),
     [

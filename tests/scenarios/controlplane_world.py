@@ -20,9 +20,11 @@ from warmfleet_localcluster.kubeclient import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
+    EVENTS,
     LEASES,
     PODS,
     REPLICA_SETS,
+    SERVICE_ACCOUNTS,
     SERVICES,
     ApiError,
     KubeClient,
@@ -35,8 +37,23 @@ from world import LLMDS, NAMESPACES, PATIENT, PROBE_SCALE, RESOURCES, TYPES, Wor
 
 _SERIAL = itertools.count()
 _SYSTEM = {"default", "kube-system", "kube-public", "kube-node-lease"}
-_KEPT = {(SERVICES.plural, "kubernetes"), (CONFIG_MAPS.plural, "kube-root-ca.crt")}
-_OWNED: tuple[Resource, ...] = (DEPLOYMENTS, REPLICA_SETS, SERVICES, DISRUPTION_BUDGETS, CONFIG_MAPS, LEASES)
+_RBAC = "rbac.authorization.k8s.io/v1"
+_KEPT = {
+    (SERVICES.plural, "kubernetes"),
+    (CONFIG_MAPS.plural, "kube-root-ca.crt"),
+    (SERVICE_ACCOUNTS.plural, "default"),
+}
+_OWNED: tuple[Resource, ...] = (
+    DEPLOYMENTS,
+    REPLICA_SETS,
+    SERVICES,
+    DISRUPTION_BUDGETS,
+    CONFIG_MAPS,
+    SERVICE_ACCOUNTS,
+    Resource(_RBAC, "roles"),
+    Resource(_RBAC, "rolebindings"),
+    LEASES,
+)
 
 
 @asynccontextmanager
@@ -82,6 +99,8 @@ async def _clean(kube: KubeClient) -> bool:
     pods = (await kube.list(PODS))["items"]
     for pod in pods:
         await _delete(kube, PODS, pod, grace_seconds=0)
+    for event in (await kube.list(EVENTS, "default"))["items"]:  # a scenario counts its own
+        await _delete(kube, EVENTS, event)
     spaces = [item for item in (await kube.list(NAMESPACES))["items"] if item["metadata"]["name"] not in _SYSTEM]
     for space in spaces:
         if not space["metadata"].get("deletionTimestamp"):

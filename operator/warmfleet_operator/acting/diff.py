@@ -177,17 +177,19 @@ def _deletion(job: Job) -> Iterator[Action]:
     """The deployment is being deleted: drain everybody, then let it go.
 
     In a namespace that is being deleted the pods are deleted anyway, each with its own grace and preStop, so nothing is
-    waited for; the same holds when the children shall be orphaned.
+    waited for; the same holds when the children shall be orphaned. The garbage collector may have orphaned them, and
+    taken its finalizer away, before this is asked for the first time: pods without an owner stay, too.
     """
     record = job.record
+    mine = [worker for worker in job.workers if not worker.orphaned]
     alone = record.namespace_terminating or "orphan" in record.finalizers
     if not alone:
-        for worker in job.workers:
+        for worker in mine:
             if not worker.leaving:
                 yield _farewell(worker)
     waited = job.now - (record.deleting_since if record.deleting_since is not None else job.now)
     limit = job.deadline + DRAIN_MARGIN + job.shutdown_seconds + FINALIZER_MARGIN
-    if FINALIZER in record.finalizers and (alone or not job.workers or waited > limit):
+    if FINALIZER in record.finalizers and (alone or not mine or waited > limit):
         yield RemoveFinalizer()
 
 

@@ -242,6 +242,7 @@ def worker_from_pod(body: Body, previous: WorkerRecord | None, now: float) -> Wo
         terminating_since=_since(terminating, old.terminating_since if old is not None else None, now),
         routed=pod_labels.get(labels.ROUTE) == labels.ROUTE_VALUE,
         protected=labels.is_true(annotations, labels.DO_NOT_DRAIN),
+        orphaned=not items(meta.get("ownerReferences")),
     )
 
 

@@ -113,6 +113,7 @@ class WorkerRecord:
         terminating_since: When the operator first saw deletionTimestamp; None otherwise.
         routed: Whether the route label is set.
         protected: Whether the do-not-drain annotation is set.
+        orphaned: Whether it has no owner any more: it survives its deployment.
     """
 
     key: Key
@@ -136,6 +137,7 @@ class WorkerRecord:
     terminating_since: float | None = None
     routed: bool = False
     protected: bool = False
+    orphaned: bool = False
 
     @property
     def deployment_key(self) -> Key:
