@@ -44,6 +44,7 @@ class Watcher:
     ) -> None:
         self._store, self._configure, self._namespace, self._on_end = store, configure, namespace, on_end
         self._stop = threading.Event()
+        self._release = threading.Event()
         self._thread = threading.Thread(target=self._main, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -57,6 +58,7 @@ class Watcher:
     def stop(self, timeout: float = 3.0) -> None:
         """End the thread; waits ``timeout`` real seconds at most."""
         self._stop.set()
+        self._release.set()
         self._thread.join(timeout)
 
     def _main(self) -> None:
@@ -70,14 +72,17 @@ class Watcher:
                 self._on_end("the watch ended")
 
     async def _run(self) -> None:
-        await kopf.operator(
-            registry=self._registry(),
-            settings=_settings(namespaced=bool(self._namespace)),
-            standalone=True,
-            clusterwide=not self._namespace,
-            namespaces=[self._namespace] if self._namespace else [],
-            stop_flag=self._stop,
-        )
+        try:
+            await kopf.operator(
+                registry=self._registry(),
+                settings=_settings(namespaced=bool(self._namespace)),
+                standalone=True,
+                clusterwide=not self._namespace,
+                namespaces=[self._namespace] if self._namespace else [],
+                stop_flag=self._release,
+            )
+        finally:
+            self._release.set()  # kopf waits for its flag in an executor thread, without which the loop cannot end
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
