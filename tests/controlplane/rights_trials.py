@@ -28,7 +28,7 @@ from warmfleet_runtime.clock import ScaledClock
 
 AT_ONCE = 4
 """Operators that run side by side in this process."""
-END_SECONDS = 20.0
+END_SECONDS = 60.0
 """Real seconds in which an operator that has gone blind, or cannot keep its Lease, must have ended."""
 LEASE = "warmfleet-operator"
 
