@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.warmfleet-setup
-SOURCES := contracts runtime operator worker localcluster cli
+
 PYTEST := $(PY) -m pytest
 JOBS ?= 2
 CLUSTER ?= embedded
@@ -28,6 +28,10 @@ $(STAMP): pyproject.toml constraints.txt
 .PHONY: crds
 crds: $(STAMP) ## Generate crds/ from the models
 	$(PY) -m warmfleet_contracts.api.crd crds
+
+.PHONY: charts
+charts: $(STAMP) ## Generate what the chart and the kustomize base take from CRDs, rights and settings
+	$(PY) deploy/generate.py --helm $$($(PY) tests/controlplane/clients.py | tail -1)
 
 .PHONY: lint
 lint: $(STAMP) ## Formatting, lint, types, import contracts
@@ -56,6 +60,11 @@ controlplane: $(STAMP) ## Build (or find) kube-apiserver, etcd, scheduler, contr
 .PHONY: test-controlplane
 test-controlplane: controlplane ## The scenarios, and what only it can prove, on a real Kubernetes control plane
 	WARMFLEET_CLUSTER=controlplane $(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/controlplane tests/scenarios
+
+.PHONY: bench
+bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then the yardstick (about an hour)
+	$(PY) bench/reaction.py
+	$(PY) bench/yardstick.py
 
 .PHONY: clean
 clean: ## Remove what the targets above made
