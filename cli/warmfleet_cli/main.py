@@ -13,8 +13,11 @@ from collections.abc import Sequence
 
 SUBCOMMANDS = {
     "demo": ("warmfleet_cli.demo.command", "the whole product on this machine, in under 4 minutes"),
+    "simulate": ("warmfleet_cli.simulate", "replay a trace through the planner, beside rivals and the optimum"),
 }
 """Name -> (module, one line of help)."""
+EXTRAS = {"demo": "demo", "simulate": "simulation"}
+"""Name -> extra of the distribution that brings what the subcommand needs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 command = importlib.import_module(module)
             except ModuleNotFoundError as error:
-                print(f"warmfleet {name}: {error}; install it with: pip install 'warmfleet[{name}]'", file=sys.stderr)
+                print(
+                    f"warmfleet {name}: {error}; install it with: pip install 'warmfleet[{EXTRAS[name]}]'",
+                    file=sys.stderr,
+                )
                 return 2
             command.add_arguments(sub)
             sub.set_defaults(run=command.run)

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from warmfleet_contracts.traces import RateTrace
@@ -18,13 +18,8 @@ if TYPE_CHECKING:
 _GRID = (0.5, 0.7071, 1.0, 1.4142, 2.0)
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand to an argument parser's subparsers."""
-    parser = subparsers.add_parser(
-        "simulate",
-        help="replay a trace through the planner, beside rivals and the optimum",
-        description="Replays a traffic trace through the shipped planner, other autoscalers and a clairvoyant optimum.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's arguments."""
     parser.add_argument(
         "--trace",
         action="append",
@@ -46,7 +41,6 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--peak-workers", type=float, default=60.0, help="size of the standard fleet at p99.9 demand")
     parser.add_argument("--untuned", action="store_true", help="only the documented default of each knob")
     parser.add_argument("--seed", type=int, default=1, help="seed of all random draws (default 1)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

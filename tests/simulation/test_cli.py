@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
-from warmfleet_cli import simulate
+from warmfleet_cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def call(*args: str) -> int:
-    parser = argparse.ArgumentParser()
-    simulate.register(parser.add_subparsers())
-    parsed = parser.parse_args(["simulate", *args])
-    return int(parsed.run(parsed))
+    return main(["simulate", *args])
 
 
 @pytest.fixture
