@@ -42,12 +42,14 @@ def test_a_valid_sample_parses_and_survives_the_way_to_the_wire_and_back(path: P
         assert model.model_validate(parsed.to_wire()) == parsed
 
 
-@pytest.mark.parametrize("path", samples("invalid"))
+JUDGED_BY_THE_API_SERVER_ALONE = {"long-name"}
+"""Samples whose metadata is wrong: the models do not look at it. A real API server refuses them in its own suite."""
+
+
+@pytest.mark.parametrize("path", [p for p in samples("invalid") if p.id not in JUDGED_BY_THE_API_SERVER_ALONE])
 def test_an_invalid_sample_gets_the_message_it_names(path: Path) -> None:
     message, (body,) = load(path)
     assert message, "an invalid sample starts with '# refused: <message>'"
-    if message.startswith("metadata.name"):
-        pytest.skip("metadata is judged by the API server alone")
     with pytest.raises(ValidationError) as error:
         MODELS[body["kind"]].model_validate(body)
     assert message.rsplit(".", 1)[-1] in str(error.value) if " " not in message else message in str(error.value)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
 from warmfleet_localcluster.kubeclient import PODS
 from warmfleet_localcluster.node import ImageEntry
-from world import NAMESPACES, World, deployment, eventually, instance_type
+from world import CRDS, NAMESPACES, World, deployment, eventually, instance_type
 
 LIAR = """
 import json, os, sys
@@ -26,6 +27,33 @@ app = web.Application()
 app.router.add_get("/readyz", ready); app.router.add_get("/healthz", ready); app.router.add_get("/v1/prestop", ready)
 app.router.add_route("*", "/v1/state", state); app.router.add_route("*", "/v1/drain", state)
 web.run_app(app, host=os.environ["WARMFLEET_POD_IP"], port=9600, print=None)
+"""
+
+
+FALSE_ROUTER = """
+import asyncio, itertools, sys
+from aiohttp import web
+mode, flags = sys.argv[1], sys.argv[2:]
+host = flags[flags.index("--host") + 1]
+count = itertools.count(1)
+async def answer(request):
+    if request.path != "/metrics":
+        return web.Response(text="ok")
+    if mode == "hang":
+        await asyncio.sleep(3600)
+    if mode == "lie":
+        value = 10 ** (9 + next(count) % 200)
+        return web.Response(text='vllm_router_processed_requests_total{worker="a"} %d\\n' % value)
+    return web.Response(text="%% not metrics {{{")
+async def run():
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    for port in ("--port", "--prometheus-port"):
+        await web.TCPSite(runner, host, int(flags[flags.index(port) + 1])).start()
+    await asyncio.Event().wait()
+asyncio.run(run())
 """
 
 
@@ -139,20 +167,13 @@ async def test_agents_that_lie_are_bounded(running: World) -> None:
     await _with_lying_agents(running, "lie")
 
 
+def _false_router(mode: str) -> ImageEntry:
+    return ImageEntry([sys.executable, "-c", FALSE_ROUTER, mode], entry_only=True)
+
+
 async def test_a_fleet_whose_metrics_vanish_is_held(running: World) -> None:
-    """Router metrics are garbage and agents hang: the fleet keeps its size, and the condition says so."""
-    script = (
-        "import sys\nfrom aiohttp import web\n"
-        "async def any(request): return web.Response(text='%% not metrics {{{', status=200)\n"
-        "a=sys.argv\nhost=a[a.index('--host')+1]\n"
-        "async def run():\n"
-        "    import asyncio\n"
-        "    app=web.Application(); app.router.add_route('*','/{t:.*}',any); r=web.AppRunner(app); await r.setup()\n"
-        "    for p in ('--port','--prometheus-port'): await web.TCPSite(r,host,int(a[a.index(p)+1])).start()\n"
-        "    await asyncio.Event().wait()\n"
-        "import asyncio; asyncio.run(run())\n"
-    )
-    running.images["ghcr.io/warmfleet/router:*"] = ImageEntry([sys.executable, "-c", script], entry_only=True)
+    """Router metrics and agents' answers are garbage: the fleet keeps its size, and the condition says so."""
+    running.images["ghcr.io/warmfleet/router:*"] = _false_router("garbage")
     running.images["ghcr.io/warmfleet/agent:*"] = ImageEntry([sys.executable, "-c", LIAR, "garbage"], entry_only=True)
     await running.apply(instance_type(), deployment(scaling={"min": 2, "max": 4}))
     await running.until_ready(2)
@@ -162,15 +183,28 @@ async def test_a_fleet_whose_metrics_vanish_is_held(running: World) -> None:
     assert (await running.status())["scaling"]["chosenBy"] in {"NoData", "Min"}
 
 
+@pytest.mark.parametrize("mode", ["hang", "lie"])
+async def test_a_router_that_hangs_or_lies_moves_the_fleet_within_its_bounds_only(running: World, mode: str) -> None:
+    running.images["ghcr.io/warmfleet/router:*"] = _false_router(mode)
+    await running.apply(instance_type(), deployment(scaling={"min": 2, "max": 3}))
+    await running.until_ready(2)
+    for _ in range(8):
+        await running.clock.sleep(15)
+        stay = [pod for pod in await running.workers() if not pod["metadata"].get("deletionTimestamp")]
+        assert 2 <= len(stay) <= 3
+    assert (await running.condition("Ready"))["status"] == "True"
+    assert running.operators[0].exit_code() is None
+
+
 async def test_a_spec_that_an_older_schema_let_in_is_refused_by_the_operator_with_the_same_words(
     running: World,
 ) -> None:
     """The CRD is loosened, as an older one might be: the operator's own parse refuses what would be ignored."""
     if running.api is None:
-        return
+        pytest.skip("it loosens the CRD, which all scenarios on the control plane share")
     bad = deployment(replicas=1)
     bad["spec"]["scaling"] = {"min": 1, "max": 2}
-    loosened = await running.kube.get(__import__("world").CRDS, "llmdeployments.warmfleet.dev")
+    loosened = await running.kube.get(CRDS, "llmdeployments.warmfleet.dev")
     schema = loosened["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     schema.pop("x-kubernetes-validations")
     loosened["metadata"].pop("managedFields", None)

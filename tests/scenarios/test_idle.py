@@ -11,7 +11,7 @@ QUIET_MINUTES = 10
 @pytest.mark.scale(60.0)
 async def test_an_idle_fleet_causes_no_write_for_ten_minutes(running: World) -> None:
     if running.api is None:
-        return  # counted by the embedded API; the real one has its own test with audit counts
+        pytest.skip("writes are counted by the embedded API alone")
     await running.apply(instance_type(), deployment(replicas=2))
     await running.until_ready(2)
     await running.until_endpoint()
