@@ -70,7 +70,8 @@ async def world(
     controlplane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> AsyncIterator[World]:
     """The scenarios' world with nodes that run pods, without an operator yet; shows the operators' logs on failure."""
-    clock = ScaledClock(SCALE)
+    marker = request.node.get_closest_marker("scale")
+    clock = ScaledClock(marker.args[0] if marker else SCALE)
     monkeypatch.setenv(CLOCK_ENV, clock.to_env())  # what the node starts has the same clock
     async with controlplane_world.controlplane(tmp_path, clock) as made:
         yield made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
 from warmfleet_localcluster.kubeclient import DISRUPTION_BUDGETS, ENDPOINT_SLICES, PODS, ApiError
@@ -101,6 +102,7 @@ async def test_a_fleet_of_one_may_be_evicted(running: World) -> None:
     await replaced(running, old, 1)
 
 
+@pytest.mark.scale(60.0)  # the planner gives hopeless workers up after ten minutes
 async def test_a_fleet_that_cannot_reach_its_size_does_not_block_maintenance_for_good(running: World) -> None:
     """Six wanted, four nodes: at first the budget holds on to all four, later it gives way."""
     await running.apply(instance_type(), deployment(replicas=6))

@@ -11,6 +11,8 @@ from warmfleet_localcluster.kubeclient import PODS
 from warmfleet_localcluster.node import ImageEntry
 from world import CRDS, NAMESPACES, World, deployment, eventually, instance_type
 
+BRISK = pytest.mark.scale(40.0)
+"""For scenarios that wait out a deadline while nothing streams."""
 LIAR = """
 import json, os, sys
 from aiohttp import web
@@ -155,14 +157,17 @@ async def _with_lying_agents(running: World, mode: str) -> None:
     await running.until_gone(seconds=60)
 
 
+@BRISK
 async def test_agents_that_answer_garbage_are_bounded(running: World) -> None:
     await _with_lying_agents(running, "garbage")
 
 
+@BRISK
 async def test_agents_that_hang_are_bounded(running: World) -> None:
     await _with_lying_agents(running, "hang")
 
 
+@BRISK
 async def test_agents_that_lie_are_bounded(running: World) -> None:
     await _with_lying_agents(running, "lie")
 
@@ -171,6 +176,7 @@ def _false_router(mode: str) -> ImageEntry:
     return ImageEntry([sys.executable, "-c", FALSE_ROUTER, mode], entry_only=True)
 
 
+@BRISK
 async def test_a_fleet_whose_metrics_vanish_is_held(running: World) -> None:
     """Router metrics and agents' answers are garbage: the fleet keeps its size, and the condition says so."""
     running.images["ghcr.io/warmfleet/router:*"] = _false_router("garbage")
@@ -183,6 +189,7 @@ async def test_a_fleet_whose_metrics_vanish_is_held(running: World) -> None:
     assert (await running.status())["scaling"]["chosenBy"] in {"NoData", "Min"}
 
 
+@BRISK
 @pytest.mark.parametrize("mode", ["hang", "lie"])
 async def test_a_router_that_hangs_or_lies_moves_the_fleet_within_its_bounds_only(running: World, mode: str) -> None:
     running.images["ghcr.io/warmfleet/router:*"] = _false_router(mode)

@@ -66,6 +66,11 @@ class Recorder:
         """Logical seconds since the traffic's start; negative until then."""
         return BEFORE if self.start is None else self._clock.now() - self.start
 
+    @property
+    def over(self) -> bool:
+        """Whether the window has ended: what happens while the last answers run out is no part of the trace."""
+        return self.elapsed > self.timeline.setup.minutes * 60.0
+
     async def run(self) -> None:
         """Watches and samples until it is cancelled."""
         timeout = aiohttp.ClientTimeout(total=2.0)
@@ -97,11 +102,11 @@ class Recorder:
             return
         left_before, served_before = worker.leaving, worker.ready
         worker.update(event.object)
-        if worker.leaving and not left_before and served_before:
+        if worker.leaving and not left_before and served_before and not self.over:
             self._spawn(self._drain_began(worker))
 
     def _event(self, event: Event) -> None:
-        if event.type == "DELETED":
+        if event.type == "DELETED" or self.over:
             return
         at = self.elapsed if self._caught_up else BEFORE
         for record in self._events.occurrences(event.object, at=at):
