@@ -162,8 +162,8 @@ class InstanceTypeStatus(ApiModel):
     """Worker pods of this type now."""
     startup: MeasuredStartup | None = None
     """Measured start-up time."""
-    stocked_out: bool = False
-    """Whether new workers of this type are held back because recent ones found no node."""
+    stocked_out: bool | None = None
+    """Whether new workers of this type are held back because recent ones found no node; absent while nobody says."""
     message: LongText = ""
     """What is going on, for a person."""
     conditions: Annotated[
