@@ -7,6 +7,7 @@ started, ready; on deletion it lets the agent drain as the engine's preStop woul
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 from collections.abc import Callable
@@ -29,7 +30,24 @@ from warmfleet_runtime.clock import ScaledClock
 CRDS = Path(__file__).parents[2] / "crds"
 CRD = resources.Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", False)
 OPERATOR_AGENT = "warmfleet-operator"
-_BLOCKS = itertools.count(os.getpid() % 200)
+# Where the next agent listens: a /16 for each xdist worker, entered at a place that differs from run to run.
+_ADDRESSES = (
+    f"127.{70 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]) % 50}.{n // 250 % 250}.{n % 250 + 1}"
+    for n in itertools.count(os.getpid() * 37 % 60_000)
+)
+
+
+async def listen(runner: web.AppRunner, port: int) -> str:
+    """Serve on the port of an address that nobody uses, and return the address."""
+    for ip in itertools.islice(_ADDRESSES, 100):
+        try:
+            await web.TCPSite(runner, ip, port).start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return ip
+    raise AssertionError(f"no free address for port {port}")
 
 
 @dataclass
@@ -37,10 +55,10 @@ class FakeAgent:
     """An agent that answers as told."""
 
     pod: dict[str, Any]
-    ip: str
     clock: ScaledClock
     drain_seconds: float = 6.0
     mode: str = "good"
+    ip: str = ""
     running: int = 0
     waiting: int = 0
     finished: int = 0
@@ -98,7 +116,7 @@ class FakeAgent:
         app.router.add_route("*", "/{tail:.*}", self.handle)
         self.runner = web.AppRunner(app, access_log=None)
         await self.runner.setup()
-        await web.TCPSite(self.runner, self.ip, labels.AGENT_PORT).start()
+        self.ip = await listen(self.runner, labels.AGENT_PORT)
 
     async def stop(self) -> None:
         if self.runner is not None:
@@ -116,7 +134,6 @@ class Fleet:
         self.start_seconds = 3.0
         self.agent_mode = "good"
         self.router_text = ""
-        self._block, self._host = next(_BLOCKS), itertools.count(1)
         self._tasks: list[asyncio.Task[Any]] = []
         self._stop = asyncio.Event()
         self._web: list[web.AppRunner] = []
@@ -182,6 +199,9 @@ class Fleet:
         while not condition():
             if self.process is not None and self._operator.done():
                 raise AssertionError(f"the operator ended: {self._operator.result()}")
+            for task in self._tasks:
+                if task.done() and not task.cancelled():
+                    task.result()  # what broke in the fake kubelet is the cause, not the time that ran out
             if loop.time() > end:
                 raise AssertionError(f"timed out: {what}")
             await asyncio.sleep(0.02)
@@ -222,7 +242,6 @@ class Fleet:
 
     async def router(self) -> None:
         """A router pod whose metrics are :attr:`router_text`."""
-        ip = self._address()
 
         async def metrics(_: web.Request) -> web.Response:
             return web.Response(text=self.router_text)
@@ -231,7 +250,7 @@ class Fleet:
         app.router.add_get("/metrics", metrics)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, ip, labels.ROUTER_METRICS_PORT).start()
+        ip = await listen(runner, labels.ROUTER_METRICS_PORT)
         self._web.append(runner)
         meta = {
             "name": "chat-router-0",
@@ -246,10 +265,6 @@ class Fleet:
         await self.kube.create(resources.PODS, {"metadata": meta, "spec": {"containers": [container]}}, "prod")
         await self._status("chat-router-0", "prod", ip, ready=True)
 
-    def _address(self) -> str:
-        host = next(self._host)
-        return f"127.77.{self._block % 250}.{host % 250 + 1}"
-
     async def _kubelet(self) -> None:
         lives: dict[str, asyncio.Task[None]] = {}
         while True:
@@ -262,7 +277,7 @@ class Fleet:
 
     async def _live(self, pod: dict[str, Any]) -> None:
         name, namespace, uid = (pod["metadata"][k] for k in ("name", "namespace", "uid"))
-        agent = FakeAgent(pod, self._address(), self.clock, mode=self.agent_mode)
+        agent = FakeAgent(pod, self.clock, mode=self.agent_mode)
         self.agents[name] = agent
         await agent.start()
         try:
