@@ -20,10 +20,10 @@ from datetime import datetime
 from pathlib import Path
 
 from warmfleet_runtime.clock import Clock, clock_from_env
+from warmfleet_runtime.kubeclient import KubeClient
 
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url, write_kubeconfig
 from warmfleet_localcluster.controllers import Controllers
-from warmfleet_localcluster.kubeclient import KubeClient
 from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
 
 _LOG = logging.getLogger("warmfleet_localcluster")

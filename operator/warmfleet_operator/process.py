@@ -17,6 +17,7 @@ from typing import Any
 
 from kubernetes.aio import client as kube
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.kubeclient import load_configuration
 
 from warmfleet_operator.acting.checkpoint import Checkpoints
 from warmfleet_operator.acting.events import EventRecorder
@@ -25,7 +26,7 @@ from warmfleet_operator.acting.instancetypes import InstanceTypeReporter
 from warmfleet_operator.acting.workers import Tools
 from warmfleet_operator.adapters.agents import AgentClient
 from warmfleet_operator.adapters.audit import WATCHED, Audit
-from warmfleet_operator.adapters.kube import RestKubeApi, load_configuration
+from warmfleet_operator.adapters.kube import RestKubeApi
 from warmfleet_operator.adapters.lease import ElectionThread, Elector, Leadership, LeaseSettings
 from warmfleet_operator.adapters.telemetry import Telemetry, agent_session
 from warmfleet_operator.health import ProbeServer, Sign, stale

@@ -1,1 +1,1 @@
-"""What every long-running part shares: the clock."""
+"""What every long-running part shares: the clock, logs, a bounded reader of metrics, a Kubernetes client."""

@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from warmfleet_contracts import labels
-from warmfleet_localcluster.kubeclient import (
+from warmfleet_operator.acting.diff import FINALIZER
+from warmfleet_operator.specs.common import short_hash
+from warmfleet_runtime.kubeclient import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -26,8 +28,6 @@ from warmfleet_localcluster.kubeclient import (
     KubeClient,
     Resource,
 )
-from warmfleet_operator.acting.diff import FINALIZER
-from warmfleet_operator.specs.common import short_hash
 
 LLMDS = Resource("warmfleet.dev/v1alpha1", "llmdeployments")
 TYPES = Resource("warmfleet.dev/v1alpha1", "instancetypes", namespaced=False)

@@ -17,14 +17,13 @@ from collections.abc import Callable
 
 from fleet_scene import SCALE, SETTINGS, TYPES, Json, Scene, grant, instance_type
 from kubernetes.aio import client as kube_client
-from warmfleet_localcluster.kubeclient import EVENTS, LEASES, KubeClient
 from warmfleet_operator import watching
-from warmfleet_operator.adapters.kube import load_configuration
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.process import OperatorProcess
 from warmfleet_operator.rights import RIGHTS, Right, Scope, rules
 from warmfleet_operator.settings import Settings
 from warmfleet_runtime.clock import ScaledClock
+from warmfleet_runtime.kubeclient import EVENTS, LEASES, KubeClient, load_configuration
 
 AT_ONCE = 4
 """Operators that run side by side in this process."""

@@ -21,9 +21,9 @@ from shared_controlplane import ROOT
 from strict_controlplane import StrictControlPlane, strict_controlplane
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_localcluster.kubeclient import KubeClient
 from warmfleet_localcluster.node import ImageEntry, ProcessNode, Settings
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
+from warmfleet_runtime.kubeclient import KubeClient
 from world import SCALE, World, deployment, images, instance_type, shapes
 
 pytestmark = pytest.mark.controlplane

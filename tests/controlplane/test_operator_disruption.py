@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_localcluster.kubeclient import DISRUPTION_BUDGETS, ENDPOINT_SLICES, PODS, ApiError
+from warmfleet_runtime.kubeclient import DISRUPTION_BUDGETS, ENDPOINT_SLICES, PODS, ApiError
 from world import World, deployment, eventually, instance_type
 
 LONG = 6000

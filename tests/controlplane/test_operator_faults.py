@@ -14,7 +14,7 @@ import yaml
 from cluster import ControlPlane
 from traffic import Streams
 from warmfleet_cli.demo.processes import Child
-from warmfleet_localcluster.kubeclient import LEASES
+from warmfleet_runtime.kubeclient import LEASES
 from world import World, deployment, eventually, instance_type
 
 PATIENT = {"WARMFLEET_LEASE_DURATION_SECONDS": "20", "WARMFLEET_LEASE_RETRY_SECONDS": "1"}

@@ -11,7 +11,7 @@ from cluster import ControlPlane
 from shared_controlplane import CRDS
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_localcluster.kubeclient import (
+from warmfleet_runtime.kubeclient import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     ENDPOINT_SLICES,

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from warmfleet_contracts import labels
-from warmfleet_localcluster.kubeclient import DEPLOYMENTS, DISRUPTION_BUDGETS, PODS, SERVICES
+from warmfleet_runtime.kubeclient import DEPLOYMENTS, DISRUPTION_BUDGETS, PODS, SERVICES
 from world import LLMDS, TYPES, World, deployment, eventually, instance_type
 
 OPERATORS = {labels.FIELD_MANAGER, labels.STATUS_FIELD_MANAGER}

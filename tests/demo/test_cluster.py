@@ -14,8 +14,8 @@ from warmfleet_cli.demo.conversations import Shape
 from warmfleet_cli.demo.processes import Child
 from warmfleet_cli.demo.sizing import plan
 from warmfleet_localcluster.__main__ import ProbeClock, image_entry, node_shape
-from warmfleet_localcluster.kubeclient import NODES, KubeClient
 from warmfleet_runtime.clock import ScaledClock
+from warmfleet_runtime.kubeclient import NODES, KubeClient
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are ended by Linux's means")
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]

@@ -10,8 +10,8 @@ from warmfleet_cli.demo.timeline import Setup, Timeline
 from warmfleet_contracts import labels
 from warmfleet_contracts.agent import AgentState
 from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
-from warmfleet_localcluster.kubeclient import Event, KubeClient
 from warmfleet_runtime.clock import ManualClock
+from warmfleet_runtime.kubeclient import Event, KubeClient
 
 
 def pod(*, ready: bool = True, draining: str | None = None, deleting: bool = False) -> dict[str, Any]:

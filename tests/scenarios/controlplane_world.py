@@ -16,7 +16,9 @@ from pathlib import Path
 
 import shared_controlplane
 from warmfleet_localcluster.__main__ import ProbeClock
-from warmfleet_localcluster.kubeclient import (
+from warmfleet_localcluster.node import ProcessNode
+from warmfleet_runtime.clock import ScaledClock
+from warmfleet_runtime.kubeclient import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -31,8 +33,6 @@ from warmfleet_localcluster.kubeclient import (
     Object,
     Resource,
 )
-from warmfleet_localcluster.node import ProcessNode
-from warmfleet_runtime.clock import ScaledClock
 from world import LLMDS, NAMESPACES, PATIENT, PROBE_SCALE, RESOURCES, TYPES, World, end, eventually, images, shapes
 
 _SERIAL = itertools.count()

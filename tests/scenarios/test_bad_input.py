@@ -7,8 +7,8 @@ import sys
 import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_localcluster.kubeclient import PODS
 from warmfleet_localcluster.node import ImageEntry
+from warmfleet_runtime.kubeclient import PODS
 from world import CRDS, NAMESPACES, World, deployment, eventually, instance_type
 
 BRISK = pytest.mark.scale(40.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_localcluster.kubeclient import PODS, Resource
+from warmfleet_runtime.kubeclient import PODS, Resource
 from world import World, deployment, eventually, instance_type
 
 SLOW = {"performance": {"requestsPerSecond": 0.15}}

@@ -25,9 +25,9 @@ from warmfleet_contracts import labels
 from warmfleet_localcluster.__main__ import ProbeClock
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url, write_kubeconfig
 from warmfleet_localcluster.controllers import Controllers
-from warmfleet_localcluster.kubeclient import PODS, ApiError, KubeClient, Resource
 from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
 from warmfleet_runtime.clock import ScaledClock
+from warmfleet_runtime.kubeclient import PODS, ApiError, KubeClient, Resource
 
 ROOT = Path(__file__).resolve().parents[2]
 CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import aiohttp
 import yaml
 from warmfleet_contracts import labels
-from warmfleet_localcluster.kubeclient import NODES, PODS, ApiError, KubeClient, Resource
+from warmfleet_runtime.kubeclient import NODES, PODS, ApiError, KubeClient, Resource
 
 from warmfleet_cli.demo.processes import Child
 from warmfleet_cli.demo.sizing import Plan

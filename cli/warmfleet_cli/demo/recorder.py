@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from warmfleet_contracts import labels
 from warmfleet_contracts.agent import AgentState
 from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
-from warmfleet_localcluster.kubeclient import EVENTS, PODS, Event, KubeClient, Resource
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.kubeclient import EVENTS, PODS, Event, KubeClient, Resource
 
 from warmfleet_cli.demo.client import Outcome, Tally
 from warmfleet_cli.demo.observed import EventCounter, Worker, capacity, hit_ratio, parse_status

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 from warmfleet_contracts.traces import FloatArray
-from warmfleet_localcluster.kubeclient import KubeClient
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
+from warmfleet_runtime.kubeclient import KubeClient
 from warmfleet_worker.engines.simulated.tokens import chat_text, expected_text, tokenize
 
 from warmfleet_cli.demo import report, traffic, view

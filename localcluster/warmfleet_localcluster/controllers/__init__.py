@@ -7,9 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import aiohttp
+from warmfleet_runtime import kubeclient as kube
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_localcluster import kubeclient as kube
 from warmfleet_localcluster.controllers.caches import Cache
 from warmfleet_localcluster.controllers.deployments import Deployments
 from warmfleet_localcluster.controllers.disruption import Disruption

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from warmfleet_localcluster.kubeclient import ApiError, KubeClient, Object, Resource
+from warmfleet_runtime.kubeclient import ApiError, KubeClient, Object, Resource
 
 Key = tuple[str | None, str]
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.kubeclient import Object
 
 from warmfleet_localcluster.controllers.caches import Cache, deleting, owned, owner_reference, with_condition
-from warmfleet_localcluster.kubeclient import Object
 from warmfleet_localcluster.node.status import timestamp
 
 _REVISION = "deployment.kubernetes.io/revision"

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.kubeclient import Object
 
 from warmfleet_localcluster.api.selectors import from_selector
 from warmfleet_localcluster.controllers.caches import Cache, controller_of, deleting, pod_ready, with_condition
-from warmfleet_localcluster.kubeclient import Object
 from warmfleet_localcluster.node.status import timestamp
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from warmfleet_runtime.kubeclient import Object
+
 from warmfleet_localcluster.api.selectors import from_selector
 from warmfleet_localcluster.controllers.caches import Cache, deleting, owner_reference, pod_ready
-from warmfleet_localcluster.kubeclient import Object
 
 _SERVICE_LABEL = "kubernetes.io/service-name"
 _MANAGER = {"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}

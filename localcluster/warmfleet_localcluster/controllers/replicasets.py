@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.kubeclient import Object
 
 from warmfleet_localcluster.api.selectors import from_selector
 from warmfleet_localcluster.controllers.caches import (
@@ -13,7 +14,6 @@ from warmfleet_localcluster.controllers.caches import (
     pod_active,
     pod_ready,
 )
-from warmfleet_localcluster.kubeclient import Object
 
 
 class ReplicaSets:

@@ -13,10 +13,10 @@ from decimal import Decimal
 from typing import Any
 
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.kubeclient import PODS, ApiError, KubeClient, Object
 
 from warmfleet_localcluster.controllers.caches import Cache, condition, deleting, pod_active, with_condition
 from warmfleet_localcluster.controllers.resources import Amounts, amounts, plus, pod_requests, total_requests
-from warmfleet_localcluster.kubeclient import PODS, ApiError, KubeClient, Object
 from warmfleet_localcluster.node.status import timestamp
 
 _NOT_READY = {"key": "node.kubernetes.io/not-ready", "value": "", "effect": "NoSchedule"}

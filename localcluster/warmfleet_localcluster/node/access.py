@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from warmfleet_localcluster.kubeclient import SERVICE_ACCOUNTS, KubeClient, Object
+from warmfleet_runtime.kubeclient import SERVICE_ACCOUNTS, KubeClient, Object
 
 _TOKEN_SECONDS = 24 * 3600
 """Tokens are asked for once per pod, so for longer than the hour a kubelet that renews them would."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from warmfleet_runtime.kubeclient import ApiError
 
-from warmfleet_localcluster.kubeclient import ApiError
 from warmfleet_localcluster.node.environment import container_environment
 from warmfleet_localcluster.node.expand import ContainerConfigError, expand, substitute_mounts
 from warmfleet_localcluster.node.probes import Probe, Target, act, keep_probing

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from warmfleet_runtime.kubeclient import PODS, ApiError, Object
 
-from warmfleet_localcluster.kubeclient import PODS, ApiError, Object
 from warmfleet_localcluster.node.container import Container, Deadline, Sandbox
 from warmfleet_localcluster.node.expand import ContainerConfigError
 from warmfleet_localcluster.node.runtime import Runtime

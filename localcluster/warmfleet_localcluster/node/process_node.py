@@ -13,8 +13,8 @@ from typing import Any
 
 import aiohttp
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.kubeclient import LEASES, NAMESPACES, NODES, PODS, ApiError, Event, KubeClient, Object
 
-from warmfleet_localcluster.kubeclient import LEASES, NAMESPACES, NODES, PODS, ApiError, Event, KubeClient, Object
 from warmfleet_localcluster.node.access import ApiAccess
 from warmfleet_localcluster.node.addresses import AddressPool
 from warmfleet_localcluster.node.environment import base_environment

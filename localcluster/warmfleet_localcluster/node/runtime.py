@@ -9,8 +9,8 @@ from pathlib import Path
 
 import aiohttp
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.kubeclient import ApiError, KubeClient, Object, Resource
 
-from warmfleet_localcluster.kubeclient import ApiError, KubeClient, Object, Resource
 from warmfleet_localcluster.node.access import ApiAccess
 from warmfleet_localcluster.node.addresses import AddressPool
 from warmfleet_localcluster.node.environment import Fetch

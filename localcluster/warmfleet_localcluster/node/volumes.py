@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmfleet_localcluster.kubeclient import CONFIG_MAPS, SECRETS, Object
+from warmfleet_runtime.kubeclient import CONFIG_MAPS, SECRETS, Object
+
 from warmfleet_localcluster.node.environment import Fetch, object_data
 from warmfleet_localcluster.node.expand import ContainerConfigError, field_value
 

@@ -13,15 +13,12 @@ import asyncio
 import builtins
 import json
 import logging
-import os
 import random
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import aiohttp
 from kubernetes.aio import client as kube
-from kubernetes.aio import config as kube_config
 
 from warmfleet_operator.adapters.resources import Resource
 
@@ -38,7 +35,6 @@ _CONTENT_TYPES: dict[PatchKind, str] = {
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _ATTEMPTS = 5
 _PAGE = 500
-_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 class KubeError(Exception):
@@ -112,22 +108,6 @@ class KubeApi(Protocol):
         """DELETE an object, only if it still is the one meant."""
 
 
-async def load_configuration(kubeconfig: str | None = None) -> kube.Configuration:
-    """Connection settings: ``kubeconfig``, else KUBECONFIG, else the pod's service account, else ~/.kube/config."""
-    configuration = kube.Configuration()
-    path = kubeconfig or os.environ.get("KUBECONFIG")
-    if path is None and await asyncio.to_thread(_SERVICE_ACCOUNT_TOKEN.exists):
-        kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    else:
-        await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
-            path, None, configuration, persist_config=False
-        )
-    # Proxies of the environment must not swallow the API server's address; a kubeconfig's proxy-url still counts.
-    configuration.client_session_kwargs = {"trust_env": False}
-    configuration.retries = False
-    return configuration
-
-
 class TokenBucket:
     """At most ``rate`` requests per real second on average, ``burst`` at once.
 
@@ -156,7 +136,7 @@ class RestKubeApi:
     """:class:`KubeApi` over HTTP. Close it when done.
 
     Args:
-        configuration: From :func:`load_configuration`.
+        configuration: From :func:`warmfleet_runtime.kubeclient.load_configuration`.
         guard: Called before each attempt of a write; raises to forbid it (leadership lost).
         observe: Called with verb, plural and status code of each answer (code 0: none).
         rate: Writes per second on average.

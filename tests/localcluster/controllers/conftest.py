@@ -11,8 +11,8 @@ from aiohttp import web
 from warmfleet_localcluster.api import EmbeddedApi, server_url
 from warmfleet_localcluster.api.server import ApiServer
 from warmfleet_localcluster.controllers import Controllers
-from warmfleet_localcluster.kubeclient import NODES, PODS, KubeClient, Resource
 from warmfleet_runtime.clock import ScaledClock
+from warmfleet_runtime.kubeclient import NODES, PODS, KubeClient, Resource
 
 Json = dict[str, Any]
 

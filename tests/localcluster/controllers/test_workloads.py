@@ -4,7 +4,8 @@ import sys
 
 from warmfleet_localcluster.controllers.deployments import bounds, rolling_update
 from warmfleet_localcluster.controllers.disruption import needed
-from warmfleet_localcluster.kubeclient import (
+from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
+from warmfleet_runtime.kubeclient import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     ENDPOINT_SLICES,
@@ -12,7 +13,6 @@ from warmfleet_localcluster.kubeclient import (
     REPLICA_SETS,
     SERVICES,
 )
-from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
 
 from .conftest import Cluster, Json, eventually
 

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from warmfleet_localcluster.api import EmbeddedApi, server_url
 from warmfleet_localcluster.api.server import ApiServer
-from warmfleet_localcluster.kubeclient import PODS, ApiError, KubeClient
 from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
 from warmfleet_runtime.clock import ScaledClock
+from warmfleet_runtime.kubeclient import PODS, ApiError, KubeClient
 
 Json = dict[str, Any]
 FAST = Settings(min_stop_window=0.3, min_probe_period=0.05)

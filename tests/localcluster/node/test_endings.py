@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from warmfleet_localcluster.kubeclient import LEASES, NODES, PODS, ApiError
 from warmfleet_localcluster.node import NodeShape
+from warmfleet_runtime.kubeclient import LEASES, NODES, PODS, ApiError
 
 from .conftest import Cluster, condition, container, eventually, is_ready, python, sleeper
 
@@ -240,7 +240,7 @@ async def test_cordon_taint_and_provisioning(cluster: Cluster) -> None:
 
 NODE = """
 import asyncio, sys
-from warmfleet_localcluster.kubeclient import KubeClient
+from warmfleet_runtime.kubeclient import KubeClient
 from warmfleet_localcluster.node import *
 from warmfleet_runtime.clock import SystemClock
 async def main():

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
-from warmfleet_localcluster.kubeclient import PODS, ApiError, Event, KubeClient, Resource
+from warmfleet_runtime.kubeclient import PODS, ApiError, Event, KubeClient, Resource
 
 
 def pod(name: str, version: int, uid: str = "") -> dict:

@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from warmfleet_localcluster.kubeclient import CONFIG_MAPS, NODES, PODS, SECRETS
 from warmfleet_localcluster.node import ImageEntry
+from warmfleet_runtime.kubeclient import CONFIG_MAPS, NODES, PODS, SECRETS
 
 from .conftest import Cluster, condition, container, is_ready, python, sleeper
 

@@ -12,6 +12,7 @@ import asyncio
 import builtins
 import json
 import logging
+import os
 import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _PATCH_TYPES = {
     "apply": "application/apply-patch+yaml",
 }
 _PAGE = 500
+_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _WATCH_SECONDS = 240
 
 
@@ -87,6 +89,22 @@ class Event:
 
     type: Literal["ADDED", "MODIFIED", "DELETED", "SYNCED"]
     object: Object
+
+
+async def load_configuration(kubeconfig: str | None = None) -> kube.Configuration:
+    """Connection settings: ``kubeconfig``, else KUBECONFIG, else the pod's service account, else ~/.kube/config."""
+    configuration = kube.Configuration()
+    path = kubeconfig or os.environ.get("KUBECONFIG")
+    if path is None and await asyncio.to_thread(_SERVICE_ACCOUNT_TOKEN.exists):
+        kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    else:
+        await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+            path, None, configuration, persist_config=False
+        )
+    # Proxies of the environment must not swallow the API server's address; a kubeconfig's proxy-url still counts.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.retries = False
+    return configuration
 
 
 class KubeClient:
