@@ -42,28 +42,48 @@ class CurvePoint(ApiModel):
     """90th percentile of the demand, requests/s."""
 
 
-class LeadWindow(ApiModel):
-    """Quantiles of the maximum demand over the next ``lead``, for one state of the traffic.
+_ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
-    The state is (level, slope, volatility); the evaluator interpolates between the nodes of the table.
+
+class LeadWindow(ApiModel):
+    """Distribution of the highest sustained demand over the next ``lead``, relative to the level now.
+
+    The formula is in ``warmfleet_contracts.leadwindow``.
     """
 
     lead: Duration
     """Length of the window."""
-    quantiles: Annotated[
-        tuple[float, ...],
-        Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
-    ]
-    """Probabilities, ascending, each in (0, 1)."""
-    ratios: Annotated[
-        tuple[float, ...],
-        Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
-    ]
-    """Maximum demand over the window divided by the level now, one per probability, at slope and volatility zero."""
-    slope_gain: float = 0.0
-    """Added to each ratio per unit of relative slope (1/s) times lead (s)."""
+    residuals: Annotated[tuple[float, ...], Field(min_length=1, max_length=16, json_schema_extra=_ATOMIC)]
+    """Quantiles of the standardised logarithm, ascending, one per probability."""
+    momentum_gain: float = 0.0
+    """Added to the logarithm per log(mean of 1 minute / mean of 5 minutes)."""
+    trend_gain: float = 0.0
+    """Added to the logarithm per log(mean of 5 minutes / mean of 20 minutes)."""
+    shape_gain: float = 0.0
+    """Added to the logarithm per rise of the shape within the window."""
+    scale_base: float = 1.0
+    """Scale of the residuals without volatility."""
     volatility_gain: float = 0.0
-    """Added to each ratio per unit of relative volatility times the standard normal quantile."""
+    """Added to the scale per relative volatility of the last half hour."""
+    calm_gain: float = 0.0
+    """Added to the scale per relative volatility of the last six hours."""
+
+
+class LeadWindows(ApiModel):
+    """Distributions of the highest sustained demand over the next minutes, given how traffic moves."""
+
+    probabilities: Annotated[tuple[float, ...], Field(min_length=1, max_length=16, json_schema_extra=_ATOMIC)]
+    """Ascending, each in (0, 1)."""
+    windows: Annotated[tuple[LeadWindow, ...], Field(min_length=1, max_length=16, json_schema_extra=_ATOMIC)]
+    """By ascending lead."""
+    shape: Annotated[tuple[float, ...], Field(max_length=320, json_schema_extra=_ATOMIC)] = ()
+    """Logarithm of the expected demand at equal steps since issuedAt; only differences count."""
+    shape_step: Duration = 300.0
+    """Length of a step of the shape."""
+    peak: float = 0.0
+    """Highest rate in the history, requests/s; what is bought on the table is bounded by it."""
+    floor: float = 0.0
+    """Rate below which relative changes mean nothing, requests/s."""
 
 
 class Skill(ApiModel):
@@ -94,10 +114,8 @@ class TrafficForecastStatus(ApiModel):
         tuple[CurvePoint, ...], Field(max_length=60, json_schema_extra={"x-kubernetes-list-type": "atomic"})
     ] = ()
     """The next day, sparsely."""
-    lead_windows: Annotated[
-        tuple[LeadWindow, ...], Field(max_length=24, json_schema_extra={"x-kubernetes-list-type": "atomic"})
-    ] = ()
-    """Quantiles of the maximum demand over lead windows."""
+    lead_windows: LeadWindows | None = None
+    """The margin to buy, learned from the history."""
     skill: Annotated[
         tuple[Skill, ...], Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"})
     ] = ()

@@ -1,0 +1,346 @@
+"""The margin that is forecast: quantiles of the highest demand over the time a worker needs to start.
+
+What is bought now serves after the start-up lead L, so what matters is not the demand now but the highest demand until
+then. Its distribution depends on how the traffic has been moving, and is learned from the deployment's own history::
+
+    need(L, p)  = level * exp(min(location + scale * residual_p, log MOST_RATIO))
+    location    = momentum_gain * log(level/mid) + trend_gain * log(mid/slow) + shape_gain * rise(offset, L)
+    scale       = scale_base + volatility_gain * volatility + calm_gain * calm_volatility
+    rise(o, L)  = max of shape over [o, o + L] - shape(o)          shape: log of the expected demand since issuedAt
+    level, mid, slow = means of the rate with exponential memory of 1, 5 and 20 minutes
+    volatility  = root mean square of 2 (level - mid) / (level + mid), memory of 30 minutes;  calm_volatility: 6 hours
+
+One row of coefficients per lead; ``residual_p`` are the quantiles of the standardised rest. Every mean is exact for any
+sampling interval, so a table learned from minutes serves an operator that ticks every 5 s. Between leads the logarithm
+is interpolated; a longer lead never needs less. The distribution is that of the *sustained* maximum: the least constant
+capacity with which nobody waits longer than a few seconds (see the learner), so single busy seconds buy nothing.
+
+Bounds, whatever a table says: at least ``LEAST_RATIO`` and at most ``MOST_RATIO`` times the level, and at most
+``MOST_PEAKS`` times the larger of the level and the highest rate in the history.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from warmfleet_contracts.api.trafficforecast import LeadWindow, LeadWindows, TrafficForecastStatus
+
+FAST_S, MID_S, SLOW_S = 60.0, 300.0, 1200.0
+"""Memory of the three means of the rate, s."""
+VOLATILE_S, CALM_S = 1800.0, 21_600.0
+"""Memory of the two volatilities, s."""
+RESTART_AFTER_S = 900.0
+"""A gap longer than this starts the means anew; shorter ones count as if the rate had been the next one."""
+PRIOR_VOLATILITY = 0.05
+"""Relative volatility assumed until it was seen."""
+LEAST_RATIO, MOST_RATIO, MOST_PEAKS = 0.7, 5.0, 2.0
+_MOST_RATE = 1e9
+_MOST_LOG = 50.0
+_MOST_GAIN = 10.0
+_DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficState:
+    """What the arrivals so far say about the next minutes; causal.
+
+    Attributes:
+        at: Time of the last sample, s.
+        level: Mean rate with a memory of 1 minute, requests/s.
+        mid: Mean rate with a memory of 5 minutes, requests/s.
+        slow: Mean rate with a memory of 20 minutes, requests/s.
+        variance: Mean square of the relative distance of level and mid, memory of 30 minutes.
+        calm_variance: The same with a memory of 6 hours.
+    """
+
+    at: float
+    level: float
+    mid: float
+    slow: float
+    variance: float = PRIOR_VOLATILITY**2
+    calm_variance: float = PRIOR_VOLATILITY**2
+
+    @property
+    def slope(self) -> float:
+        """Relative growth per second, from the lag between the two faster means."""
+        return _distance(self.level, self.mid) / (MID_S - FAST_S)
+
+    @property
+    def volatility(self) -> float:
+        """Relative volatility of the last half hour."""
+        return math.sqrt(self.variance)
+
+
+def advance(state: TrafficState | None, rate: float, at: float) -> TrafficState:
+    """The state after one more sample.
+
+    Args:
+        state: The state before; None at the start.
+        rate: Mean requests/s since the last sample; what is not known is not a sample and must not be passed.
+        at: Time of the sample, s. A sample that is not newer than the state changes nothing.
+
+    Raises:
+        ValueError: The rate or the time is not a finite number, or the rate is negative.
+    """
+    if not (math.isfinite(rate) and rate >= 0.0 and math.isfinite(at)):
+        raise ValueError(
+            f"a rate must be a finite number >= 0 at a finite time, not {rate!r} at {at!r}; skip the sample"
+        )
+    rate = min(rate, _MOST_RATE)
+    if state is None:
+        return TrafficState(at, rate, rate, rate)
+    passed = at - state.at
+    if passed <= 0.0:
+        return state
+    if passed > RESTART_AFTER_S:
+        return TrafficState(at, rate, rate, rate, state.variance, state.calm_variance)
+    level = _toward(state.level, rate, passed / FAST_S)
+    mid = _toward(state.mid, rate, passed / MID_S)
+    square = _distance(level, mid) ** 2
+    return TrafficState(
+        at=at,
+        level=level,
+        mid=mid,
+        slow=_toward(state.slow, rate, passed / SLOW_S),
+        variance=_toward(state.variance, square, passed / VOLATILE_S),
+        calm_variance=_toward(state.calm_variance, square, passed / CALM_S),
+    )
+
+
+def _toward(mean: float, value: float, memories: float) -> float:
+    return value + (mean - value) * math.exp(-memories)
+
+
+def _distance(a: float, b: float) -> float:
+    """Relative distance, symmetric, within [-2, 2]; 0 when both are 0."""
+    return 2.0 * (a - b) / (a + b) if a + b > 0.0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The distribution for one lead; see the module for the formula.
+
+    Attributes:
+        lead_s: Length of the window, s.
+        residuals: Quantiles of the standardised rest, ascending, one per probability of the table.
+        momentum_gain: Location per log(level/mid).
+        trend_gain: Location per log(mid/slow).
+        shape_gain: Location per rise of the shape.
+        scale_base: Scale without volatility.
+        volatility_gain: Scale per volatility.
+        calm_gain: Scale per calm volatility.
+    """
+
+    lead_s: float
+    residuals: tuple[float, ...]
+    momentum_gain: float = 0.0
+    trend_gain: float = 0.0
+    shape_gain: float = 0.0
+    scale_base: float = 1.0
+    volatility_gain: float = 0.0
+    calm_gain: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LeadWindowTable:
+    """What the forecaster learned; everything the evaluator needs.
+
+    Attributes:
+        probabilities: Ascending, each in (0, 1).
+        windows: By ascending lead.
+        shape: Logarithm of the expected demand at equal steps since issuedAt; empty without a shape.
+        shape_step_s: Length of a step of the shape, s.
+        peak: Highest rate in the history, requests/s.
+        floor: Rate below which relative changes mean nothing, requests/s; added to each mean.
+    """
+
+    probabilities: tuple[float, ...]
+    windows: tuple[Window, ...]
+    shape: tuple[float, ...] = ()
+    shape_step_s: float = 300.0
+    peak: float = 0.0
+    floor: float = 0.0
+
+    @classmethod
+    def from_status(cls, status: TrafficForecastStatus) -> LeadWindowTable | str:
+        """The table of a status, or the reason why there is none; never raises on numbers."""
+        wire = status.lead_windows
+        if wire is None or not wire.windows:
+            return "the status has no lead windows"
+        windows = tuple(
+            Window(
+                w.lead,
+                w.residuals,
+                w.momentum_gain,
+                w.trend_gain,
+                w.shape_gain,
+                w.scale_base,
+                w.volatility_gain,
+                w.calm_gain,
+            )
+            for w in wire.windows
+        )
+        table = cls(wire.probabilities, windows, wire.shape, wire.shape_step, wire.peak, wire.floor)
+        return fault(table) or table
+
+    def to_wire(self) -> LeadWindows:
+        """The CRD form, rounded to what matters: a table of eight leads with a day's shape is about 5 KB."""
+        return LeadWindows(
+            probabilities=self.probabilities,
+            windows=tuple(
+                LeadWindow(
+                    lead=w.lead_s,
+                    residuals=tuple(round(r, 4) for r in w.residuals),
+                    momentum_gain=round(w.momentum_gain, 4),
+                    trend_gain=round(w.trend_gain, 4),
+                    shape_gain=round(w.shape_gain, 4),
+                    scale_base=round(w.scale_base, 5),
+                    volatility_gain=round(w.volatility_gain, 4),
+                    calm_gain=round(w.calm_gain, 4),
+                )
+                for w in self.windows
+            ),
+            shape=tuple(round(value, 4) for value in self.shape),
+            shape_step=self.shape_step_s,
+            peak=float(f"{self.peak:.6g}"),
+            floor=float(f"{self.floor:.6g}"),
+        )
+
+
+def fault(table: LeadWindowTable) -> str:
+    """Why a table must not be used; empty when it may."""
+    chances = table.probabilities
+    if not chances or not _ascends(chances) or not 0.0 < chances[0] <= chances[-1] < 1.0:
+        return "leadWindows.probabilities must ascend within (0, 1)"
+    leads = [w.lead_s for w in table.windows]
+    if not leads or not _ascends(leads) or not 0.0 < leads[0] <= leads[-1] <= _DAY_S:
+        return "leadWindows.windows must have ascending leads of at most a day"
+    if not _within(table.shape, _MOST_LOG) or not 1.0 <= table.shape_step_s <= _DAY_S:
+        return "leadWindows.shape must be finite logarithms at steps between 1 s and a day"
+    if not (0.0 <= table.peak <= _MOST_RATE and 0.0 <= table.floor <= _MOST_RATE):
+        return "leadWindows.peak and floor must be rates, finite and not negative"
+    return next((text for text in (_window_fault(w, len(chances)) for w in table.windows) if text), "")
+
+
+def _window_fault(window: Window, length: int) -> str:
+    where = f"leadWindows.windows at lead {window.lead_s:g} s"
+    rest = window.residuals
+    if len(rest) != length or not _within(rest, _MOST_LOG) or any(b < a for a, b in pairwise(rest)):
+        return f"{where}: residuals must be finite, ascend, and be as many as the probabilities"
+    if not _within((window.momentum_gain, window.trend_gain, window.shape_gain), _MOST_GAIN):
+        return f"{where}: gains must be finite and within {_MOST_GAIN:g}"
+    scales = (window.scale_base, window.volatility_gain, window.calm_gain)
+    if not _within(scales, _MOST_GAIN) or min(scales) < 0.0:
+        return f"{where}: scaleBase, volatilityGain and calmGain must be finite, not negative, at most {_MOST_GAIN:g}"
+    return ""
+
+
+def _within(values: Sequence[float], most: float) -> bool:
+    return all(-most <= value <= most for value in values)
+
+
+def _ascends(values: Sequence[float]) -> bool:
+    return all(a < b for a, b in pairwise(values))
+
+
+def rise(table: LeadWindowTable, offset_s: float, lead_s: float) -> float:
+    """By how much the logarithm of the expected demand rises within the window; 0 outside of the shape.
+
+    Args:
+        table: With the shape.
+        offset_s: Seconds since issuedAt.
+        lead_s: Length of the window, s.
+    """
+    if len(table.shape) < 2:
+        return 0.0
+    begin, end = offset_s / table.shape_step_s, (offset_s + lead_s) / table.shape_step_s
+    last = len(table.shape) - 1
+    if not 0.0 <= begin <= last:
+        return 0.0
+    end = min(end, float(last))
+    inside = table.shape[math.floor(begin) + 1 : math.ceil(end)]
+    base = _at(table.shape, begin)
+    return max((*inside, base, _at(table.shape, end))) - base
+
+
+def _at(curve: Sequence[float], x: float) -> float:
+    i = min(int(x), len(curve) - 2)
+    return curve[i] + (curve[i + 1] - curve[i]) * (x - i)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The distribution of the sustained maximum, evaluated for one state and lead.
+
+    Attributes:
+        probabilities: As in the table.
+        demand: The quantiles, ascending, requests/s.
+    """
+
+    probabilities: tuple[float, ...]
+    demand: tuple[float, ...]
+
+    def quantile(self, probability: float) -> float:
+        """The demand that is not exceeded with a probability; between nodes linear in log(1 - p)."""
+        nodes = self.probabilities
+        if len(nodes) == 1:
+            return self.demand[0]
+        p = min(max(probability, nodes[0]), nodes[-1])
+        i = min(bisect_right(nodes, p) - 1, len(nodes) - 2)
+        a, b = math.log1p(-nodes[i]), math.log1p(-nodes[i + 1])
+        share = (math.log1p(-p) - a) / (b - a)
+        return self.demand[i] + (self.demand[i + 1] - self.demand[i]) * share
+
+
+def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s: float) -> Outlook:
+    """The distribution of the sustained maximum over the next ``lead_s`` seconds.
+
+    Args:
+        table: A table without :func:`fault`.
+        state: The state now.
+        lead_s: Length of the window, s; at least the first lead of the table and at most the last one counts.
+        offset_s: Seconds since issuedAt.
+    """
+    level, mid, slow = (value + table.floor for value in (state.level, state.mid, state.slow))
+    if level <= 0.0:
+        return Outlook(table.probabilities, (0.0,) * len(table.probabilities))
+    momentum, trend = _log_ratio(level, mid), _log_ratio(mid, slow)
+    volatility, calm = math.sqrt(state.variance), math.sqrt(state.calm_variance)
+    best: list[float] = []
+    before: tuple[float, list[float]] | None = None
+    for window in table.windows:
+        drift = (
+            window.momentum_gain * momentum
+            + window.trend_gain * trend
+            + window.shape_gain * rise(table, offset_s, window.lead_s)
+        )
+        scale = window.scale_base + window.volatility_gain * volatility + window.calm_gain * calm
+        logs = [drift + scale * residual for residual in window.residuals]
+        if window.lead_s > lead_s and before is not None:
+            share = (lead_s - before[0]) / (window.lead_s - before[0])
+            logs = [a + (b - a) * share for a, b in zip(before[1], logs, strict=True)]
+        best = logs if not best else [max(a, b) for a, b in zip(best, logs, strict=True)]
+        if window.lead_s >= lead_s:
+            break
+        before = window.lead_s, logs
+    most = min(level * MOST_RATIO, MOST_PEAKS * max(table.peak, level))
+    least, top = level * LEAST_RATIO, math.log(MOST_RATIO)
+    demand = tuple(min(max(level * math.exp(min(value, top)), least), most) for value in best)
+    return Outlook(table.probabilities, demand)
+
+
+def _log_ratio(a: float, b: float) -> float:
+    """Logarithm of a/b within [-3, 3]."""
+    return min(max(math.log(a / b), -3.0), 3.0) if a > 0.0 and b > 0.0 else 0.0
+
+
+def maximum(table: LeadWindowTable, state: TrafficState, lead_s: float, probability: float, offset_s: float) -> float:
+    """The demand that is not exceeded over the next ``lead_s`` seconds with a probability, requests/s.
+
+    It rises with the probability and with the lead; for its bounds see the module.
+    """
+    return outlook(table, state, lead_s, offset_s).quantile(probability)

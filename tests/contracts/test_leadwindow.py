@@ -1,0 +1,203 @@
+"""The lead-window table: the recursion, the evaluator's promises, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from warmfleet_contracts.api.trafficforecast import TrafficForecastStatus
+from warmfleet_contracts.leadwindow import (
+    LEAST_RATIO,
+    MOST_PEAKS,
+    MOST_RATIO,
+    LeadWindowTable,
+    TrafficState,
+    Window,
+    advance,
+    fault,
+    maximum,
+    outlook,
+    rise,
+)
+
+TABLE = LeadWindowTable(
+    probabilities=(0.5, 0.9, 0.99),
+    windows=(
+        Window(60.0, (0.0, 1.3, 2.4), 0.2, 0.1, 0.0, 0.02, 0.3),
+        Window(300.0, (0.2, 1.5, 2.9), 0.4, 0.3, 0.8, 0.03, 0.5, 0.2),
+        Window(1200.0, (0.5, 2.0, 4.0), 0.3, 0.9, 0.9, 0.05, 0.6, 0.3),
+    ),
+    shape=tuple(math.sin(k / 20.0) for k in range(289)),
+    peak=120.0,
+    floor=0.5,
+)
+rates = st.floats(0.0, 1e9)
+states = st.builds(TrafficState, st.just(0.0), rates, rates, rates, st.floats(0.0, 4.0), st.floats(0.0, 4.0))
+leads = st.floats(0.0, 5000.0)
+chances = st.floats(0.0, 1.0)
+
+
+def test_state_is_the_same_at_any_sampling_interval() -> None:
+    rows = [20.0, 24.0, 18.0, 30.0, 29.0, 31.0] * 10
+    coarse = fine = None
+    for minute, rate in enumerate(rows):
+        coarse = advance(coarse, rate, 60.0 * minute)
+        for tick in range(12):
+            fine = advance(fine, rate, 60.0 * minute - 55.0 + 5.0 * tick)
+    assert coarse is not None
+    assert fine is not None
+    assert fine.level == pytest.approx(coarse.level, rel=1e-9)
+    assert fine.slow == pytest.approx(coarse.slow, rel=1e-3)
+    assert fine.volatility == pytest.approx(coarse.volatility, rel=0.15)
+
+
+def test_slope_sees_growth() -> None:
+    state = None
+    for tick in range(720):
+        state = advance(state, 100.0 * math.exp(1e-4 * 5.0 * tick), 5.0 * tick)
+    assert state is not None
+    assert state.slope == pytest.approx(1e-4, rel=0.1)
+
+
+def test_gap_restarts_the_means_and_keeps_the_volatility() -> None:
+    state = advance(advance(None, 10.0, 0.0), 30.0, 60.0)
+    after = advance(state, 5.0, 60.0 + 3600.0)
+    assert (after.level, after.mid, after.slow) == (5.0, 5.0, 5.0)
+    assert after.variance == state.variance
+    assert advance(state, 99.0, 60.0) is state
+
+
+@pytest.mark.parametrize(("rate", "at"), [(math.nan, 1.0), (-1.0, 1.0), (math.inf, 1.0), (1.0, math.nan)])
+def test_state_refuses_what_is_no_sample(rate: float, at: float) -> None:
+    with pytest.raises(ValueError, match="skip the sample"):
+        advance(None, rate, at)
+
+
+@given(states, leads, leads, chances, chances, st.floats(-1e5, 1e5))
+def test_maximum_is_monotone_and_bounded(
+    state: TrafficState, lead: float, longer: float, p: float, higher: float, offset: float
+) -> None:
+    lead, longer = sorted((lead, longer))
+    p, higher = sorted((p, higher))
+    value = maximum(TABLE, state, lead, p, offset)
+    slack = 1e-9 * max(1.0, value)
+    assert maximum(TABLE, state, longer, p, offset) >= value - slack
+    assert maximum(TABLE, state, lead, higher, offset) >= value - slack
+    level = state.level + TABLE.floor
+    assert LEAST_RATIO * level - slack <= value
+    assert value <= min(MOST_RATIO * level, MOST_PEAKS * max(TABLE.peak, level)) + slack
+
+
+def test_no_traffic_needs_only_the_floor() -> None:
+    idle = TrafficState(0.0, 0.0, 0.0, 0.0)
+    assert maximum(TABLE, idle, 300.0, 0.99, 0.0) <= MOST_RATIO * TABLE.floor
+    assert maximum(replace(TABLE, floor=0.0), idle, 300.0, 0.99, 0.0) == 0.0
+
+
+def test_rise_looks_only_into_the_window() -> None:
+    table = replace(TABLE, shape=(0.0, 0.0, 0.5, 0.2), shape_step_s=100.0)
+    assert rise(table, 0.0, 100.0) == 0.0
+    assert rise(table, 0.0, 150.0) == pytest.approx(0.25)
+    assert rise(table, 50.0, 1000.0) == pytest.approx(0.5)
+    assert rise(table, 200.0, 50.0) == 0.0
+    assert rise(table, -1.0, 50.0) == rise(table, 1e9, 50.0) == 0.0
+
+
+def test_growth_raises_the_need() -> None:
+    calm = TrafficState(0.0, 100.0, 100.0, 100.0)
+    growing = TrafficState(0.0, 100.0, 92.0, 80.0)
+    nervous = replace(calm, variance=0.2**2)
+    base = maximum(TABLE, calm, 300.0, 0.9, 0.0)
+    assert maximum(TABLE, growing, 300.0, 0.9, 0.0) > base
+    assert maximum(TABLE, nervous, 300.0, 0.9, 0.0) > base
+    assert outlook(TABLE, calm, 300.0, 0.0).quantile(0.9) == base
+
+
+def test_wire_form_round_trips_and_is_small() -> None:
+    table = replace(
+        TABLE, windows=tuple(replace(TABLE.windows[1], lead_s=60.0 * k) for k in (1, 2, 3, 5, 8, 10, 15, 20))
+    )
+    status = TrafficForecastStatus(lead_windows=table.to_wire())
+    text = json.dumps(status.to_wire())
+    assert len(text) < 8_000
+    again = LeadWindowTable.from_status(TrafficForecastStatus.model_validate_json(text))
+    assert isinstance(again, LeadWindowTable)
+    state = TrafficState(0.0, 90.0, 80.0, 85.0)
+    assert maximum(again, state, 400.0, 0.95, 900.0) == pytest.approx(
+        maximum(table, state, 400.0, 0.95, 900.0), rel=1e-3
+    )
+
+
+HOSTILE = [
+    replace(TABLE, windows=()),
+    replace(TABLE, probabilities=(0.9, 0.5, 0.99)),
+    replace(TABLE, probabilities=(0.0, 0.5, 0.99)),
+    replace(TABLE, probabilities=(0.5, 0.9, math.nan)),
+    replace(TABLE, windows=TABLE.windows[::-1]),
+    replace(TABLE, shape=(0.0, math.nan)),
+    replace(TABLE, shape=(0.0, 1e12)),
+    replace(TABLE, shape_step_s=0.0),
+    replace(TABLE, peak=1e12),
+    replace(TABLE, peak=-1.0),
+    replace(TABLE, floor=math.nan),
+    *(
+        replace(TABLE, windows=(replace(TABLE.windows[0], **change),))  # type: ignore[arg-type]
+        for change in (
+            {"lead_s": math.nan},
+            {"lead_s": -1.0},
+            {"lead_s": 1e12},
+            {"residuals": (0.0, 1.0)},
+            {"residuals": (0.0, 2.0, 1.0)},
+            {"residuals": (0.0, 1.0, math.inf)},
+            {"momentum_gain": math.nan},
+            {"shape_gain": 1e12},
+            {"scale_base": -0.1},
+            {"volatility_gain": math.nan},
+            {"calm_gain": -1e12},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("table", HOSTILE)
+def test_hostile_tables_are_refused_with_a_reason(table: LeadWindowTable) -> None:
+    assert fault(table).startswith("leadWindows")
+    if table.windows:  # the same numbers, as they would come from outside
+        refused = LeadWindowTable.from_status(TrafficForecastStatus.model_construct(lead_windows=_raw(table)))
+        assert isinstance(refused, str)
+
+
+def _raw(table: LeadWindowTable) -> object:
+    wire = TABLE.to_wire()
+    windows = tuple(
+        wire.windows[0].model_copy(
+            update={
+                "lead": w.lead_s,
+                "residuals": w.residuals,
+                "momentum_gain": w.momentum_gain,
+                "shape_gain": w.shape_gain,
+                "scale_base": w.scale_base,
+                "volatility_gain": w.volatility_gain,
+                "calm_gain": w.calm_gain,
+            }
+        )
+        for w in table.windows
+    )
+    return wire.model_copy(
+        update={
+            "probabilities": table.probabilities,
+            "windows": windows,
+            "shape": table.shape,
+            "shape_step": table.shape_step_s,
+            "peak": table.peak,
+            "floor": table.floor,
+        }
+    )
+
+
+def test_a_status_without_a_table_says_so() -> None:
+    assert LeadWindowTable.from_status(TrafficForecastStatus()) == "the status has no lead windows"
