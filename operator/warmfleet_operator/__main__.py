@@ -9,10 +9,11 @@ import sys
 
 from warmfleet_runtime import logs
 from warmfleet_runtime.clock import Clock, clock_from_env
+from warmfleet_runtime.settings import SettingsError
 
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.process import OperatorProcess
-from warmfleet_operator.settings import Settings, SettingsError, load_settings
+from warmfleet_operator.settings import Settings, load_settings
 
 
 async def serve(settings: Settings, clock: Clock) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from kubernetes.aio import client as kube
 from warmfleet_runtime.clock import Clock
 from warmfleet_runtime.kubeclient import load_configuration
+from warmfleet_runtime.probes import ProbeServer, Sign, stale
 
 from warmfleet_operator.acting.checkpoint import Checkpoints
 from warmfleet_operator.acting.events import EventRecorder
@@ -29,7 +30,6 @@ from warmfleet_operator.adapters.audit import WATCHED, Audit
 from warmfleet_operator.adapters.kube import RestKubeApi
 from warmfleet_operator.adapters.lease import ElectionThread, Elector, Leadership, LeaseSettings
 from warmfleet_operator.adapters.telemetry import Telemetry, agent_session
-from warmfleet_operator.health import ProbeServer, Sign, stale
 from warmfleet_operator.loop import DecisionLoop, Planner, Wake
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.settings import Settings

@@ -9,20 +9,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from warmfleet_runtime.settings import load
 
-PREFIX = "WARMFLEET_"
-CONFIG_ENV = "WARMFLEET_CONFIG"
 _POSITIVE = Field(gt=0, le=86_400)
-
-
-class SettingsError(Exception):
-    """A setting is wrong; the message names it and the fix."""
 
 
 class Settings(BaseModel):
@@ -94,37 +87,10 @@ class Settings(BaseModel):
         return self.identity or f"{socket.gethostname()}-{os.getpid()}"
 
 
-def _from_file(path: str) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"{CONFIG_ENV}={path}: {error}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise SettingsError(f"{CONFIG_ENV}={path}: must be a mapping of settings, not {type(loaded).__name__}")
-    return {str(key): value for key, value in loaded.items()}
-
-
-def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, info in Settings.model_fields.items():
-        raw = environ.get(PREFIX + name.upper())
-        if raw is not None:
-            found[to_camel(name)] = tuple(raw.split()) if "tuple" in str(info.annotation) else raw
-    return found
-
-
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Settings of this process.
 
     Raises:
         SettingsError: A key or value is wrong.
     """
-    path = environ.get(CONFIG_ENV)
-    values = {**(_from_file(path) if path else {}), **_from_environ(environ)}
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"settings: {details}") from error
+    return load(Settings, environ)

@@ -1,18 +1,24 @@
 """Probes and metrics over HTTP: ``/healthz`` ``/readyz`` ``/metrics``.
 
-Readiness says that the process is up and has not lost its way; leadership plays no part in it, or a rolling update of
-two replicas would never finish. Liveness fails when the process no longer does its work: no decision while leading, no
-round of measuring, a watch that does not keep up.
+Readiness says that the process is up; leadership plays no part in it, or a rolling update of two replicas would never
+finish. Liveness fails when a sign of the process's work is too old, such as the last decision or the last word of a
+watch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import web
 
-from warmfleet_operator.metrics import Metrics
+
+class Rendered(Protocol):
+    """Metrics that can be shown."""
+
+    def render(self) -> bytes:
+        """The exposition text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class ProbeServer:
         refresh: Called before metrics are rendered.
     """
 
-    def __init__(self, metrics: Metrics, problems: Callable[[], list[str]], refresh: Callable[[], None]) -> None:
+    def __init__(self, metrics: Rendered, problems: Callable[[], list[str]], refresh: Callable[[], None]) -> None:
         self._metrics, self._problems, self._refresh = metrics, problems, refresh
         self._runner: web.AppRunner | None = None
         self.port = 0
