@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -123,7 +124,7 @@ def _partial(snapshot: FleetSnapshot, made: FleetPlan) -> None:
 def test_every_plan_is_explained_within_bounds_and_obeys_pauses(given_: tuple[FleetSnapshot, PlannerMemory]) -> None:
     snapshot, memory = given_
     made, _ = plan(snapshot, memory, START)
-    for check in (_reasons, _bounds, _stock, _pauses, _partial, _enough):
+    for check in (_reasons, _bounds, _stock, _pauses, _partial, _enough, _traced):
         check(snapshot, made)
     _same_in_any_order(snapshot, memory, made)
 
@@ -140,6 +141,14 @@ def _enough(snapshot: FleetSnapshot, made: FleetPlan) -> None:
         back = {w.key: rates[w.variant] for w in snapshot.workers if w.key in one.cancels}
         bought = sum(v.create * rates[v.name] for v in one.variants)
         assert there + bought + sum(back.values()) >= one.figures["need_up"] * (1 - 1e-6)
+
+
+def _traced(_: FleetSnapshot, made: FleetPlan) -> None:
+    """Every decision shows its figures, and they are numbers."""
+    for one in made.deployments.values():
+        notes = one.trace()
+        assert notes or one.chosen_by in (ChosenBy.INVALID, ChosenBy.DELETING)
+        assert all(math.isfinite(value) for note in notes for value in note.figures.values())
 
 
 def _same_in_any_order(snapshot: FleetSnapshot, memory: PlannerMemory, made: FleetPlan) -> None:

@@ -28,6 +28,17 @@ class VariantStatus(ApiModel):
     """What one worker is counted on to sustain within the SLO."""
 
 
+class TraceStep(ApiModel):
+    """One line of the chain from the demand to the workers that leave."""
+
+    stage: Annotated[str, Field(max_length=32)]
+    """Demand, Capacity, Blend, Mix, Limits or Victims."""
+    message: LongText = ""
+    """For a person, with figures."""
+    figures: Annotated[dict[str, float], Field(max_length=32)] = Field(default_factory=dict)
+    """The same figures by name."""
+
+
 class ScalingStatus(ApiModel):
     """The last decision, explained."""
 
@@ -43,6 +54,10 @@ class ScalingStatus(ApiModel):
     """Rule that decided: a reason from the fixed table."""
     message: LongText = ""
     """The decision in words, with figures."""
+    trace: Annotated[
+        tuple[TraceStep, ...], Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """How it came about: demand, capacity, blend, mix, limits, victims. What ``warmfleet explain`` prints."""
 
 
 class KvCacheStatus(ApiModel):

@@ -7,6 +7,7 @@ once a minute at most. A fleet at rest causes no writes at all.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from warmfleet_contracts.api.llmdeployment_status import (
     KvCacheStatus,
     LLMDeploymentStatus,
     ScalingStatus,
+    TraceStep,
     VariantStatus,
 )
 
@@ -31,7 +33,7 @@ from warmfleet_operator.state.records import InstanceTypeRecord, Key, WorkerPhas
 _LOG = logging.getLogger(__name__)
 FIGURES_SECONDS = 60.0
 """Logical seconds between writes that only bring new figures."""
-_FIGURES = (("scaling", "now"), ("scaling", "queue"), ("scaling", "message"), ("kvCache",))
+_FIGURES = (("scaling", "now"), ("scaling", "queue"), ("scaling", "message"), ("scaling", "trace"), ("kvCache",))
 _VARIANT_FIGURE = "requestsPerSecond"
 
 
@@ -93,6 +95,14 @@ def _scaling(plan: DeploymentPlan) -> ScalingStatus:
         desired=plan.desired,
         chosen_by=str(plan.chosen_by),
         message=plan.message[:1024],
+        trace=tuple(
+            TraceStep(
+                stage=str(note.stage),
+                message=note.text[:1024],
+                figures={name: float(f"{value:.4g}") for name, value in note.figures.items() if math.isfinite(value)},
+            )
+            for note in plan.trace()[:64]
+        ),
     )
 
 

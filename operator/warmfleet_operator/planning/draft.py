@@ -18,7 +18,7 @@ from warmfleet_contracts.reasons import Reason
 from warmfleet_operator.planning import blend, capacity, demand, failures, limits, roster, victims
 from warmfleet_operator.planning.capacity import Offer
 from warmfleet_operator.planning.mix import Growth
-from warmfleet_operator.state.decisions import Problem
+from warmfleet_operator.state.decisions import Note, Problem
 from warmfleet_operator.state.memory import DeploymentMemory
 from warmfleet_operator.state.records import DeploymentRecord, FleetSnapshot, Key, WorkerRecord
 
@@ -45,6 +45,8 @@ class Draft:
         hold: Seconds that the need must have stayed lower before workers leave.
         problems: For the status.
         cancels: Drains that are cancelled.
+        notes: What a step has to say in the trace. A step that says something itself replaces the plain line that
+            :mod:`trace` would write for it.
     """
 
     record: DeploymentRecord
@@ -64,6 +66,7 @@ class Draft:
     hold: float
     problems: list[Problem] = field(default_factory=list)
     cancels: list[Key] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def fixed(self) -> bool:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 
-from warmfleet_operator.planning import explain, failures, limits, roster
+from warmfleet_operator.planning import explain, failures, limits, roster, trace
 from warmfleet_operator.planning.draft import CannotPlanError, Draft, prepare
 from warmfleet_operator.planning.mix import Short, Stock, share_out
 from warmfleet_operator.planning.shrink import shrink
@@ -118,6 +119,7 @@ def _finish(draft: Draft, snapshot: FleetSnapshot, now: float) -> Decision:
         message=verdict.message,
         problems=(*draft.problems, *_shortage(draft)),
         figures=verdict.figures,
+        trace=partial(trace.chain, draft, out, verdict, desired),
     )
     memory = failures.attempted(out.memory, sum(growth.added.values()), now)
     return result, replace(memory, desired={name: count for name, count in counts.items() if count})

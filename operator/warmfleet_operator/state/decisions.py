@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 
 from warmfleet_operator.state.records import Key
+
+
+class Stage(StrEnum):
+    """The steps of a decision, in the order in which they are taken."""
+
+    DEMAND = "Demand"
+    """What the traffic asks for."""
+    CAPACITY = "Capacity"
+    """What one worker of a variant sustains."""
+    BLEND = "Blend"
+    """How much capacity is needed: forecast, reactive rule and margin."""
+    MIX = "Mix"
+    """Which variants are bought."""
+    LIMITS = "Limits"
+    """What min, max, stock, time and pauses left of it."""
+    VICTIMS = "Victims"
+    """Who leaves, and why this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line of a decision's trace.
+
+    Attributes:
+        stage: The step it belongs to.
+        text: For a person, with figures.
+        figures: The same figures by name, for a program; what is unknown is left out.
+    """
+
+    stage: Stage
+    text: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+Trace = Callable[[], tuple[Note, ...]]
+"""The chain of one decision in the order of :class:`Stage`; made when it is asked for, so that it costs the decision
+nothing."""
+
+
+def untraced() -> tuple[Note, ...]:
+    """The trace of a decision that went through no step."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +128,7 @@ class DeploymentPlan:
         message: The decision in words, with figures.
         problems: What keeps it from being planned or brought up.
         figures: Figures by name, for ``explain``, metrics and events.
+        trace: The chain of figures from the demand to the victims.
     """
 
     key: Key
@@ -102,6 +146,7 @@ class DeploymentPlan:
     message: str = ""
     problems: tuple[Problem, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    trace: Trace = field(default=untraced, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
