@@ -186,4 +186,5 @@ class DecisionLoop:
             nodes=watched.nodes,
             telemetry=self._readings.telemetry(now),
             demand=demand,
+            wall_epoch=self._clock.wall().timestamp(),
         )

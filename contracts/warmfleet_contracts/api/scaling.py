@@ -39,7 +39,20 @@ class ScaleDown(ApiModel):
 
 
 class Schedule(ApiModel):
-    """Bounds that hold at certain times of the week."""
+    """Bounds that hold at certain times of the week. Workers are started early, so that they serve at the start."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.min) || has(self.max)",
+            "schedules: set min, max or both; without either the schedule does nothing",
+            lambda s: s.min is not None or s.max is not None,
+        ),
+        Rule(
+            "!has(self.min) || !has(self.max) || self.min <= self.max",
+            "schedules: min must not be above max; lower min or raise max",
+            lambda s: s.min is None or s.max is None or s.min <= s.max,
+        ),
+    )
 
     name: Name
     """Name of the schedule."""
@@ -51,13 +64,13 @@ class Schedule(ApiModel):
     start: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)]
     """Start, HH:MM in timeZone."""
     end: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)]
-    """End, HH:MM in timeZone; before start means the next day."""
+    """End, HH:MM in timeZone; not after start means the next day."""
     time_zone: Annotated[str, Field(max_length=64)] = "Etc/UTC"
     """IANA time zone, such as Europe/Berlin."""
     min: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    """Fewest workers while it holds."""
+    """Fewest workers while it holds, within scaling.max; the largest of several schedules counts."""
     max: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    """Most workers while it holds."""
+    """Most workers while it holds, never fewer than any min; the smallest of several schedules counts."""
 
 
 class Event(ApiModel):

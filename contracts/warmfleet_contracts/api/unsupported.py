@@ -31,11 +31,6 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
             lambda s: s.forecast is None,
         ),
         Rule(
-            "!has(self.schedules) || size(self.schedules) == 0",
-            "schedules are not supported yet; remove them and set min and max",
-            lambda s: not s.schedules,
-        ),
-        Rule(
             "!has(self.events) || size(self.events) == 0",
             "events are not supported yet; remove them and raise min for the event",
             lambda s: not s.events,

@@ -181,6 +181,8 @@ def _scaling_limited(view: View) -> _State:
 
 
 def _limit(plan: DeploymentPlan, reason: Reason) -> str:
+    if plan.chosen_by is ChosenBy.SCHEDULE:
+        return "a schedule's max" if reason is Reason.TOO_MANY_REPLICAS else "a schedule's min"
     match reason:
         case Reason.TOO_MANY_REPLICAS:
             return "scaling.max and the variants' max"

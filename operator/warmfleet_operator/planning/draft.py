@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.reasons import Reason
 
-from warmfleet_operator.planning import blend, capacity, demand, failures, limits, roster, victims
+from warmfleet_operator.planning import blend, capacity, demand, failures, limits, roster, schedules, victims
 from warmfleet_operator.planning.capacity import Offer
 from warmfleet_operator.planning.mix import Growth
 from warmfleet_operator.state.decisions import Note, Problem
@@ -40,6 +40,7 @@ class Draft:
         coming: Capacity of starting workers, requests/s.
         gate: What failed starts allow.
         pauses: Pause annotations.
+        bounds: What scaling and its schedules allow; None when spec.replicas is set.
         growth: What it buys.
         replaced: Stuck workers whose place others may take.
         hold: Seconds that the need must have stayed lower before workers leave.
@@ -61,6 +62,7 @@ class Draft:
     coming: float
     gate: failures.Gate
     pauses: limits.Pauses
+    bounds: schedules.Bounds | None
     growth: Growth
     replaced: tuple[WorkerRecord, ...]
     hold: float
@@ -133,7 +135,9 @@ def prepare(
     gate = failures.gate(memory, people, now)
     if pauses.creates or pauses.victims:
         gate = replace(gate, replace=())
-    draft = _assemble(record, spec, memory, traffic, offers, people, gate, pauses)
+    lead = max(startups) + schedules.SETTLING
+    bounds = schedules.bounds(spec.scaling, snapshot.wall_epoch, lead) if spec.scaling is not None else None
+    draft = _assemble(record, spec, memory, traffic, offers, people, gate, pauses, bounds)
     draft.hold = max(startups)
     if spec.scaling is not None:
         draft.hold = max(draft.hold, spec.scaling.scale_down.stabilization_window)
@@ -144,7 +148,7 @@ def prepare(
     return draft
 
 
-def _assemble(  # noqa: PLR0917 - the parts of a draft
+def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
     record: DeploymentRecord,
     spec: LLMDeploymentSpec,
     memory: DeploymentMemory,
@@ -153,6 +157,7 @@ def _assemble(  # noqa: PLR0917 - the parts of a draft
     people: roster.Roster,
     gate: failures.Gate,
     pauses: limits.Pauses,
+    bounds: schedules.Bounds | None,
 ) -> Draft:
     rates = {name: offer.rate or 0.0 for name, offer in offers.items()}
     ready = sum(rates[w.variant] for w in people.ready)
@@ -164,7 +169,7 @@ def _assemble(  # noqa: PLR0917 - the parts of a draft
     for worker in people.kept:
         if worker.uid not in going:
             counts[worker.variant] += 1
-    floor, most, floors = _bounds(spec, offers, memory, traffic.grade)
+    floor, most, floors = _bounds(spec, bounds, offers, memory, traffic.grade)
     growth = Growth(
         key=record.key,
         offers=tuple(offers.values()),
@@ -190,6 +195,7 @@ def _assemble(  # noqa: PLR0917 - the parts of a draft
         coming=coming,
         gate=gate,
         pauses=pauses,
+        bounds=bounds,
         growth=growth,
         replaced=replaced,
         hold=0.0,
@@ -198,12 +204,13 @@ def _assemble(  # noqa: PLR0917 - the parts of a draft
 
 def _bounds(
     spec: LLMDeploymentSpec,
+    bounds: schedules.Bounds | None,
     offers: Mapping[str, Offer],
     memory: DeploymentMemory,
     grade: demand.Grade,
 ) -> tuple[int, int, dict[str, int]]:
     """(fewest, most, fewest by variant)."""
-    if spec.scaling is None:
+    if bounds is None:
         count = spec.replicas or 0
         return count, count, {}
     floors = {name: offer.minimum for name, offer in offers.items() if offer.minimum}
@@ -211,7 +218,7 @@ def _bounds(
         for name, count in memory.desired.items():
             if name in offers:
                 floors[name] = max(floors.get(name, 0), count)
-    return spec.scaling.min, spec.scaling.max, floors
+    return bounds.floor, bounds.most, floors
 
 
 def _closed(
@@ -242,7 +249,7 @@ def _recall(draft: Draft, snapshot: FleetSnapshot) -> None:
 
 
 def _problems(draft: Draft) -> list[Problem]:
-    found = []
+    found = [] if draft.bounds is None else list(draft.bounds.problems)
     if draft.gate.problem is not None:
         found.append(draft.gate.problem)
     if draft.roster.stuck:

@@ -17,7 +17,7 @@ from functools import partial
 
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 
-from warmfleet_operator.planning import explain, failures, limits, roster, trace
+from warmfleet_operator.planning import explain, failures, limits, roster, schedules, trace
 from warmfleet_operator.planning.draft import CannotPlanError, Draft, prepare
 from warmfleet_operator.planning.mix import Short, Stock, share_out
 from warmfleet_operator.planning.shrink import shrink
@@ -100,6 +100,8 @@ def _finish(draft: Draft, snapshot: FleetSnapshot, now: float) -> Decision:
         counts[worker.variant] += worker.uid not in gone
     desired = sum(counts.values())
     verdict = explain.explain(draft, out, desired, now)
+    rule, message = schedules.named(draft.bounds, verdict.chosen_by, verdict.message)
+    verdict = replace(verdict, chosen_by=rule, message=message)
     result = DeploymentPlan(
         key=draft.record.key,
         uid=draft.record.uid,

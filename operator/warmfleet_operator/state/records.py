@@ -264,6 +264,7 @@ class FleetSnapshot:
         nodes: By name.
         telemetry: Last agent answers by pod UID.
         demand: By deployment key; absent when nothing was ever measured.
+        wall_epoch: Logical wall time of the snapshot, Unix seconds; schedules alone depend on it. None when unknown.
     """
 
     deployments: Mapping[Key, DeploymentRecord] = field(default_factory=dict)
@@ -272,3 +273,4 @@ class FleetSnapshot:
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
     telemetry: Mapping[str, WorkerTelemetry] = field(default_factory=dict)
     demand: Mapping[Key, Demand] = field(default_factory=dict)
+    wall_epoch: float | None = None
