@@ -25,8 +25,10 @@ _LOG_OFFSETS = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs the programs."""
+    """Marks what needs the programs, and gives it time: its set-up starts servers and tries every right of a role."""
     for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(400))
         if "controlplane" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.controlplane)
 
