@@ -26,16 +26,6 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     "Scaling": (
         Rule("self.mode == 'Auto'", "mode: Advisory is not supported yet; use Auto", lambda s: s.mode == "Auto"),
         Rule(
-            "!has(self.forecast)",
-            "forecast is not supported yet; remove it and the reactive rule is used",
-            lambda s: s.forecast is None,
-        ),
-        Rule(
-            "!has(self.events) || size(self.events) == 0",
-            "events are not supported yet; remove them and raise min for the event",
-            lambda s: not s.events,
-        ),
-        Rule(
             "!has(self.budget)",
             "budget is not supported yet; remove it and bound the cost with max",
             lambda s: s.budget is None,

@@ -33,7 +33,14 @@ from warmfleet_operator.state.records import InstanceTypeRecord, Key, WorkerPhas
 _LOG = logging.getLogger(__name__)
 FIGURES_SECONDS = 60.0
 """Logical seconds between writes that only bring new figures."""
-_FIGURES = (("scaling", "now"), ("scaling", "queue"), ("scaling", "message"), ("scaling", "trace"), ("kvCache",))
+_FIGURES = (
+    ("scaling", "now"),
+    ("scaling", "queue"),
+    ("scaling", "forecast"),
+    ("scaling", "message"),
+    ("scaling", "trace"),
+    ("kvCache",),
+)
 _VARIANT_FIGURE = "requestsPerSecond"
 
 
@@ -92,6 +99,7 @@ def _scaling(plan: DeploymentPlan) -> ScalingStatus:
     return ScalingStatus(
         now=significant(plan.demand),
         queue=plan.queue,
+        forecast=significant(plan.forecast),
         desired=plan.desired,
         chosen_by=str(plan.chosen_by),
         message=plan.message[:1024],

@@ -1,18 +1,38 @@
-"""How much capacity is needed, in requests/s of capacity within the SLO (the reactive rule).
+"""How much capacity is needed, in requests/s of capacity within the SLO.
 
-::
+With ``scaling.forecast`` the margin is forecast::
+
+    reach(L)  = quantile (1 - q) of the highest sustained demand within [now, now + L]     leadwindow.maximum
+    need.up   = max(rate, queue + reach(start-up of the type that would be bought))
+    need.down = max(need.up, queue + reach(hold)) * BAND
+    q         : the chance that is taken, steered by the attainment reached                 steering
+
+    reach     <= max(highest rate known, level / UP)       what never was is not bought ahead of, growth apart
+    rate      <= need.up <= MOST_RATIO * max(level, rate) / UP                             whatever the table says
+
+The quantile is conditional on how the traffic moves, so it is the whole margin: no utilisation target comes on top.
+The table is the one of a trusted TrafficForecast, or PRIOR, which was learned from other people's traffic and knows no
+time of day. Without ``scaling.forecast``, the reactive rule::
 
     need.up   = rate / 0.85      create while  ready + starting < need.up
     need.down = rate / 0.70      remove while  ready - worker   >= need.down
-    panic     : rate >= 2 * ready     nothing is removed for a while
 
-Between the two lies the band in which nothing changes. What is starting is credited upwards only: it never justifies
-the removal of a worker that serves. The comparison is in units of capacity, so variants may be mixed.
+A declared event raises either, from a start-up time before its beginning to its end, and lowers neither::
+
+    need.up  >= factor * (usual rate, as it was before the event) / UP
+
+panic: rate >= 2 * ready     nothing is removed for a while.
+
+Between ``up`` and ``down`` lies the band in which nothing changes. What is starting is credited upwards only: it never
+justifies the removal of a worker that serves. The comparison is in units of capacity, so variants may be mixed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from warmfleet_contracts.leadwindow import MOST_RATIO, LeadWindowTable, TrafficState, Window, maximum
 
 from warmfleet_operator.planning.demand import Traffic
 
@@ -23,6 +43,49 @@ DOWN = 0.70
 PANIC_FACTOR = 2.0
 SLACK = 1e-9
 """Relative slack of comparisons, so that rounding never buys a worker."""
+BAND = 1.06
+"""Capacity that stays, over the need for it: what is bought back soon costs more than it saves."""
+AHEAD_LEADS = 2.0
+"""How far a worker that leaves must not be missed ahead, in start-up times."""
+
+_PRIOR_ROWS = (
+    # lead s, residuals, gains of momentum and trend, scale: base, volatility, calm volatility
+    (60.0, (0.0, 0.47, 0.84, 1.49, 2.17, 3.15, 3.96, 4.94, 6.9, 10.3, 23.7), 0.1, -0.03, 0.0103, 0.434, 0.106),
+    (120.0, (0.4, 0.91, 1.31, 2.01, 2.76, 3.86, 4.89, 6.35, 10.5, 16.2, 40.8), 0.07, -0.04, 0.0106, 0.501, 0.16),
+    (180.0, (0.54, 1.02, 1.39, 2.07, 2.79, 3.88, 4.97, 6.95, 11.5, 16.7, 38.7), 0.05, -0.04, 0.0123, 0.565, 0.221),
+    (300.0, (0.62, 1.06, 1.41, 2.04, 2.71, 3.81, 5.16, 7.37, 12.5, 20.6, 39.0), 0.0, -0.05, 0.0145, 0.678, 0.331),
+    (480.0, (0.66, 1.08, 1.41, 2.0, 2.64, 3.79, 5.22, 7.84, 14.4, 17.8, 35.1), -0.06, -0.04, 0.0162, 0.813, 0.474),
+    (600.0, (0.67, 1.09, 1.41, 1.98, 2.61, 3.81, 5.38, 8.67, 14.4, 16.2, 32.2), -0.1, -0.04, 0.0171, 0.869, 0.567),
+    (900.0, (0.67, 1.07, 1.4, 2.01, 2.65, 4.0, 5.87, 9.7, 12.3, 14.5, 28.4), -0.18, -0.05, 0.0189, 0.941, 0.794),
+    (1200.0, (0.66, 1.07, 1.4, 2.02, 2.69, 4.16, 6.53, 9.04, 10.9, 17.7, 25.0), -0.27, -0.06, 0.0205, 0.987, 0.999),
+)
+PRIOR = LeadWindowTable(
+    probabilities=(0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999),
+    windows=tuple(
+        Window(
+            lead_s=lead_s,
+            residuals=residuals,
+            momentum_gain=momentum,
+            trend_gain=trend,
+            scale_base=base,
+            volatility_gain=volatility,
+            calm_gain=calm,
+        )
+        for lead_s, residuals, momentum, trend, base, volatility, calm in _PRIOR_ROWS
+    ),
+    peak=1e9,
+)
+"""The table where nothing was learned: pooled over public traces of many services, steps and crowds; it knows no time
+of day. Its peak is no bound: blend's own is."""
+
+
+class Basis(StrEnum):
+    """What a need rests on."""
+
+    REACTIVE = "reactive"
+    PRIOR = "prior"
+    FORECAST = "forecast"
+    EVENT = "event"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +96,19 @@ class Need:
         up: At least this much shall be there or starting, requests/s.
         down: At least this much must stay ready when workers leave, requests/s.
         now: What is asked for right now without any margin, requests/s.
+        quiet: ``up`` without the queue, requests/s.
+        basis: What it rests on.
+        forecast: Highest demand expected over the start-up lead, requests/s; None with the reactive rule.
+        chance: The chance that it is exceeded, as it was taken; None with the reactive rule.
     """
 
     up: float
     down: float
     now: float
+    quiet: float
+    basis: Basis = Basis.REACTIVE
+    forecast: float | None = None
+    chance: float | None = None
 
     def lacks(self, capacity: float) -> float:
         """Requests/s by which ``capacity`` falls short of the upper need, 0 when it does not."""
@@ -49,11 +120,74 @@ class Need:
         return capacity >= self.down * (1.0 - SLACK)
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is known of the time ahead.
+
+    Attributes:
+        table: Where the quantiles come from.
+        basis: PRIOR or FORECAST.
+        offset_s: Seconds since the forecast was made.
+        chance: The chance that is taken.
+        lead_s: Start-up time of the type that would be bought, seconds.
+        hold_s: Seconds for which a worker must not be missed to leave.
+        peak: Highest rate known, requests/s.
+    """
+
+    table: LeadWindowTable
+    basis: Basis
+    offset_s: float
+    chance: float
+    lead_s: float
+    hold_s: float
+    peak: float
+
+
 def reactive(traffic: Traffic) -> Need | None:
     """The need by the reactive rule; None while the demand is unknown."""
     if traffic.rate is None:
         return None
-    return Need(traffic.rate / UP, traffic.rate / DOWN, traffic.rate)
+    arrivals = traffic.rate if traffic.arrivals is None else traffic.arrivals
+    return Need(traffic.rate / UP, traffic.rate / DOWN, traffic.rate, arrivals / UP)
+
+
+def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | None:
+    """The need by the quantile; None while the demand is unknown, and the reactive one while only a queue is known."""
+    if traffic.rate is None or traffic.arrivals is None:
+        return reactive(traffic)
+    queue = max(0.0, traffic.rate - traffic.arrivals)
+    up, down = _reach(state, sight, sight.lead_s), _reach(state, sight, sight.hold_s)
+    most = MOST_RATIO * max(state.level, traffic.rate) / UP
+    need = min(max(traffic.rate, queue + up), most)
+    return Need(
+        up=need,
+        down=max(need, min(queue + down, most)) * BAND,
+        now=traffic.rate,
+        quiet=max(traffic.arrivals, up),
+        basis=sight.basis,
+        forecast=up,
+        chance=sight.chance,
+    )
+
+
+def _reach(state: TrafficState, sight: Sight, lead_s: float) -> float:
+    found = maximum(sight.table, state, lead_s, 1.0 - sight.chance, sight.offset_s)
+    return min(found, max(sight.peak, state.level / UP))
+
+
+def raised(need: Need, usual: float | None, factor: float) -> Need:
+    """The need with a declared event.
+
+    Args:
+        need: Without it.
+        usual: Rate before it began, requests/s; None while unknown.
+        factor: Expected traffic over usual traffic.
+    """
+    coming = (usual or 0.0) * factor
+    down = max(need.down, coming / UP)
+    if coming / UP <= need.up:
+        return replace(need, down=down)
+    return replace(need, up=coming / UP, down=down, quiet=coming / UP, basis=Basis.EVENT, forecast=coming)
 
 
 def panics(need: Need, ready: float) -> bool:

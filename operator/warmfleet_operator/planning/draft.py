@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.reasons import Reason
 
-from warmfleet_operator.planning import blend, capacity, demand, failures, limits, roster, schedules, victims
+from warmfleet_operator.planning import blend, capacity, demand, failures, foresight, limits, roster, schedules, victims
 from warmfleet_operator.planning.capacity import Offer
 from warmfleet_operator.planning.mix import Growth
 from warmfleet_operator.state.decisions import Note, Problem
@@ -137,7 +137,15 @@ def prepare(
         gate = replace(gate, replace=())
     lead = max(startups) + schedules.SETTLING
     bounds = schedules.bounds(spec.scaling, snapshot.wall_epoch, lead) if spec.scaling is not None else None
-    draft = _assemble(record, spec, memory, traffic, offers, people, gate, pauses, bounds)
+    means = foresight.Means(
+        key=record.key,
+        traffic=traffic,
+        offers=found,
+        ready=sum(offers[w.variant].rate or 0.0 for w in people.ready),
+        steerable=not pauses.creates and (spec.scaling is None or len(people.kept) < spec.scaling.max),
+    )
+    need, memory = foresight.look(spec, means, snapshot, memory, now)
+    draft = _assemble(record, spec, memory, traffic, need, offers, people, gate, pauses, bounds)
     draft.hold = max(startups)
     if spec.scaling is not None:
         draft.hold = max(draft.hold, spec.scaling.scale_down.stabilization_window)
@@ -153,6 +161,7 @@ def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
     spec: LLMDeploymentSpec,
     memory: DeploymentMemory,
     traffic: demand.Traffic,
+    need: blend.Need | None,
     offers: dict[str, Offer],
     people: roster.Roster,
     gate: failures.Gate,
@@ -162,7 +171,6 @@ def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
     rates = {name: offer.rate or 0.0 for name, offer in offers.items()}
     ready = sum(rates[w.variant] for w in people.ready)
     coming = sum(rates[w.variant] for w in people.starting)
-    need = None if spec.replicas is not None else blend.reactive(traffic)
     closed, replaced = _closed(offers, people, memory)
     going = {w.uid for w in (*gate.replace, *replaced)}
     counts = dict.fromkeys(offers, 0)

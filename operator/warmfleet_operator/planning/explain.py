@@ -3,7 +3,7 @@
 The first that holds::
 
     Fixed, Paused, Max (above it), NoData, then of a fleet that wants more: CapacityLimit, Max, Hold (failed starts),
-    Min, Queue, ReactiveUp;  of one that does not: Starting, what became of the surplus, Min, Hold
+    Min, Queue, Event, Forecast, ReactiveUp;  of one that does not: Starting, what became of the surplus, Min, Hold
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from dataclasses import dataclass
 
 from warmfleet_contracts.reasons import ChosenBy, Reason
 
-from warmfleet_operator.planning.blend import DOWN, UP
+from warmfleet_operator.planning.blend import DOWN, SLACK, UP, Basis
 from warmfleet_operator.planning.demand import Grade
 from warmfleet_operator.planning.draft import Draft
 from warmfleet_operator.planning.mix import Short
 from warmfleet_operator.planning.shrink import Shrink
 
 _MOST = 10**9
+_GROWN_BY = {Basis.EVENT: ChosenBy.EVENT, Basis.FORECAST: ChosenBy.FORECAST, Basis.PRIOR: ChosenBy.FORECAST}
+_AHEAD = {
+    Basis.EVENT: "declared event",
+    Basis.FORECAST: "learned from its own traffic",
+    Basis.PRIOR: "by the built-in margin",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +88,9 @@ def _growing(draft: Draft) -> ChosenBy:
     there = draft.ready + draft.coming
     if not draft.need.lacks(there):
         return ChosenBy.MIN if draft.traffic.grade is Grade.COMPLETE else ChosenBy.NO_DATA
-    arrivals = draft.traffic.arrivals
-    return ChosenBy.QUEUE if arrivals is not None and arrivals / UP <= there else ChosenBy.REACTIVE_UP
+    if draft.traffic.arrivals is not None and draft.need.quiet <= there * (1.0 + SLACK):
+        return ChosenBy.QUEUE
+    return _GROWN_BY.get(draft.need.basis, ChosenBy.REACTIVE_UP)
 
 
 def _unlimited(draft: Draft, out: Shrink) -> int:
@@ -122,10 +129,22 @@ def _message(draft: Draft, out: Shrink, rule: ChosenBy, desired: int, now: float
         return f"spec.replicas {draft.spec.replicas} -> {count}{_tail(draft, rule)}"
     if draft.need is None:
         return f"demand unknown, {draft.traffic.gap} -> {count}{_tail(draft, rule)}"
+    if draft.need.basis is not Basis.REACTIVE:
+        return _foreseen(draft, rule, count) + _tail(draft, rule) + _waiting(draft, out, rule, now)
     share = DOWN if rule in (ChosenBy.REACTIVE_DOWN, ChosenBy.STABILIZING, ChosenBy.STEP_LIMIT, ChosenBy.PANIC) else UP
     queue = f" with a queue of {draft.traffic.queue}" if rule is ChosenBy.QUEUE else ""
     demand = f"demand {draft.need.now:.4g} req/s{queue} / {share:g} over {_per_worker(draft):.3g} req/s per worker"
     return f"{demand} -> {count}" + _tail(draft, rule) + _waiting(draft, out, rule, now)
+
+
+def _foreseen(draft: Draft, rule: ChosenBy, count: str) -> str:
+    need = draft.need
+    if need is None:
+        return count
+    queue = f" with a queue of {draft.traffic.queue}" if rule is ChosenBy.QUEUE else ""
+    ahead = f"expected up to {need.forecast:.4g} {_AHEAD[need.basis]}" if need.forecast is not None else ""
+    what = f"demand {need.now:.4g} req/s{queue}, {ahead}, needs {need.up:.4g} to {need.down:.4g} req/s"
+    return f"{what} over {_per_worker(draft):.3g} req/s per worker -> {count}"
 
 
 def _tail(draft: Draft, rule: ChosenBy) -> str:
@@ -170,6 +189,8 @@ def _figures(draft: Draft, out: Shrink) -> dict[str, float]:
     }
     if draft.need is not None:
         figures |= {"demand": draft.need.now, "need_up": draft.need.up, "need_down": draft.need.down}
+        if draft.need.forecast is not None:
+            figures |= {"forecast": draft.need.forecast, "chance": draft.need.chance or 0.0}
         if draft.ready > 0:
             figures["utilisation"] = draft.need.now / draft.ready
     return figures

@@ -87,6 +87,8 @@ def moved(memory: DeploymentMemory, shift: float) -> DeploymentMemory:
         failures=table(memory.failures),
         attempted_at=one(memory.attempted_at),
         avoid=table(memory.avoid),
+        traffic=None if memory.traffic is None else replace(memory.traffic, at=memory.traffic.at + shift),
+        forecast_since=one(memory.forecast_since),
     )
 
 

@@ -118,6 +118,7 @@ def _finish(draft: Draft, snapshot: FleetSnapshot, now: float) -> Decision:
         limited=verdict.limited,
         demand=draft.traffic.rate,
         queue=draft.traffic.queue,
+        forecast=draft.need.forecast if draft.need is not None else None,
         message=verdict.message,
         problems=(*draft.problems, *_shortage(draft)),
         figures=verdict.figures,

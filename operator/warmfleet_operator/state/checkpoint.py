@@ -16,7 +16,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_contracts.leadwindow import TrafficState
+
+from warmfleet_operator.state.memory import DeploymentMemory, Steering
 
 VERSION = 1
 MOST_STEPS = 32
@@ -67,6 +69,11 @@ def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
         "attempts": memory.attempts,
         "attemptedAt": age(memory.attempted_at),
         "avoid": {name: remaining(until) for name, until in longest},
+        "traffic": _traffic(memory, now),
+        "steering": [memory.steering.error, memory.steering.mean],
+        "peak": memory.peak,
+        "usual": memory.usual,
+        "forecastSince": age(memory.forecast_since),
     }
 
 
@@ -89,6 +96,7 @@ def load(data: object, now: float) -> DeploymentMemory:
         raise CheckpointError(f"checkpoint: uid {uid!r} is not the UID of an LLMDeployment; delete it")
     steps = [(now - a, c) for a, c in _pairs(data, "steps")]
     low, sampled, attempted = (_number(data, name) for name in ("lowSince", "sampledAt", "attemptedAt"))
+    since = _number(data, "forecastSince")
     panic = _number(data, "panic")
     means = _triple(data, "means", holes=True)
     planned = None if data.get("planned") is None else _triple(data, "planned", holes=False)
@@ -113,7 +121,50 @@ def load(data: object, now: float) -> DeploymentMemory:
         attempts=min(10, _count(data, "attempts", data.get("attempts"))),
         attempted_at=None if attempted is None else now - attempted,
         avoid={name: now + rest for name, rest in _floats(data, "avoid").items()},
+        traffic=_read_traffic(data.get("traffic"), now),
+        steering=_read_steering(data.get("steering")),
+        peak=_rate(data, "peak") or 0.0,
+        usual=_rate(data, "usual"),
+        forecast_since=None if since is None else now - max(0.0, since),
     )
+
+
+def _traffic(memory: DeploymentMemory, now: float) -> list[float] | None:
+    """[age, means ..., variances ...]; whatever the state is a mean of stays as it was."""
+    state = memory.traffic
+    if state is None:
+        return None
+    rest = (state.level, state.mid, state.slow, state.variance, state.calm_variance)
+    return [max(0.0, now - state.at), *rest]
+
+
+def _read_traffic(value: object, now: float) -> TrafficState | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 6:
+        raise _bad("traffic", value)
+    found = [_real("traffic", part) for part in value]
+    if min(found) < 0.0:
+        raise _bad("traffic", value)
+    return TrafficState(now - found[0], *found[1:])
+
+
+def _read_steering(value: object) -> Steering:
+    if value is None:
+        return Steering()
+    if not isinstance(value, list) or len(value) != 2:
+        raise _bad("steering", value)
+    mean = None if value[1] is None else _real("steering", value[1])
+    if mean is not None and mean < 0.0:
+        raise _bad("steering", value)
+    return Steering(_real("steering", value[0]), mean)
+
+
+def _rate(data: Mapping[str, Any], name: str) -> float | None:
+    found = _number(data, name)
+    if found is not None and found < 0.0:
+        raise _bad(name, found)
+    return found
 
 
 def _grouped(steps: tuple[float, ...]) -> list[tuple[float, int]]:

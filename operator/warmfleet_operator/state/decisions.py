@@ -125,6 +125,7 @@ class DeploymentPlan:
         limited: The limit that bound, if one did.
         demand: Demand the decision was made on, requests/s; None while unknown.
         queue: Requests waiting; None while unknown.
+        forecast: Demand over the start-up lead that a forecast asks to serve, requests/s; None while none is used.
         message: The decision in words, with figures.
         problems: What keeps it from being planned or brought up.
         figures: Figures by name, for ``explain``, metrics and events.
@@ -143,6 +144,7 @@ class DeploymentPlan:
     limited: Reason | None = None
     demand: float | None = None
     queue: int | None = None
+    forecast: float | None = None
     message: str = ""
     problems: tuple[Problem, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)

@@ -9,7 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from warmfleet_contracts.leadwindow import TrafficState
+
 from warmfleet_operator.state.records import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """How far the attainment reached is off the objective (see ``planning.steering``).
+
+    Attributes:
+        error: Missed budgets of the SLO minus unused ones, in days' budgets.
+        mean: Mean arrivals with a memory of a day, requests/s; None before the first.
+    """
+
+    error: float = 0.0
+    mean: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,11 @@ class DeploymentMemory:
         attempts: Creates since starts began to fail repeatedly.
         attempted_at: Time of the last of them.
         avoid: Time by InstanceType name until which nothing is created on it, because pods found no node.
+        traffic: Summary of the arrivals; None before the first.
+        steering: What steers the quantile by the attainment reached.
+        peak: Highest arrivals seen, slowly forgotten, requests/s.
+        usual: Arrivals while no declared event was on, requests/s; None before the first.
+        forecast_since: Since when a usable forecast was there without a break; None while there is none.
     """
 
     uid: str
@@ -58,6 +78,11 @@ class DeploymentMemory:
     attempts: int = 0
     attempted_at: float | None = None
     avoid: Mapping[str, float] = field(default_factory=dict)
+    traffic: TrafficState | None = None
+    steering: Steering = Steering()
+    peak: float = 0.0
+    usual: float | None = None
+    forecast_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

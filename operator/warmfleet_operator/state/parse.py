@@ -4,21 +4,26 @@ What comes from a watch may be wrong in any way: pruned by another CRD version, 
 resource that cannot be parsed becomes a record with ``spec_error``; a pod or node that cannot be parsed becomes the
 most cautious record it still supports, or None when it has no identity at all.
 
-Times are never taken from the objects. What was seen before is carried over from the previous record, so that
-``first_seen`` and its like are moments of this process's clock.
+Times are never taken from the objects, but for the moment a forecast was made. What was seen before is carried over
+from the previous record, so that ``first_seen`` and its like are moments of this process's clock.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from warmfleet_contracts import labels
 from warmfleet_contracts.api import InstanceTypeSpec, LLMDeploymentSpec
+from warmfleet_contracts.api.trafficforecast import TrafficForecastStatus
+from warmfleet_contracts.leadwindow import LeadWindowTable
 
 from warmfleet_operator.state.records import (
     DeploymentRecord,
+    ForecastRecord,
     InstanceTypeRecord,
     Key,
     NodeRecord,
@@ -142,6 +147,50 @@ def instance_type_from(body: Body) -> InstanceTypeRecord | None:
     spec, error = _spec(InstanceTypeSpec, body.get("spec"))
     generation = whole(mapping(body.get("metadata")).get("generation"))
     return InstanceTypeRecord(key.name, uid, generation, spec, error, mapping(body.get("status")))
+
+
+def forecast_from(body: Body, now: float, wall_epoch: float) -> ForecastRecord | None:
+    """A TrafficForecast; one without a name, or without a target, is None.
+
+    Args:
+        body: The object.
+        now: Logical seconds.
+        wall_epoch: Wall time at ``now``, seconds since 1970.
+    """
+    found = identity(body)
+    target = text(mapping(mapping(body.get("spec")).get("target")).get("name"))
+    if found is None or not target:
+        return None
+    key, uid, _ = found
+    raw = mapping(body.get("status"))
+    if not raw:
+        return ForecastRecord(key, uid, target, fault="it has no status yet")
+    status, error = _spec(TrafficForecastStatus, raw)
+    if status is None:
+        return ForecastRecord(key, uid, target, fault=f"its status cannot be read: {error}"[:500])
+    issued = epoch(status.issued_at)
+    table = LeadWindowTable.from_status(status)
+    fault = table if isinstance(table, str) else "" if issued is not None else "issuedAt is no RFC 3339 time"
+    return ForecastRecord(
+        key=key,
+        uid=uid,
+        target=target,
+        issued_at=None if issued is None else now - (wall_epoch - issued),
+        valid_for=status.valid_for,
+        trusted=status.trusted,
+        table=None if isinstance(table, str) else table,
+        fault=fault[:500],
+    )
+
+
+def epoch(stamp: object) -> float | None:
+    """Seconds since 1970 of an RFC 3339 time; None when it is none, or has no zone."""
+    try:
+        at = datetime.fromisoformat(text(stamp))
+        seconds = at.timestamp() if at.tzinfo is not None else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

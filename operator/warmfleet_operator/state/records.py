@@ -1,7 +1,8 @@
 """What was observed, as frozen records: deployments, instance types, workers, nodes and telemetry.
 
 All times are logical seconds of the process clock (:class:`warmfleet_runtime.clock.Clock`), taken when something was
-first seen; Kubernetes timestamps play no part in any decision. What is not known is None, never 0.
+first seen; Kubernetes timestamps play no part in any decision, but for the moment a forecast was made, which is turned
+into the process clock when it arrives. What is not known is None, never 0.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from warmfleet_contracts.agent import DrainReport, Phase
 from warmfleet_contracts.api import InstanceTypeSpec, LLMDeploymentSpec
+from warmfleet_contracts.leadwindow import LeadWindowTable
 
 
 class Key(NamedTuple):
@@ -68,6 +70,32 @@ class InstanceTypeRecord:
     spec: InstanceTypeSpec | None
     spec_error: str | None = None
     status: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastRecord:
+    """A TrafficForecast, as far as a decision can use it.
+
+    Attributes:
+        key: Namespace and name.
+        uid: Object UID.
+        target: Name of the LLMDeployment it is for, in the same namespace.
+        issued_at: When it was made, on the process clock, logical seconds (negative before the process began); None
+            when the status does not say.
+        valid_for: How long after that it may be used, seconds.
+        trusted: What its forecaster says of it.
+        table: The lead-window table; None when there is none that makes sense.
+        fault: Why it cannot be used at all, for a person; empty when it can.
+    """
+
+    key: Key
+    uid: str
+    target: str
+    issued_at: float | None = None
+    valid_for: float = 0.0
+    trusted: bool = False
+    table: LeadWindowTable | None = None
+    fault: str = ""
 
 
 class WorkerPhase(StrEnum):
@@ -264,7 +292,9 @@ class FleetSnapshot:
         nodes: By name.
         telemetry: Last agent answers by pod UID.
         demand: By deployment key; absent when nothing was ever measured.
-        wall_epoch: Logical wall time of the snapshot, Unix seconds; schedules alone depend on it. None when unknown.
+        forecasts: TrafficForecasts by key of the deployment they are for.
+        wall_epoch: Wall time of this moment, seconds since 1970 (UTC); None when it is not known. For what people
+            write in wall time (events, schedules), never for durations.
     """
 
     deployments: Mapping[Key, DeploymentRecord] = field(default_factory=dict)
@@ -273,4 +303,5 @@ class FleetSnapshot:
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
     telemetry: Mapping[str, WorkerTelemetry] = field(default_factory=dict)
     demand: Mapping[Key, Demand] = field(default_factory=dict)
+    forecasts: Mapping[Key, tuple[ForecastRecord, ...]] = field(default_factory=dict)
     wall_epoch: float | None = None

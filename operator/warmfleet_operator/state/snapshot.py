@@ -22,6 +22,7 @@ from warmfleet_operator.state.records import (
     Demand,
     DeploymentRecord,
     FleetSnapshot,
+    ForecastRecord,
     InstanceTypeRecord,
     Key,
     NodeRecord,
@@ -44,7 +45,7 @@ class Kind(StrEnum):
     NAMESPACE = "namespaces"
 
 
-Record = DeploymentRecord | InstanceTypeRecord | WorkerRecord | RouterRecord | NodeRecord | bool
+Record = DeploymentRecord | InstanceTypeRecord | ForecastRecord | WorkerRecord | RouterRecord | NodeRecord | bool
 _VOLATILE = ("resource_version", "status")
 """Fields whose change alone is no reason to decide again: versions, and what the operator itself reports."""
 
@@ -124,6 +125,8 @@ class FleetStore:
                 record = parse.deployment_from(body, before if isinstance(before, DeploymentRecord) else None, now)
             case Kind.INSTANCE_TYPE:
                 record = parse.instance_type_from(body)
+            case Kind.FORECAST:
+                record = parse.forecast_from(body, now, self._clock.wall().timestamp())
             case Kind.NODE:
                 record = parse.node_from(body, before if isinstance(before, NodeRecord) else None, now)
             case Kind.NAMESPACE:
@@ -155,6 +158,11 @@ class FleetStore:
             seen = {key: r for key, r in self._records(Kind.POD) if isinstance(r, WorkerRecord)}
             types = [r for _, r in self._records(Kind.INSTANCE_TYPE) if isinstance(r, InstanceTypeRecord)]
             nodes = [r for _, r in self._records(Kind.NODE) if isinstance(r, NodeRecord)]
+            forecasts: dict[Key, tuple[ForecastRecord, ...]] = {}
+            for key, r in self._records(Kind.FORECAST):
+                if isinstance(r, ForecastRecord):
+                    target = Key(key.namespace, r.target)
+                    forecasts[target] = (*forecasts.get(target, ()), r)
         workers = [*seen.values(), *self.expectations.unseen(seen.keys(), self._clock.now())]
         return FleetSnapshot(
             deployments=deployments,
@@ -163,6 +171,8 @@ class FleetStore:
             nodes={r.name: r for r in nodes},
             telemetry=dict(telemetry or {}),
             demand=dict(demand or {}),
+            forecasts=forecasts,
+            wall_epoch=self._clock.wall().timestamp(),
         )
 
     def routers(self) -> tuple[RouterRecord, ...]:

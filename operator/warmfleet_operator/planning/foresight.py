@@ -1,0 +1,228 @@
+"""The need of one deployment with what is known of the time ahead: which table, whether to trust it, which events.
+
+The trust gate; a forecast is used when all of it holds::
+
+    its table makes sense           (leadwindow.fault; checked when it arrives)
+    status.trusted                  its forecaster's own backtest
+    -AHEAD <= now - issuedAt <= validFor      neither stale nor from the future; AHEAD is what clocks may differ by
+    so it has been for SETTLE s without a break         hysteresis: one good issue among bad ones changes nothing
+
+Anything else is answered by blend's PRIOR at once. Little changes then, because both share the state of the traffic,
+the steered chance and the bounds.
+
+Declared events are in wall time. While none is on, the usual rate follows the arrivals; it stands still while one is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from warmfleet_contracts.api import LLMDeploymentSpec
+from warmfleet_contracts.leadwindow import advance
+
+from warmfleet_operator.planning import blend, steering
+from warmfleet_operator.planning.blend import Basis, Need, Sight
+from warmfleet_operator.planning.capacity import Offer
+from warmfleet_operator.planning.demand import Grade, Traffic, sane
+from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.parse import epoch
+from warmfleet_operator.state.records import FleetSnapshot, ForecastRecord, Key
+
+SETTLE = 300.0
+"""Seconds for which a forecast must have been usable before it is used."""
+AHEAD = 60.0
+PEAK_MEMORY_S = 7 * 86_400.0
+"""Memory of the highest rate: a week."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A declared event that is on, or begins within the start-up time.
+
+    Attributes:
+        name: Its name.
+        factor: Expected traffic over usual traffic.
+        on: Whether it has begun.
+    """
+
+    name: str
+    factor: float
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a decision on the need has at hand.
+
+    Attributes:
+        key: The deployment.
+        traffic: Demand.
+        offers: Variants in the order of the spec.
+        ready: Capacity of ready workers, requests/s.
+        steerable: Whether more workers would come if more were wanted: no maximum, pause or failed start binds.
+    """
+
+    key: Key
+    traffic: Traffic
+    offers: Sequence[Offer]
+    ready: float
+    steerable: bool
+
+
+def look(
+    spec: LLMDeploymentSpec,
+    means: Means,
+    snapshot: FleetSnapshot,
+    memory: DeploymentMemory,
+    now: float,
+) -> tuple[Need | None, DeploymentMemory]:
+    """The need, and the memory with what was seen of the traffic.
+
+    Args:
+        spec: The deployment's spec.
+        means: What is at hand.
+        snapshot: For forecasts, measured attainment and the wall time.
+        memory: The deployment's memory, moved to now.
+        now: Logical seconds.
+
+    Returns:
+        The need, None while the demand is unknown or ``spec.replicas`` is set; and the memory.
+    """
+    if spec.scaling is None:
+        return None, memory
+    events = coming(spec, snapshot.wall_epoch, lead(means.offers))
+    before = memory.traffic
+    memory = _remember(means.traffic, memory, now, quiet=not any(event.on for event in events))
+    state = memory.traffic
+    if spec.scaling.forecast is None or state is None:
+        need = blend.reactive(means.traffic)
+    else:
+        passed = 0.0 if before is None else now - before.at
+        memory = _steer(spec, means, snapshot, memory, passed)
+        found, memory = _gate(newest(snapshot.forecasts.get(means.key, ()), now), memory, now)
+        need = blend.foresighted(means.traffic, state, _sight(spec, means, found, memory, now))
+    if need is not None and events:
+        need = blend.raised(need, memory.usual, max(event.factor for event in events))
+    return need, memory
+
+
+def refusal(forecast: ForecastRecord, now: float) -> str:
+    """Why a forecast is not used, for a person; empty when it may be."""
+    if forecast.fault:
+        return forecast.fault
+    if not forecast.trusted:
+        return "its forecaster does not trust it"
+    if forecast.issued_at is None or forecast.table is None:
+        return "its status is not complete"
+    age = now - forecast.issued_at
+    if age < -AHEAD:
+        return f"it was made {-age:.0f} s in the future"
+    return (
+        f"it is stale: made {age:.0f} s ago, valid for {forecast.valid_for:.0f} s" if age > forecast.valid_for else ""
+    )
+
+
+def newest(forecasts: Sequence[ForecastRecord], now: float) -> ForecastRecord | None:
+    """The usable forecast that was made last; None when there is none."""
+    good = [f for f in forecasts if not refusal(f, now)]
+    return max(good, key=lambda f: (f.issued_at or 0.0, f.key)) if good else None
+
+
+def coming(spec: LLMDeploymentSpec, wall_epoch: float | None, lead_s: float) -> tuple[Coming, ...]:
+    """Declared events that are on or begin within ``lead_s`` seconds; none while the wall time is unknown."""
+    if spec.scaling is None or wall_epoch is None:
+        return ()
+    found = []
+    for event in spec.scaling.events:
+        start, end = epoch(event.start), epoch(event.end)
+        if start is not None and end is not None and start - lead_s <= wall_epoch < end:
+            found.append(Coming(event.name, event.factor, on=start <= wall_epoch))
+    return tuple(found)
+
+
+def lead(offers: Sequence[Offer]) -> float:
+    """Start-up time of the type that would be bought: the cheapest per request, seconds."""
+    rated = [o for o in offers if o.buy and o.rate]
+    if not rated:
+        return max((o.startup for o in offers), default=0.0)
+    return min(rated, key=lambda o: (math.inf if o.price is None else o.price / (o.rate or 1.0), o.startup)).startup
+
+
+def _remember(traffic: Traffic, memory: DeploymentMemory, now: float, *, quiet: bool) -> DeploymentMemory:
+    """The traffic up to this decision; ``quiet`` when no event is on. Unknown arrivals change nothing."""
+    if traffic.arrivals is None or traffic.grade is not Grade.COMPLETE:
+        return memory
+    before = memory.traffic
+    if before is not None and now < before.at:  # the clock went back: nothing is learned, nothing is lost
+        before = replace(before, at=now)
+    state = advance(before, traffic.arrivals, now)
+    passed = 0.0 if before is None else min(now - before.at, PEAK_MEMORY_S)
+    return replace(
+        memory,
+        traffic=state,
+        peak=max(memory.peak * math.exp(-passed / PEAK_MEMORY_S), state.level),
+        usual=state.level if quiet or memory.usual is None else memory.usual,
+    )
+
+
+def _steer(
+    spec: LLMDeploymentSpec,
+    means: Means,
+    snapshot: FleetSnapshot,
+    memory: DeploymentMemory,
+    passed: float,
+) -> DeploymentMemory:
+    if means.traffic.grade is not Grade.COMPLETE or means.traffic.arrivals is None:
+        return memory
+    measured = snapshot.demand.get(means.key)
+    attained = None if measured is None else sane(measured.slo_attainment, 1.0)
+    missed = 1.0 - attained if attained is not None else None
+    if missed is None:
+        missed = steering.late(means.traffic.queue, means.ready, spec.slo.ttft)
+    state = steering.steer(
+        memory.steering,
+        target=1.0 - spec.slo.attainment,
+        arrivals=means.traffic.arrivals,
+        missed=missed if means.steerable else None,
+        passed=passed,
+    )
+    return replace(memory, steering=state)
+
+
+def _gate(
+    found: ForecastRecord | None,
+    memory: DeploymentMemory,
+    now: float,
+) -> tuple[ForecastRecord | None, DeploymentMemory]:
+    """The forecast once it has been usable for long enough."""
+    if found is None:
+        return None, memory if memory.forecast_since is None else replace(memory, forecast_since=None)
+    since = memory.forecast_since
+    if since is None or since > now:
+        return None, replace(memory, forecast_since=now)
+    return (found if now - since >= SETTLE else None), memory
+
+
+def _sight(
+    spec: LLMDeploymentSpec,
+    means: Means,
+    found: ForecastRecord | None,
+    memory: DeploymentMemory,
+    now: float,
+) -> Sight:
+    lead_s = lead(means.offers)
+    table, offset, peak = blend.PRIOR, 0.0, memory.peak
+    if found is not None and found.table is not None and found.issued_at is not None:
+        table, offset = found.table, max(0.0, now - found.issued_at)
+        peak = max(peak, table.peak)
+    return Sight(
+        table=table,
+        basis=Basis.PRIOR if found is None else Basis.FORECAST,
+        offset_s=offset,
+        chance=steering.chance(memory.steering, 1.0 - spec.slo.attainment),
+        lead_s=lead_s,
+        hold_s=lead_s * blend.AHEAD_LEADS,
+        peak=peak,
+    )

@@ -1,0 +1,67 @@
+"""How sure the planner wants to be: the probability of the quantile, steered by the SLO attainment reached.
+
+::
+
+    target  = 1 - slo.attainment                                share of requests that may be late
+    share   = min(arrivals * dt / (mean arrivals * day), 1)     of a day's requests, since the last decision
+    error'  = clip(error + share * (missed - target) / target, -LEAST, MOST)        an integral, in days' budgets
+    q       = clip(target * START * exp(-GAIN * error), RAREST, OFTENEST)           p = 1 - q
+
+A budget missed twice in a day lowers the chance that is taken by a factor of exp(GAIN); a quiet day raises it as
+slowly. So the quantile settles where exactly the budget is missed, whatever the table behind it is worth: a quantile is
+a statement on windows, the objective one on requests, and this is what turns the one into the other. The integral is
+bounded on both sides, so neither a bad day nor a week of idleness is remembered for long, and it stands still while the
+attainment is unknown, while there is no traffic, and while what is short is not the planner's to give (limits, pauses).
+
+``missed`` is one minus the attainment that agents report; without it, all requests are taken as late while those that
+wait take longer than the TTFT objective to be served by what is ready.
+"""
+
+from __future__ import annotations
+
+import math
+
+from warmfleet_operator.state.memory import Steering
+
+DAY_S = 86_400.0
+START = 15.0
+"""Chance taken at first, in targets: a window that is exceeded does not make all of its requests late."""
+GAIN = 2.0
+LEAST, MOST = 2.5, 6.0
+"""Bounds of the integral, days' budgets: unused ones, missed ones."""
+RAREST, OFTENEST = 1e-4, 0.4
+"""Bounds of the chance that is taken."""
+MOST_STEP_S = 60.0
+"""Most seconds that one decision stands for."""
+
+
+def steer(state: Steering, *, target: float, arrivals: float, missed: float | None, passed: float) -> Steering:
+    """The integral after one more decision.
+
+    Args:
+        state: Before.
+        target: Share of requests that may be late, in (0, 1).
+        arrivals: Requests/s since the last decision.
+        missed: Share of them that were late; None while unknown, or while nothing could be done about it.
+        passed: Seconds since the last decision.
+    """
+    passed = min(max(passed, 0.0), MOST_STEP_S)
+    mean = arrivals if state.mean is None else state.mean + (arrivals - state.mean) * -math.expm1(-passed / DAY_S)
+    if missed is None or mean <= 0.0:
+        return Steering(state.error, mean)
+    share = min(1.0, arrivals * passed / (mean * DAY_S))
+    error = state.error + share * (missed - target) / target
+    return Steering(min(max(error, -LEAST), MOST), mean)
+
+
+def chance(state: Steering, target: float) -> float:
+    """The chance that is taken: one minus the probability of the quantile."""
+    error = min(max(state.error, -LEAST), MOST)  # a checkpoint may hold anything
+    return min(max(target * START * math.exp(-GAIN * error), RAREST), OFTENEST)
+
+
+def late(queue: int | None, ready: float, objective_s: float) -> float | None:
+    """Share of requests that come late, as far as the queue tells; None when it is unknown or nothing is ready."""
+    if queue is None or ready <= 0.0:
+        return None
+    return 1.0 if queue / ready > objective_s else 0.0

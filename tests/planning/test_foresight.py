@@ -1,0 +1,171 @@
+"""The margin that is forecast: which table counts, what events add, and how the attainment steers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from planning_world import KEY, START, Cluster, decide, deployment, itype, scaling, spec, traffic, workers, world
+from warmfleet_contracts.leadwindow import LeadWindowTable, TrafficState, Window
+from warmfleet_contracts.reasons import ChosenBy
+from warmfleet_operator.planning import foresight, steering
+from warmfleet_operator.planning.plan import plan
+from warmfleet_operator.state import checkpoint
+from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Steering
+from warmfleet_operator.state.records import FleetSnapshot, ForecastRecord, Key
+
+NOON = 1_795_000_000.0
+
+
+def flat(ratio_log: float, **changes: Any) -> LeadWindowTable:
+    """A table that expects ``exp(ratio_log)`` times the level, whatever the probability."""
+    made = LeadWindowTable((0.5, 0.99), (Window(60.0, (ratio_log, ratio_log), scale_base=1.0),), peak=1e6)
+    return replace(made, **changes)
+
+
+def forecast(table: LeadWindowTable | None = None, **changes: Any) -> ForecastRecord:
+    made = ForecastRecord(
+        Key(KEY.namespace, "any"), "uid-f", KEY.name, START - 60.0, 1800.0, trusted=True, table=table or flat(0.5)
+    )
+    return replace(made, **changes)
+
+
+def remembered(level: float, **changes: Any) -> PlannerMemory:
+    state = TrafficState(START - 5.0, level, level, level, 1e-4, 1e-4)
+    made = DeploymentMemory(
+        deployment().uid, at=START - 5.0, traffic=state, peak=5 * level, usual=level, forecast_since=START - 1000.0
+    )
+    return PlannerMemory({KEY: replace(made, **changes)})
+
+
+def asking(*found: ForecastRecord, arrivals: float = 40.0, **changes: Any) -> FleetSnapshot:
+    record = deployment(spec(scaling=scaling(high=50) | {"forecast": {}} | changes))
+    made = world(workers(5), traffic(arrivals), record=record)
+    return replace(made, forecasts={KEY: tuple(found)}, wall_epoch=NOON)
+
+
+def test_a_trusted_forecast_buys_ahead_and_says_so() -> None:
+    made = decide(asking(forecast()), remembered(40.0))
+    assert made.chosen_by is ChosenBy.FORECAST
+    assert made.forecast == pytest.approx(40.0 * 1.6487, rel=1e-3)
+    assert made.desired == 7
+    assert "expected up to" in made.message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"trusted": False}, "does not trust"),
+        ({"issued_at": START - 1801.0}, "stale"),
+        ({"issued_at": START + 61.0}, "in the future"),
+        ({"issued_at": None}, "not complete"),
+        ({"fault": "leadWindows.peak", "table": None}, "leadWindows.peak"),
+    ],
+)
+def test_what_cannot_be_trusted_is_not_used_from_the_first_moment(wrong: dict[str, Any], why: str) -> None:
+    bad = forecast(**wrong)
+    assert why in foresight.refusal(bad, START)
+    with_it, without = (decide(asking(*found), remembered(40.0)) for found in ((bad,), ()))
+    assert (with_it.desired, with_it.forecast) == (without.desired, without.forecast)
+    assert with_it.forecast != pytest.approx(40.0 * 1.6487, rel=1e-3)
+
+
+def test_a_forecast_that_comes_and_goes_is_never_used() -> None:
+    memory, now = remembered(40.0, forecast_since=None), START
+    for turn in range(60):
+        good = turn % 10 != 9
+        snapshot = asking(forecast(issued_at=now - 1.0, trusted=good))
+        snapshot = replace(snapshot, demand={KEY: traffic(40.0, at=now)})
+        made, memory = plan(snapshot, memory, now)
+        assert made.deployments[KEY].forecast != pytest.approx(40.0 * 1.6487, rel=1e-3)
+        now += 30.0
+
+
+def test_without_the_field_a_forecast_changes_nothing() -> None:
+    record = deployment(spec(scaling=scaling(high=50)))
+    snapshot = replace(world(workers(5), traffic(40.0), record=record), forecasts={KEY: (forecast(),)})
+    made = decide(snapshot, remembered(40.0))
+    assert made.forecast is None
+    assert made.desired == 5
+
+
+def test_what_never_was_is_not_bought_ahead_of() -> None:
+    made = decide(asking(forecast(flat(1.5, peak=0.0))), remembered(40.0, peak=44.0))
+    assert made.forecast == pytest.approx(40.0 / 0.85)
+    made = decide(asking(forecast(flat(1.5, peak=0.0))), remembered(40.0, peak=60.0))
+    assert made.forecast == pytest.approx(60.0, rel=1e-3)
+
+
+def test_a_declared_event_is_met_when_it_begins() -> None:
+    sale = {"name": "sale", "start": "2026-11-18T12:00:00Z", "end": "2026-11-18T13:00:00Z", "factor": 3}
+    start = 1_795_003_200.0
+    for wall, desired in ((start - 65.0, 5), (start - 55.0, 15), (start + 3599.0, 15), (start + 3600.0, 5)):
+        record = deployment(spec(scaling=scaling(high=50) | {"events": [sale]}))
+        snapshot = replace(world(workers(5), traffic(40.0), record=record), wall_epoch=wall)
+        made = decide(snapshot, remembered(40.0))
+        assert made.desired == desired, wall
+        assert (made.chosen_by is ChosenBy.EVENT) == (desired == 15)
+
+
+def test_traffic_that_an_event_brought_is_not_multiplied_again() -> None:
+    sale = {"name": "sale", "start": "2026-11-18T12:00:00Z", "end": "2026-11-18T13:00:00Z", "factor": 3}
+    record = deployment(spec(scaling=scaling(high=80) | {"events": [sale]}))
+    here = Cluster(replace(world(workers(5), record=record), wall_epoch=1_795_003_200.0 - 600.0))
+    for _ in range(240):
+        wall = (here.snapshot.wall_epoch or 0.0) + 5.0
+        here.snapshot = replace(here.snapshot, wall_epoch=wall)
+        rate = 120.0 if wall >= 1_795_003_200.0 else 40.0
+        here.tick(5.0, {KEY: traffic(rate, at=here.now + 5.0)})
+    assert here.serving() == 15
+
+
+def test_steering_follows_the_budget_and_is_bounded() -> None:
+    def after(missed: float | None, hours: float) -> Steering:
+        state = Steering(mean=10.0)
+        for _ in range(int(hours * 60)):
+            state = steering.steer(state, target=0.01, arrivals=10.0, missed=missed, passed=60.0)
+        return state
+
+    start = steering.chance(Steering(), 0.01)
+    assert steering.chance(after(0.01, 24.0), 0.01) == pytest.approx(start)
+    assert steering.chance(after(0.02, 24.0), 0.01) < start < steering.chance(after(0.0, 24.0), 0.01)
+    assert after(None, 24.0).error == 0.0
+    assert after(1.0, 240.0).error == steering.MOST
+    assert after(0.0, 240.0).error == -steering.LEAST
+
+
+def test_late_requests_lower_the_chance_unless_nothing_can_be_done() -> None:
+    def error(**changes: Any) -> float:
+        demand = traffic(40.0, slo_attainment=0.5)
+        snapshot = replace(asking(**changes), demand={KEY: demand})
+        _, memory = plan(snapshot, remembered(40.0), START)
+        return memory.deployments[KEY].steering.error
+
+    assert error() > 0.0
+    assert error(max=5) == 0.0
+
+
+def test_the_checkpoint_keeps_what_was_learned() -> None:
+    known = remembered(40.0).deployments[KEY]
+    known = replace(known, steering=Steering(1.25, 38.5))
+    back = checkpoint.load(checkpoint.dump(known, START), 77.0)
+    assert back.steering == known.steering
+    assert (back.peak, back.usual) == (known.peak, known.usual)
+    assert back.traffic == replace(known.traffic, at=72.0)  # type: ignore[type-var]
+    with pytest.raises(checkpoint.CheckpointError, match="traffic"):
+        checkpoint.load(checkpoint.dump(known, START) | {"traffic": [0.0, -1.0, 0.0, 0.0, 0.0, 0.0]}, 77.0)
+
+
+def test_the_lead_is_that_of_the_type_which_would_be_bought() -> None:
+    kinds = (itype(startup=60.0, price=32.0), itype("l40s", "L40S", startup=600.0, price=4.0))
+    two = [
+        {"name": "a", "instanceType": "h100", "performance": {"requestsPerSecond": 10.0}},
+        {"name": "b", "instanceType": "l40s", "performance": {"requestsPerSecond": 10.0}},
+    ]
+    steep = LeadWindowTable((0.5,), (Window(60.0, (0.2,)), Window(600.0, (0.9,))), peak=1e6)
+    record = deployment(spec(variants=two, scaling=scaling(high=50) | {"forecast": {}}))
+    snapshot = replace(
+        world(workers(5), traffic(40.0), record=record, types=kinds), forecasts={KEY: (forecast(steep),)}
+    )
+    assert decide(snapshot, remembered(40.0)).forecast == pytest.approx(40.0 * 2.4596, rel=1e-3)
