@@ -87,6 +87,12 @@ RIGHTS: tuple[Right, ...] = (
     ),
     *_rights(resources.NAMESPACES, Scope.CLUSTER, list=_LIST, watch="nothing is created in one that is being deleted"),
     *_rights(resources.NODES, Scope.CLUSTER, list=_LIST, watch="nodes that are about to go are drained in time"),
+    *_rights(
+        resources.PRIORITY_CLASSES,
+        Scope.CLUSTER,
+        list=_LIST,
+        watch="who gives way is known",
+    ),
     *_rights(resources.INSTANCE_TYPES, Scope.CLUSTER, list=_LIST, watch=_WATCH),
     *_rights((_GROUP, "instancetypes/status"), Scope.CLUSTER, patch="use and measured start-up times are reported"),
     *_rights(

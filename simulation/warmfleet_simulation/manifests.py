@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 from warmfleet_contracts.api import InstanceType, LLMDeployment
-from warmfleet_contracts.api.instancetype import CapacityType
 from warmfleet_contracts.perfmodel import Workload
 from warmfleet_contracts.traces import RateTrace
 from warmfleet_operator.planning.capacity import Offer, survey
@@ -119,7 +118,7 @@ def _service(deployment: LLMDeployment, offers: list[Offer], names: list[str]) -
 def _type(kind: InstanceType, offer: Offer | None) -> WorkerType:
     spec = kind.spec
     accelerators = offer.accelerators if offer is not None else 1
-    price = offer.price if offer is not None and offer.price is not None else spec.price.on_demand
+    price = offer.price if offer is not None and offer.price is not None else spec.price_per_hour
     limit = spec.limit.accelerators
     return WorkerType(
         name=kind.metadata.name,
@@ -127,5 +126,5 @@ def _type(kind: InstanceType, offer: Offer | None) -> WorkerType:
         startup_s=spec.startup.p50,
         startup_sigma=max(0.0, math.log(max(spec.startup.p90, spec.startup.p50) / spec.startup.p50)) / _Z90,
         limit=None if limit is None else limit // accelerators,
-        spot=spec.capacity_type is CapacityType.SPOT,
+        spot=spec.spot,
     )

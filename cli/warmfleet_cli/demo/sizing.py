@@ -53,7 +53,7 @@ class Plan:
     def worker_cost(self) -> float:
         """Dollars per hour of one worker."""
         spec, variant = self.instance_type.spec, self.deployment.spec.variants[0]
-        return spec.price.on_demand * variant.accelerators / spec.accelerator.count
+        return spec.price_per_hour * variant.accelerators / spec.accelerator.count
 
 
 def plan(shape: Shape) -> Plan:

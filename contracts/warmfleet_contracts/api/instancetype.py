@@ -18,7 +18,6 @@ from warmfleet_contracts.api.base import (
     Rule,
     ShortText,
 )
-from warmfleet_contracts.api.unsupported import unsupported_rules
 
 
 class CapacityType(StrEnum):
@@ -115,7 +114,6 @@ class InstanceTypeSpec(ApiModel):
             "price.spot is required when capacityType is spot: set the spot price of one instance in $/h",
             lambda s: s.capacity_type is not CapacityType.SPOT or s.price.spot is not None,
         ),
-        *unsupported_rules("InstanceTypeSpec"),
     )
 
     accelerator: Accelerator
@@ -138,6 +136,16 @@ class InstanceTypeSpec(ApiModel):
     """How many accelerators of this type may be used."""
     startup: StartupPrior = StartupPrior()
     """Start-up time until enough starts were measured."""
+
+    @property
+    def spot(self) -> bool:
+        """Whether the provider may take the capacity back."""
+        return self.capacity_type is CapacityType.SPOT
+
+    @property
+    def price_per_hour(self) -> float:
+        """What one whole instance costs as it is bought, $/h."""
+        return self.price.spot if self.spot and self.price.spot is not None else self.price.on_demand
 
 
 class MeasuredStartup(ApiModel):

@@ -90,7 +90,8 @@ class Budget(ApiModel):
     """Upper bound of the cost."""
 
     max_cost_per_hour: NonNegative
-    """Most US dollars per hour of all workers together."""
+    """Most US dollars per hour of all workers together, those on their way out included; above scaling.min, workers
+    beyond it leave."""
 
 
 class Scaling(ApiModel):

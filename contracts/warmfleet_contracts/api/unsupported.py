@@ -9,13 +9,6 @@ from __future__ import annotations
 from warmfleet_contracts.api.base import Rule
 
 _TABLE: dict[str, tuple[Rule, ...]] = {
-    "InstanceTypeSpec": (
-        Rule(
-            "self.capacityType != 'spot'",
-            "capacityType: spot is not supported yet; use on-demand",
-            lambda s: s.capacity_type != "spot",
-        ),
-    ),
     "Variant": (
         Rule(
             "self.role == 'both'",
@@ -25,11 +18,6 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     ),
     "Scaling": (
         Rule("self.mode == 'Auto'", "mode: Advisory is not supported yet; use Auto", lambda s: s.mode == "Auto"),
-        Rule(
-            "!has(self.budget)",
-            "budget is not supported yet; remove it and bound the cost with max",
-            lambda s: s.budget is None,
-        ),
     ),
     "KvCache": (
         Rule(

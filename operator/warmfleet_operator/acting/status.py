@@ -54,7 +54,7 @@ def worker_price(worker: WorkerRecord, types: Mapping[str, InstanceTypeRecord]) 
     record = types.get(worker.instance_type)
     if record is None or record.spec is None:
         return None
-    return record.spec.price.on_demand * worker.accelerators / record.spec.accelerator.count
+    return record.spec.price_per_hour * worker.accelerators / record.spec.accelerator.count
 
 
 def fleet_cost(view: View, types: Mapping[str, InstanceTypeRecord]) -> float | None:

@@ -30,6 +30,7 @@ WATCHED: Mapping[Kind, resources.Resource] = {
     Kind.POD: resources.PODS,
     Kind.NODE: resources.NODES,
     Kind.NAMESPACE: resources.NAMESPACES,
+    Kind.PRIORITY_CLASS: resources.PRIORITY_CLASSES,
 }
 _POLL = 0.2
 

@@ -55,6 +55,7 @@ class Offer:
         rate: Requests per second of one worker; None while unknown.
         price: Dollars per hour of one worker; None while unknown.
         startup: 90th percentile of the start-up time, seconds.
+        spot: Whether the provider may take the worker back.
     """
 
     variant: str
@@ -66,6 +67,7 @@ class Offer:
     rate: float | None
     price: float | None
     startup: float
+    spot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def startup_p90(record: InstanceTypeRecord | None) -> float:
 def _offer(variant: Variant, record: InstanceTypeRecord | None, rate: float | None, *, buy: bool) -> Offer:
     price = None
     if record is not None and record.spec is not None:
-        price = record.spec.price.on_demand * variant.accelerators / record.spec.accelerator.count
+        price = record.spec.price_per_hour * variant.accelerators / record.spec.accelerator.count
     return Offer(
         variant=variant.name,
         instance_type=variant.instance_type,
@@ -143,6 +145,7 @@ def _offer(variant: Variant, record: InstanceTypeRecord | None, rate: float | No
         rate=rate,
         price=price,
         startup=startup_p90(record),
+        spot=record is not None and record.spec is not None and record.spec.spot,
     )
 
 

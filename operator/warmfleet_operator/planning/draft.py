@@ -18,6 +18,7 @@ from warmfleet_contracts.reasons import Reason
 from warmfleet_operator.planning import blend, capacity, demand, failures, foresight, limits, roster, schedules, victims
 from warmfleet_operator.planning.capacity import Offer
 from warmfleet_operator.planning.mix import Growth
+from warmfleet_operator.planning.mix.enlist import enlist
 from warmfleet_operator.state.decisions import Note, Problem
 from warmfleet_operator.state.memory import DeploymentMemory
 from warmfleet_operator.state.records import DeploymentRecord, FleetSnapshot, Key, WorkerRecord
@@ -146,6 +147,14 @@ def prepare(
     )
     need, memory = foresight.look(spec, means, snapshot, memory, now)
     draft = _assemble(record, spec, memory, traffic, need, offers, people, gate, pauses, bounds)
+    enlist(
+        draft.growth,
+        people,
+        draft.need,
+        priority=_priority(spec, snapshot),
+        budget=spec.scaling.budget.max_cost_per_hour if spec.scaling is not None and spec.scaling.budget else None,
+        paused=pauses.victims,
+    )
     draft.hold = max(startups)
     if spec.scaling is not None:
         draft.hold = max(draft.hold, spec.scaling.scale_down.stabilization_window)
@@ -154,6 +163,11 @@ def prepare(
     if not pauses.creates:
         _recall(draft, snapshot)
     return draft
+
+
+def _priority(spec: LLMDeploymentSpec, snapshot: FleetSnapshot) -> int:
+    """Value of its PriorityClass, or of the cluster's default; 0 without either."""
+    return snapshot.priorities.get(spec.priority_class_name or "", 0)
 
 
 def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft

@@ -17,6 +17,7 @@ from warmfleet_operator.planning.blend import DOWN, SLACK, UP, Basis
 from warmfleet_operator.planning.demand import Grade
 from warmfleet_operator.planning.draft import Draft
 from warmfleet_operator.planning.mix import Short
+from warmfleet_operator.planning.mix.growth import SPOT_LOSS
 from warmfleet_operator.planning.shrink import Shrink
 
 _MOST = 10**9
@@ -25,6 +26,13 @@ _AHEAD = {
     Basis.EVENT: "declared event",
     Basis.FORECAST: "learned from its own traffic",
     Basis.PRIOR: "by the built-in margin",
+}
+_WORDS = {
+    ChosenBy.CAPACITY_LIMIT: "; limited by the InstanceTypes' limit.accelerators",
+    ChosenBy.BUDGET: "; limited by scaling.budget {budget:g} $/h, {spent:.4g} $/h are spent",
+    ChosenBy.PREEMPTED: "; workers give way to a fleet of higher priority",
+    ChosenBy.SPOT_RESERVE: f"; {SPOT_LOSS:.0%} of the spot capacity may be reclaimed at once",
+    ChosenBy.CHEAPER_MIX: "; what is bought replaces dearer workers",
 }
 
 
@@ -50,7 +58,7 @@ def explain(draft: Draft, out: Shrink, desired: int, now: float) -> Verdict:
 def _rule(draft: Draft, out: Shrink, unlimited: int) -> ChosenBy:
     growth = draft.growth
     held = draft.pauses.creates and (draft.pauses.victims or growth.wanting)
-    if draft.fixed or held or out.rule is ChosenBy.MAX:
+    if draft.fixed or held or growth.given or out.rule in (ChosenBy.MAX, ChosenBy.BUDGET):
         return _set(draft, out, held=held)
     if growth.short is not None or growth.added or draft.cancels:
         return _growing(draft)
@@ -64,12 +72,14 @@ def _rule(draft: Draft, out: Shrink, unlimited: int) -> ChosenBy:
 
 
 def _set(draft: Draft, out: Shrink, *, held: bool) -> ChosenBy:
-    """What a person has set."""
+    """What a person has set, or a fleet of higher priority."""
     if held or out.rule is ChosenBy.PAUSED:
         return ChosenBy.PAUSED
     if draft.fixed:
         return ChosenBy.CAPACITY_LIMIT if draft.growth.short is Short.STOCK else ChosenBy.FIXED
-    return ChosenBy.MAX
+    if draft.growth.given:
+        return ChosenBy.PREEMPTED
+    return out.rule if out.rule is ChosenBy.BUDGET else ChosenBy.MAX
 
 
 def _growing(draft: Draft) -> ChosenBy:
@@ -78,6 +88,7 @@ def _growing(draft: Draft) -> ChosenBy:
         Short.STOCK: ChosenBy.CAPACITY_LIMIT,
         Short.BLOCKED: ChosenBy.CAPACITY_LIMIT,
         Short.MAX: ChosenBy.MAX,
+        Short.BUDGET: ChosenBy.BUDGET,
         Short.GATE: None if growth.added else ChosenBy.HOLD,
         None: None,
     }[growth.short]
@@ -86,6 +97,8 @@ def _growing(draft: Draft) -> ChosenBy:
     if draft.need is None:
         return ChosenBy.NO_DATA if draft.memory.desired else ChosenBy.MIN
     there = draft.ready + draft.coming
+    if growth.swapped or growth.reserve:
+        return ChosenBy.CHEAPER_MIX if growth.swapped else ChosenBy.SPOT_RESERVE
     if not draft.need.lacks(there):
         return ChosenBy.MIN if draft.traffic.grade is Grade.COMPLETE else ChosenBy.NO_DATA
     if draft.traffic.arrivals is not None and draft.need.quiet <= there * (1.0 + SLACK):
@@ -108,6 +121,10 @@ def _unlimited(draft: Draft, out: Shrink) -> int:
 def _limited(draft: Draft, rule: ChosenBy, unlimited: int) -> Reason | None:
     if draft.growth.short in (Short.STOCK, Short.BLOCKED):
         return Reason.CAPACITY_EXHAUSTED
+    if rule is ChosenBy.PREEMPTED:
+        return Reason.CAPACITY_EXHAUSTED
+    if rule is ChosenBy.BUDGET:
+        return Reason.BUDGET_EXHAUSTED
     if draft.fixed or draft.need is None:
         return None
     if unlimited > draft.growth.most or rule is ChosenBy.MAX:
@@ -151,8 +168,8 @@ def _tail(draft: Draft, rule: ChosenBy) -> str:
     growth = draft.growth
     if rule is ChosenBy.PAUSED:
         return f"; held by annotation {draft.pauses.named}"
-    if growth.short is Short.STOCK:
-        return "; limited by the InstanceTypes' limit.accelerators"
+    if rule in _WORDS:
+        return _WORDS[rule].format(budget=growth.budget or 0.0, spent=growth.spent)
     if growth.short is Short.BLOCKED:
         return f"; no node found on {', '.join(sorted(growth.closed))}"
     if growth.short is Short.GATE:

@@ -89,6 +89,8 @@ def moved(memory: DeploymentMemory, shift: float) -> DeploymentMemory:
         avoid=table(memory.avoid),
         traffic=None if memory.traffic is None else replace(memory.traffic, at=memory.traffic.at + shift),
         forecast_since=one(memory.forecast_since),
+        cheaper_since=one(memory.cheaper_since),
+        swap_until=one(memory.swap_until),
     )
 
 

@@ -4,6 +4,7 @@
 
     each deployment   draft   = demand -> capacity -> blend           by itself
     all together      growth  = mix under the shared accelerator limits
+                              and, with all it needs, what makes a dear mix superfluous
     each deployment   plan    = limits -> victims -> reason           by itself
 
 Pure, and it never raises: an error in the planning of one deployment holds that one and no other.
@@ -19,6 +20,7 @@ from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 
 from warmfleet_operator.planning import explain, failures, limits, roster, schedules, trace
 from warmfleet_operator.planning.draft import CannotPlanError, Draft, prepare
+from warmfleet_operator.planning.exchange import exchange
 from warmfleet_operator.planning.mix import Short, Stock, share_out
 from warmfleet_operator.planning.shrink import shrink
 from warmfleet_operator.planning.victims import victim
@@ -59,6 +61,7 @@ def plan(snapshot: FleetSnapshot, memory: PlannerMemory, now: float) -> tuple[Fl
     share_out([draft.growth for draft in drafts.values()], stock)
     for key, draft in drafts.items():
         try:
+            exchange(draft, stock, now)
             decided[key] = _finish(draft, snapshot, now)
         except Exception as error:  # noqa: BLE001 - as above
             workers = groups.get((key.namespace, key.name), [])

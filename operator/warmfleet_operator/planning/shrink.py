@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from warmfleet_contracts.reasons import ChosenBy, VictimReason
 
 from warmfleet_operator.planning import blend, capacity, demand, limits, victims
+from warmfleet_operator.planning.blend import SLACK, Need
 from warmfleet_operator.planning.draft import Draft
-from warmfleet_operator.planning.mix import Short
+from warmfleet_operator.planning.mix import Short, keep
+from warmfleet_operator.planning.mix.enlist import count, running_cost
 from warmfleet_operator.planning.victims import Credit, Pick
 from warmfleet_operator.state.decisions import Victim
 from warmfleet_operator.state.memory import DeploymentMemory
@@ -29,6 +31,7 @@ AVOID = 900.0
 ROUTED_AFTER = 10.0
 """Seconds from a worker's readiness until routers surely send to it: only then may another leave in its favour."""
 _NO_PANIC = -1e18
+_PREEMPTED = "a fleet of higher priority needs its accelerators"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
     """Decide who leaves."""
     memory = _panic(draft, now)
     there = draft.growth.total
-    picks = _picks(draft, snapshot)
-    surplus = _surplus(draft, picks, snapshot)
+    given, picks = _given(draft, _picks(draft, snapshot))
+    surplus = _surplus(draft, picks, snapshot, now)
     over = max(0, there - draft.growth.most)
     want = there - len(surplus) if surplus else there
     memory = replace(
@@ -79,6 +82,8 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
             coming=0,
         )
         rule = ChosenBy.FIXED if draft.fixed else ChosenBy.MAX
+    elif dear := _beyond_budget(draft, picks):
+        chosen, rule = dear, ChosenBy.BUDGET
     else:
         chosen, rule, memory = _timely(draft, surplus, memory, there, now)
     stuck, memory = _stuck(draft, memory, now)
@@ -87,10 +92,11 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
     leaving: dict[str, int] = {}
     for pick in chosen:
         leaving[pick.worker.variant] = leaving.get(pick.worker.variant, 0) + 1
-    told = [*(p.worker.uid for p in chosen), *(w.uid for w in draft.gate.replace)]
+    told = [*(p.worker.uid for p in (*given, *chosen)), *(w.uid for w in draft.gate.replace)]
     memory = replace(memory, chosen={uid: memory.chosen.get(uid, now) for uid in told})
     retired = _retired(draft, there - len(chosen), now)
-    return Shrink((*failed, *stuck, *retired, *gone), leaving, want, rule, memory)
+    away = [victims.victim(p.worker, VictimReason.PREEMPTED, _PREEMPTED) for p in given]
+    return Shrink((*failed, *stuck, *retired, *away, *gone), leaving, want, rule, memory)
 
 
 def _picks(draft: Draft, snapshot: FleetSnapshot) -> list[Pick]:
@@ -99,7 +105,69 @@ def _picks(draft: Draft, snapshot: FleetSnapshot) -> list[Pick]:
     return [p for p in order if p.worker.uid not in away] if away else order
 
 
-def _surplus(draft: Draft, picks: list[Pick], snapshot: FleetSnapshot) -> list[Pick]:
+def _given(draft: Draft, picks: list[Pick]) -> tuple[list[Pick], list[Pick]]:
+    """Who gives way to a fleet of higher priority, and the others."""
+    if not draft.growth.given:
+        return [], picks
+    left = dict(draft.growth.given)
+    given: list[Pick] = []
+    others: list[Pick] = []
+    for pick in picks:
+        mine = left.get(pick.worker.variant, 0) > 0
+        if mine:
+            left[pick.worker.variant] -= 1
+        (given if mine else others).append(pick)
+    return given, others
+
+
+def _beyond_budget(draft: Draft, picks: list[Pick]) -> list[Pick]:
+    """Who leaves because the fleet costs more than scaling.budget: what serves nothing, then the dearest."""
+    growth, offers = draft.growth, draft.offers
+    surplus = 0.0 if growth.budget is None else running_cost(growth.counts, offers) - growth.budget
+    if surplus <= SLACK * (growth.budget or 1.0):
+        return []
+    every = count([p.worker.variant for p in picks if p.credit is Credit.READY])
+    idle = [p for p in picks if p.credit is not Credit.READY]
+    dear = keep.dearest_first(
+        [p for p in picks if p.credit is Credit.READY], every, offers, draft.rates, lambda p: p.worker.variant
+    )
+    chosen = []
+    for pick in victims.removable(
+        [*idle, *dear],
+        counts=growth.counts,
+        floors=growth.floors,
+        floor=growth.floor,
+        need=None,
+        rates={},
+        ready=0,
+        coming=0,
+    ):
+        if surplus <= SLACK * (growth.budget or 1.0):
+            break
+        surplus -= offers[pick.worker.variant].price or 0.0
+        chosen.append(pick)
+    return chosen
+
+
+def _candidates(draft: Draft, picks: list[Pick], need: Need, rates: Mapping[str, float], now: float) -> list[Pick]:
+    """The picks without those that the cheapest mix keeps, and without what has just been bought for a cheaper one."""
+    until = draft.memory.swap_until
+    if until is not None and now < until:
+        picks = [p for p in picks if p.credit is not Credit.STARTING]
+    everyone = count([w.variant for w in draft.roster.ready])
+    if len(everyone) < 2 and not any(o.spot for o in draft.offers.values()):
+        return picks
+    fresh = [p for p in picks if p.credit is Credit.READY and p.worker.uid not in draft.memory.chosen]
+    free = count([p.worker.variant for p in fresh])
+    told = count([p.worker.variant for p in picks if p.credit is Credit.READY and p.worker.uid in draft.memory.chosen])
+    bound = {name: n - free.get(name, 0) - told.get(name, 0) for name, n in everyone.items()}
+    spare = keep.surplus(free, bound, draft.offers, rates, need)
+    mine = {p.worker.uid for p in fresh}
+    others = [p for p in picks if p.worker.uid not in mine]
+    return [*others, *keep.dearest_first(fresh, spare, draft.offers, rates, lambda p: p.worker.variant)]
+
+
+def _surplus(draft: Draft, picks: list[Pick], snapshot: FleetSnapshot, now: float) -> list[Pick]:
     """Who could go by the need alone, were it low for long enough."""
     need, growth = draft.need, draft.growth
     if need is None or draft.traffic.grade is not demand.Grade.COMPLETE or growth.added or draft.cancels:
@@ -110,7 +178,7 @@ def _surplus(draft: Draft, picks: list[Pick], snapshot: FleetSnapshot) -> list[P
 
     def fitting(rates: Mapping[str, float]) -> list[Pick]:
         return victims.removable(
-            picks,
+            _candidates(draft, picks, need, rates, now),
             counts=growth.counts,
             floors=growth.floors,
             floor=growth.floor,

@@ -57,6 +57,8 @@ class DeploymentMemory:
         peak: Highest arrivals seen, slowly forgotten, requests/s.
         usual: Arrivals while no declared event was on, requests/s; None before the first.
         forecast_since: Since when a usable forecast was there without a break; None while there is none.
+        cheaper_since: Since when a cheaper mix has been worth the change; None while none is.
+        swap_until: Until when workers that were bought for a cheaper mix may take to start; None without any.
     """
 
     uid: str
@@ -83,6 +85,8 @@ class DeploymentMemory:
     peak: float = 0.0
     usual: float | None = None
     forecast_since: float | None = None
+    cheaper_since: float | None = None
+    swap_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from warmfleet_operator.state.records import (
     InstanceTypeRecord,
     Key,
     NodeRecord,
+    PriorityClassRecord,
     RouterRecord,
     WorkerPhase,
     WorkerRecord,
@@ -47,6 +48,9 @@ CANNOT_START = frozenset(
     }
 )
 """Waiting reasons of the kubelet after which a pod does not come up by itself soon."""
+
+MOST_PRIORITY = 1_000_000_000
+"""The largest value of a PriorityClass that is not the system's own."""
 
 LEAVING_TAINTS = frozenset(
     {
@@ -136,6 +140,15 @@ def deployment_from(body: Body, previous: DeploymentRecord | None, now: float) -
         finalizers=tuple(f for f in finalizers if isinstance(f, str)) if isinstance(finalizers, list) else (),
         status=mapping(body.get("status")),
     )
+
+
+def priority_class_from(body: Body) -> PriorityClassRecord | None:
+    """A PriorityClass. Values of the system's own classes are cut to the largest that users may define."""
+    found = identity(body)
+    if found is None:
+        return None
+    value = max(-MOST_PRIORITY, min(MOST_PRIORITY, whole(body.get("value"))))
+    return PriorityClassRecord(found[0].name, value, body.get("globalDefault") is True)
 
 
 def instance_type_from(body: Body) -> InstanceTypeRecord | None:

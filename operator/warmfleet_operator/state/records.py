@@ -199,6 +199,21 @@ class NodeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorityClassRecord:
+    """A PriorityClass.
+
+    Attributes:
+        name: Its name.
+        value: Its value; the larger, the more important.
+        default: Whether it holds for who names none (globalDefault).
+    """
+
+    name: str
+    value: int
+    default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerTelemetry:
     """The last good answer of a worker's agent.
 
@@ -295,6 +310,7 @@ class FleetSnapshot:
         forecasts: TrafficForecasts by key of the deployment they are for.
         wall_epoch: Wall time of this moment, seconds since 1970 (UTC); None when it is not known. For what people
             write in wall time (events, schedules), never for durations.
+        priorities: Values of PriorityClasses by name; under the empty name the cluster's default, where there is one.
     """
 
     deployments: Mapping[Key, DeploymentRecord] = field(default_factory=dict)
@@ -305,3 +321,4 @@ class FleetSnapshot:
     demand: Mapping[Key, Demand] = field(default_factory=dict)
     forecasts: Mapping[Key, tuple[ForecastRecord, ...]] = field(default_factory=dict)
     wall_epoch: float | None = None
+    priorities: Mapping[str, int] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -26,6 +26,7 @@ from warmfleet_operator.state.records import (
     InstanceTypeRecord,
     Key,
     NodeRecord,
+    PriorityClassRecord,
     RouterRecord,
     WorkerRecord,
     WorkerTelemetry,
@@ -43,9 +44,19 @@ class Kind(StrEnum):
     POD = "pods"
     NODE = "nodes"
     NAMESPACE = "namespaces"
+    PRIORITY_CLASS = "priorityclasses"
 
 
-Record = DeploymentRecord | InstanceTypeRecord | ForecastRecord | WorkerRecord | RouterRecord | NodeRecord | bool
+Record = (
+    DeploymentRecord
+    | InstanceTypeRecord
+    | ForecastRecord
+    | WorkerRecord
+    | RouterRecord
+    | NodeRecord
+    | PriorityClassRecord
+    | bool
+)
 _VOLATILE = ("resource_version", "status")
 """Fields whose change alone is no reason to decide again: versions, and what the operator itself reports."""
 
@@ -131,6 +142,8 @@ class FleetStore:
                 record = parse.node_from(body, before if isinstance(before, NodeRecord) else None, now)
             case Kind.NAMESPACE:
                 record = parse.namespace_terminating(body)
+            case Kind.PRIORITY_CLASS:
+                record = parse.priority_class_from(body)
             case Kind.POD if parse.component(body) == labels.COMPONENT_ROUTER:
                 record = parse.router_from_pod(body)
             case Kind.POD if parse.component(body) == labels.COMPONENT_WORKER:
@@ -163,6 +176,7 @@ class FleetStore:
                 if isinstance(r, ForecastRecord):
                     target = Key(key.namespace, r.target)
                     forecasts[target] = (*forecasts.get(target, ()), r)
+            classes = [r for _, r in self._records(Kind.PRIORITY_CLASS) if isinstance(r, PriorityClassRecord)]
         workers = [*seen.values(), *self.expectations.unseen(seen.keys(), self._clock.now())]
         return FleetSnapshot(
             deployments=deployments,
@@ -173,6 +187,7 @@ class FleetStore:
             demand=dict(demand or {}),
             forecasts=forecasts,
             wall_epoch=self._clock.wall().timestamp(),
+            priorities=_values(classes),
         )
 
     def routers(self) -> tuple[RouterRecord, ...]:
@@ -234,6 +249,13 @@ class FleetStore:
                 self._bury(entries.pop(key).uid)
         if hits:
             self._wake()
+
+
+def _values(classes: Sequence[PriorityClassRecord]) -> dict[str, int]:
+    """Values by name; the default's, the lowest if there are several, under the empty name."""
+    values = {r.name: r.value for r in classes}
+    defaults = [r.value for r in classes if r.default]
+    return {**values, "": min(defaults)} if defaults else values
 
 
 def _matters(old: Record, new: Record) -> bool:
