@@ -9,8 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from warmfleet_contracts.api.base import ApiModel, Condition, Duration, LongText, ObjectMeta, Rule, ShortText
-from warmfleet_contracts.api.unsupported import unsupported_rules
+from warmfleet_contracts.api.base import ApiModel, Condition, Duration, LongText, ObjectMeta, ShortText
 
 
 class TargetRef(ApiModel):
@@ -22,8 +21,6 @@ class TargetRef(ApiModel):
 
 class TrafficForecastSpec(ApiModel):
     """Desired state of a TrafficForecast."""
-
-    rules: ClassVar[tuple[Rule, ...]] = unsupported_rules("TrafficForecastSpec")
 
     target: TargetRef
     """The LLMDeployment the forecast is for."""

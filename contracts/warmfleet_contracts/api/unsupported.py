@@ -43,13 +43,6 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
             lambda s: s.rollout is None,
         ),
     ),
-    "TrafficForecastSpec": (
-        Rule(
-            "self.forecaster != 'Internal'",
-            "forecaster: Internal is not supported yet; use External and fill the status yourself",
-            lambda s: s.forecaster != "Internal",
-        ),
-    ),
 }
 
 

@@ -1,0 +1,66 @@
+"""The forecaster's own metrics; series of a deployment go with it."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from warmfleet_forecasting.history import Key
+
+_DEPLOYMENT = ("namespace", "deployment")
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """All series, in a registry of their own so that several forecasters in a process do not collide."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.fits = Counter("warmfleet_forecaster_fits", "Fits by outcome.", ["outcome"], registry=registry)
+        self.fit_seconds = Histogram(
+            "warmfleet_forecaster_fit_seconds", "Real seconds of one fit.", buckets=_SECONDS, registry=registry
+        )
+        self.history_failures = Counter(
+            "warmfleet_forecaster_history_failures", "Histories not had, by problem.", ["problem"], registry=registry
+        )
+        self.scrapes = Counter(
+            "warmfleet_forecaster_scrapes", "Requests to operators by outcome.", ["outcome"], registry=registry
+        )
+        self.writes = Counter(
+            "warmfleet_forecaster_writes",
+            "Writes to the API server by kind and result.",
+            ["kind", "result"],
+            registry=registry,
+        )
+        self.overdue = Gauge(
+            "warmfleet_forecaster_overdue_seconds", "How late the most overdue forecast is.", registry=registry
+        )
+        self.assigned = Gauge(
+            "warmfleet_forecaster_assigned", "Forecasts that are this replica's to make.", registry=registry
+        )
+        self.trusted = Gauge(
+            "warmfleet_forecaster_trusted",
+            "1 while the planner may buy on the forecast.",
+            [*_DEPLOYMENT],
+            registry=registry,
+        )
+        self.issued = Gauge(
+            "warmfleet_forecaster_issued_timestamp_seconds",
+            "When the current forecast was issued; absent without one.",
+            [*_DEPLOYMENT],
+            registry=registry,
+        )
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self.registry)
+
+    def told(self, key: Key, *, trusted: bool, issued_at: float | None) -> None:
+        """A status was made for a deployment."""
+        self.trusted.labels(*key).set(trusted)
+        if issued_at is not None:
+            self.issued.labels(*key).set(issued_at)
+
+    def forget(self, key: Key) -> None:
+        """Remove all series of a deployment."""
+        for metric in (self.trusted, self.issued):
+            metric.remove_by_labels(dict(zip(_DEPLOYMENT, key, strict=True)))

@@ -1,0 +1,92 @@
+"""When each forecast is due. Pure.
+
+::
+
+    due = last attempt + period * (0.9 + 0.2 * phase)            after a forecast
+        = last attempt + min(period, 60 s * 2^failures)          after a failure
+        = now                                                    new, or asked for differently
+
+``phase`` is a number of the key's own, so that deployments that came together drift apart. The most overdue goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from warmfleet_forecasting.history import Key
+from warmfleet_forecasting.service.board import Assignment
+from warmfleet_forecasting.service.sharding import phase
+
+_FIRST_RETRY_S = 60.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    assignment: Assignment
+    due: float
+    failures: int = 0
+    running: bool = False
+
+
+class Schedule:
+    """The forecasts of one replica by when they are due.
+
+    Args:
+        period_s: Between two forecasts of a deployment, logical seconds.
+    """
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._entries: dict[Key, _Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keep(self, wanted: Mapping[Key, Assignment], now: float) -> Iterable[Assignment]:
+        """Take over what is wanted now; returns what no longer is."""
+        gone = [self._entries.pop(key).assignment for key in self._entries.keys() - wanted.keys()]
+        for key, assignment in wanted.items():
+            entry = self._entries.get(key)
+            if entry is None or entry.assignment.uid != assignment.uid:
+                self._entries[key] = _Entry(assignment, now)
+            elif entry.assignment != assignment:
+                entry.assignment, entry.due = assignment, min(entry.due, now)
+        return gone
+
+    def current(self, assignment: Assignment) -> bool:
+        """Whether the assignment still stands as it was handed out."""
+        entry = self._entries.get(assignment.key)
+        return entry is not None and entry.assignment == assignment
+
+    def take(self, now: float) -> Assignment | None:
+        """The most overdue forecast, from now on under way; None when none is due."""
+        ready = [entry for entry in self._entries.values() if not entry.running and entry.due <= now]
+        if not ready:
+            return None
+        entry = min(ready, key=lambda e: (e.due, e.assignment.key))
+        entry.running, entry.due = True, float("inf")
+        return entry.assignment
+
+    def done(self, assignment: Assignment, now: float, *, failed: bool) -> None:
+        """An attempt ended."""
+        entry = self._entries.get(assignment.key)
+        if entry is None:
+            return
+        entry.running = False
+        entry.failures = entry.failures + 1 if failed else 0
+        if failed:
+            wait = min(self._period_s, _FIRST_RETRY_S * 2.0 ** min(entry.failures - 1, 10))
+        else:
+            wait = self._period_s * (0.9 + 0.2 * phase(assignment.key))
+        # What was changed while the attempt ran is due already.
+        entry.due = min(entry.due, now + wait)
+
+    def next_due(self) -> float | None:
+        """When the next one is due; None when nothing is scheduled."""
+        return min((entry.due for entry in self._entries.values() if not entry.running), default=None)
+
+    def overdue(self, now: float) -> float:
+        """How late the most overdue one is, seconds."""
+        due = self.next_due()
+        return 0.0 if due is None else max(0.0, now - due)

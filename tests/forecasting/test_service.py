@@ -1,0 +1,184 @@
+"""The service on the embedded API: from an LLMDeployment to a TrafficForecast's status, on good days and bad ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+
+import aiohttp
+import pytest
+from warmfleet_contracts.api.trafficforecast import TrafficForecast
+from warmfleet_forecasting.history import HistoryError, HistoryProblem, Key
+from warmfleet_forecasting.service import sharding
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # these folders are no packages
+
+from forecaster_world import DEPLOYMENTS, FORECASTS, World, deployment, traffic_forecast
+from service_fits import BLOAT, CRASH, HANG, RAISE
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with World() as made:
+        yield made
+
+
+async def test_from_a_deployment_to_the_status_of_its_forecast(world: World) -> None:
+    await world.apply(deployment(forecast={"history": "24h"}))
+    await world.apply(deployment("silent", forecast=None))
+    process = world.start()
+    await world.until(world.issued, what="a forecast")
+    made = TrafficForecast.model_validate(world.forecast())
+    status = made.status
+    assert status is not None
+    assert status.observed_generation == made.metadata.generation
+    assert [p.offset for p in status.near][:2] == [300.0, 600.0]
+    assert all(0 < p.q50 <= p.q90 for p in (*status.near, *status.far))
+    assert len(json.dumps(world.status())) < 16 * 1024
+    issued = datetime.fromisoformat(status.issued_at or "")
+    assert 0 <= (world.clock.wall() - issued).total_seconds() < 1800
+    assert status.conditions[0].status == "True"
+    owner = world.forecast()["metadata"]["ownerReferences"][0]
+    assert (owner["kind"], owner["name"]) == ("LLMDeployment", "chat")
+    uids = {d["metadata"]["name"]: d["metadata"]["uid"] for d in world.objects("llmdeployments")}
+    assert owner["uid"] == uids["chat"]
+    assert not world.forecast("silent"), "nobody asked"
+    async with aiohttp.ClientSession() as session:
+        assert process.probes is not None
+        base = f"http://127.0.0.1:{process.probes.port}"
+        async with session.get(f"{base}/healthz") as answer:
+            assert answer.status == 200
+        async with session.get(f"{base}/metrics") as answer:
+            text = await answer.text()
+    assert 'warmfleet_forecaster_fits_total{outcome="Fitted"}' in text
+    assert 'warmfleet_forecaster_issued_timestamp_seconds{deployment="chat",namespace="prod"}' in text
+    # no longer asked for: the object that was made goes
+    await world.kube.patch(DEPLOYMENTS, "chat", {"spec": {"scaling": {"forecast": None}}}, "prod")
+    await world.until(lambda: not world.forecast(), what="removal")
+
+
+async def test_an_external_forecast_is_left_alone(world: World) -> None:
+    await world.apply(traffic_forecast(), FORECASTS)
+    mine = {"issuedAt": "2026-03-01T11:59:00Z", "trusted": True, "near": [{"offset": "5m", "q50": 1, "q90": 2}]}
+    await world.kube.patch(FORECASTS, "chat", {"status": mine}, "prod", subresource="status")
+    before = world.forecast()
+    await world.apply(deployment(forecast={}))
+    await world.apply(deployment("other", forecast={}))
+    world.start()
+    await world.until(lambda: world.issued("other"), what="the other forecast")
+    assert world.forecast() == before
+    assert Key("prod", "chat") not in world.history.asked
+    # handed over: now it is filled
+    await world.apply(traffic_forecast(forecaster="Internal"), FORECASTS)
+    await world.until(lambda: len(world.status()["near"]) > 1, what="the status of a forecast handed over")
+    # and back: the deployment no longer asks, but what a person made is not removed
+    await world.apply(deployment(forecast=None))
+    await asyncio.sleep(0.2)
+    assert world.forecast()
+
+
+@pytest.mark.parametrize(("sign", "reason"), [(CRASH, "FitCrashed"), (HANG, "FitTimedOut"), (RAISE, "FitFailed")])
+async def test_a_fit_that_goes_wrong_costs_one_forecast(world: World, sign: float, reason: str) -> None:
+    await world.apply(deployment(forecast={}))
+    world.start(refit_seconds=240.0, valid_seconds=900.0, fit_deadline_seconds=5.0)
+    await world.until(world.issued, what="a forecast")
+    good = world.status()
+    world.history.last = sign
+    await world.until(lambda: world.status().get("reason") == reason, what=reason)
+    bad = world.status()
+    assert bad["issuedAt"] >= good["issuedAt"]
+    assert bad["near"], "the last good forecast is kept"
+    assert f"the forecast of {bad['issuedAt']}" in bad["message"]
+    assert bad["conditions"][0]["status"] == "False"
+    world.history.last = None
+    await world.until(lambda: world.status()["conditions"][0]["status"] == "True", what="recovery")
+    assert world.status()["issuedAt"] > bad["issuedAt"]
+
+
+async def test_a_first_fit_that_crashes_is_a_reason_and_no_curve(world: World) -> None:
+    world.history.last = CRASH
+    await world.apply(deployment(forecast={}))
+    world.start()
+    await world.until(lambda: world.status().get("reason") == "FitCrashed", what="the reason")
+    assert "issuedAt" not in world.status()
+    assert not world.status().get("near")
+    assert world.status()["trusted"] is False
+    assert "code 7" in world.status()["message"]
+
+
+async def test_without_history_the_forecast_ages_and_then_is_not_trusted(world: World) -> None:
+    await world.apply(deployment(forecast={}))
+    world.start(refit_seconds=120.0, valid_seconds=600.0)
+    await world.until(world.issued, what="a forecast")
+    world.history.problem = HistoryError(HistoryProblem.UNREACHABLE, "Prometheus is away")
+    await world.until(lambda: world.status()["reason"] == "HistoryUnreachable", what="the reason")
+    kept = world.status()
+    assert "Prometheus is away; the forecast of" in kept["message"]
+    assert kept["near"]
+    await world.until(lambda: "has expired" in world.status()["message"], what="expiry")
+    assert world.status()["issuedAt"] == kept["issuedAt"], "an old forecast is never dated anew"
+    assert world.status()["trusted"] is False
+    world.history.problem = None
+    await world.until(lambda: world.status()["issuedAt"] > kept["issuedAt"], what="recovery")
+
+
+async def test_two_replicas_share_the_deployments(world: World) -> None:
+    names = [f"chat-{n}" for n in range(8)]
+    for name in names:
+        await world.apply(deployment(name, forecast={}))
+    first = world.start(replicas=2, identity="forecaster-0")
+    second = world.start(replicas=2, identity="forecaster-1")
+    await world.until(lambda: all(world.issued(name) for name in names), what="all forecasts")
+    owners = {name: sharding.owner(Key("prod", name), 2) for name in names}
+    assert set(owners.values()) == {0, 1}
+    for number, process in enumerate((first, second)):
+        mine = {key.name for key in process.board.assignments()}
+        assert mine == {name for name, owner in owners.items() if owner == number}
+    assert world.history.asked.count(Key("prod", "chat-0")) == 1
+
+
+async def test_a_status_that_says_nothing_new_is_not_written(world: World) -> None:
+    await world.apply(deployment(forecast={}))
+    world.history.hours = 0.5
+    world.start(refit_seconds=30.0, valid_seconds=36_000.0)
+
+    async def flat(key: Key, start: float, end: float) -> object:
+        series = await type(world.history).series(world.history, key, start, end)
+        return type(series)(series.start, series.step_s, series.values * 0 + 5.0)
+
+    world.history.series = flat  # type: ignore[method-assign, assignment]
+    await world.until(world.issued, what="a forecast")
+    await world.until(lambda: len(world.history.asked) > 6, what="refits")
+    version = world.forecast()["metadata"]["resourceVersion"]
+    asked = len(world.history.asked)
+    await world.until(lambda: len(world.history.asked) > asked + 4, what="refits")
+    assert world.forecast()["metadata"]["resourceVersion"] == version
+
+
+async def test_a_process_that_grew_too_large_is_replaced(world: World) -> None:
+    await world.apply(deployment(forecast={}))
+    world.start("service_fits:ready", refit_seconds=60.0, valid_seconds=900.0, fit_memory_mib=300)
+    await world.until(world.issued, what="a forecast")
+    first = world.status()["message"]
+    world.history.last = BLOAT
+    await world.until(lambda: world.status()["near"][0]["q50"] > 150, what="the large fit")
+    world.history.last = None
+    await world.until(lambda: world.status()["message"] != first, what="another process")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(first), 0)
+
+
+def test_adding_a_replica_moves_only_its_share() -> None:
+    keys = [Key("prod", f"d{n}") for n in range(2000)]
+    before = {key: sharding.owner(key, 4) for key in keys}
+    after = {key: sharding.owner(key, 5) for key in keys}
+    moved = [key for key in keys if before[key] != after[key]]
+    assert {after[key] for key in moved} == {4}
+    assert 300 < len(moved) < 500
+    shares = [list(after.values()).count(n) for n in range(5)]
+    assert min(shares) > 330
