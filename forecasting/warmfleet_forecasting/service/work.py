@@ -16,7 +16,7 @@ from warmfleet_forecasting.service.status import status_of
 ENTRY = f"{__name__}:fit"
 
 
-def fit(series: Series, config: ForecastConfig, previous: bytes | None) -> Fitted:
+def fit(series: Series, config: ForecastConfig, previous: bytes | None) -> Fitted:  # noqa: ARG001
     """Forecast and put into the form of a status.
 
     Args:
