@@ -78,6 +78,8 @@ class Reason(StrEnum):
     """Workers finish their requests before they go."""
     PAUSED_BY_ANNOTATION = "PausedByAnnotation"
     """A pause annotation is set."""
+    ADVISORY = "Advisory"
+    """scaling.mode Advisory: decisions are reported, nothing is done."""
     OPERATOR_ERROR = "OperatorError"
     """Acting on the plan failed; it is tried again."""
 

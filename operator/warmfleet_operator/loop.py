@@ -119,7 +119,6 @@ class DecisionLoop:
     async def tick(self) -> None:
         """One round."""
         snapshot = self.snapshot()
-        self._reporter.observe(snapshot)
         self._metrics.leader.set(self._leadership.held)
         if not self._leadership.held:
             self.last_decision = self._clock.now()
@@ -147,7 +146,8 @@ class DecisionLoop:
 
     async def _afterwards(self, snapshot: FleetSnapshot, memory: PlannerMemory) -> None:
         try:
-            await self._reporter.report(snapshot, self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ"))
+            stamp = self._clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
+            await self._reporter.report(snapshot, memory, stamp, self._clock.now())
             await self._checkpoints.save(snapshot, memory)
         except KubeError as error:
             _LOG.warning("report: %s", error)

@@ -12,10 +12,11 @@ from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
 from warmfleet_contracts.reasons import ChosenBy, EventReason, Reason
 from warmfleet_operator.acting.conditions import View, conditions
 from warmfleet_operator.acting.events import EventRecorder, about_deployment
-from warmfleet_operator.acting.instancetypes import Startups
+from warmfleet_operator.acting.instancetypes import measured, stocked_out
 from warmfleet_operator.acting.status import StatusWriter, build, significant
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.decisions import DeploymentPlan, Problem, VariantPlan
+from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory
 from warmfleet_operator.state.records import Demand, InstanceTypeRecord, Key, WorkerPhase, WorkerRecord
 from warmfleet_runtime.clock import ManualClock
 
@@ -186,16 +187,31 @@ async def test_the_same_event_is_said_once_in_two_minutes() -> None:
     assert [b["type"] for b in api.bodies] == ["Warning"] * 3
 
 
-def test_start_up_times_are_learned_from_whole_starts() -> None:
-    startups = Startups()
-    for i in range(10):
-        begun = worker(WorkerPhase.STARTING, name=str(i), first_seen=0.0)
-        startups.observe([begun])
-        startups.observe([replace(begun, phase=WorkerPhase.READY, first_ready=float(10 + i))])
-        startups.observe([worker(name="old", first_ready=0.0)])
-    measured = startups.measured("h100")
-    assert measured is not None
-    assert (measured.p50, measured.p90, measured.samples) == (14.0, 18.0, 10)
+def test_the_status_of_a_type_pools_the_starts_of_all_fleets() -> None:
+    def fleet(*seconds: float, **changes: Any) -> DeploymentMemory:
+        return DeploymentMemory("u", startups={"h100": tuple((float(i), s) for i, s in enumerate(seconds))}, **changes)
+
+    memory = PlannerMemory({Key("a", "a"): fleet(10, 11, 12, 13, 14), Key("b", "b"): fleet(15, 16, 17, 18, 9000)})
+    found = measured(memory, "h100")
+    assert found is not None
+    assert (found.p50, found.p90, found.samples) == (14.0, 18.0, 9), "one of 9000 s is left out"
+    assert measured(memory, "l40s") is None
+    assert measured(PlannerMemory({Key("a", "a"): fleet(10, 11)}), "h100") is None
+    assert not stocked_out(memory, "h100", 50.0)
+    out = PlannerMemory({Key("a", "a"): fleet(avoid={"h100": 60.0})})
+    assert stocked_out(out, "h100", 50.0)
+    assert not stocked_out(out, "h100", 60.0)
+
+
+def test_advice_is_reported_as_advice() -> None:
+    shown = view(worker(), worker(name="x"), demand=Demand(0.0, 5.0, sources=("router",)), acts=False)
+    assert said(shown)["ScalingActive"] == ("False", "Advisory")
+    body = instance_type()
+    body["metadata"]["uid"] = "t"
+    record = parse.instance_type_from(body)
+    assert record is not None
+    status = build(shown, {"h100": record}, STAMP)
+    assert status["savedPerHour"] == status["costPerHour"] - 4.0, "two are there, one would do"
 
 
 @pytest.mark.parametrize(("value", "result"), [(None, None), (0.0, 0.0), (123.4, 120.0), (0.0567, 0.057)])

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from planning_world import START, itype, spec, traffic
 from warmfleet_contracts.perfmodel import Workload
-from warmfleet_operator.planning import capacity, demand, limits
+from warmfleet_operator.planning import capacity, demand, limits, startup
 from warmfleet_operator.planning.demand import Grade
 from warmfleet_operator.state import checkpoint
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate
 
 EMPTY = DeploymentMemory("u")
 
@@ -58,8 +58,8 @@ def test_a_measured_start_up_time_replaces_the_prior() -> None:
     kind = itype(startup=60.0)
     few = replace(kind, status={"startup": {"p50": "1m", "p90": "2m", "samples": 4}})
     many = replace(kind, status={"startup": {"p50": "1m", "p90": "2m", "samples": 5}})
-    odd = replace(kind, status={"startup": {"p90": "soon", "samples": 5}})
-    assert [capacity.startup_p90(k) for k in (kind, few, many, odd, None)] == [60, 60, 120, 60, 300]
+    odd = replace(kind, status={"startup": {"p50": "1s", "p90": "soon", "samples": 5}})
+    assert [startup.startup_lead(k) for k in (kind, few, many, odd, None)] == [60, 60, 120, 60, 300]
 
 
 def test_the_engine_s_batch_limit_is_read_from_its_flags() -> None:
@@ -114,7 +114,13 @@ def test_unobserved_time_does_not_count(jump: float) -> None:
         ({"planned": [1, 2, 7]}, "planned"),
         ({"avoid": {"a": "b"}}, "avoid"),
         ({"panic": True}, "panic"),
-        ({"attempts": None}, "attempts"),
+        ({"failures": {"a": 3}}, "failures"),
+        ({"failures": {"a": [1, 2, {"u": "x"}]}}, "failures"),
+        ({"learned": {"a": [9, 1, 1, 1]}}, "learned"),
+        ({"learned": {"a": [0, 7, 1, 1]}}, "learned"),
+        ({"startups": {"a": [[1, -5]]}}, "startups"),
+        ({"startups": {"a": [[float("inf"), 5]]}}, "startups"),
+        ({"silentSince": "x"}, "silentSince"),
     ],
 )
 def test_a_corrupt_checkpoint_is_refused_by_name(change: dict[str, object] | None, field: str) -> None:
@@ -123,7 +129,7 @@ def test_a_corrupt_checkpoint_is_refused_by_name(change: dict[str, object] | Non
         checkpoint.load(data, 0.0)
 
 
-def test_the_largest_checkpoint_stays_below_8_kb() -> None:
+def test_the_largest_checkpoint_stays_below_16_kb() -> None:
     names = {f"12345678-1234-1234-1234-{i:012d}": START - i for i in range(100)}
     memory = DeploymentMemory(
         "12345678-1234-1234-1234-123456789012",
@@ -134,10 +140,12 @@ def test_the_largest_checkpoint_stays_below_8_kb() -> None:
         planned=(1000.123456789, 200.123456789, 0.5),
         chosen=names,
         since=names,
-        failures=dict(list(names.items())[:32]),
+        failures={"v": FailedStarts(dict(list(names.items())[:32]), 3, START)},
+        learned={f"{'v' * 60}{i}@{'t' * 60}": LearnedRate(0.123456, 1.106, START - i, 10) for i in range(16)},
+        startups={f"{'t' * 60}{i}": tuple((START - j, 123.456) for j in range(32)) for i in range(16)},
         avoid={f"{'t' * 60}{i}": START + i for i in range(16)},
     )
-    assert len(json.dumps(checkpoint.dump(memory, START))) < 8192
+    assert len(json.dumps(checkpoint.dump(memory, START))) < 16384
     loaded = checkpoint.load(json.loads(json.dumps(checkpoint.dump(memory, START))), START)
     assert len(loaded.steps) == 2000
     assert loaded.wants[0][1] == 10_000

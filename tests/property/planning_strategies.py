@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 from planning_world import START, deployment, itype, spec, told, variant
 from warmfleet_contracts import labels
-from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, PlannerMemory
 from warmfleet_operator.state.records import (
     Demand,
     DeploymentRecord,
@@ -145,7 +145,7 @@ def memory_of(dice: random.Random, snapshot: FleetSnapshot) -> PlannerMemory:
             generation=1,
             chosen=some(),
             since=some(),
-            failures=some(),
+            failures={"main": FailedStarts(some())},
             avoid=dice.choice([{}, {}, {"h100": START + 100}]),
         )
     return PlannerMemory(made)

@@ -171,7 +171,7 @@ class InstanceTypeStatus(ApiModel):
     startup: MeasuredStartup | None = None
     """Measured start-up time."""
     stocked_out: bool | None = None
-    """Whether new workers of this type are held back because recent ones found no node; absent while nobody says."""
+    """Whether a fleet holds new workers of this type back because its recent ones found no node."""
     message: LongText = ""
     """What is going on, for a person."""
     conditions: Annotated[

@@ -99,7 +99,8 @@ class LLMDeploymentStatus(ApiModel):
     cost_per_hour: float | None = None
     """US dollars per hour of all workers at list price; absent when a price is unknown."""
     saved_per_hour: float | None = None
-    """US dollars per hour less than a fleet at scaling.max."""
+    """US dollars per hour less than a fleet at scaling.max. In mode Advisory: what the advice would save,
+    negative when it would buy."""
     conditions: Annotated[
         tuple[Condition, ...],
         Field(

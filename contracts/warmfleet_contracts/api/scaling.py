@@ -107,7 +107,7 @@ class Scaling(ApiModel):
     )
 
     mode: Literal["Auto", "Advisory"] = "Auto"
-    """Auto acts; Advisory only reports."""
+    """Auto acts. Advisory reports what it would do and save, and neither creates nor removes workers."""
     min: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Fewest workers over all variants."""
     max: Annotated[int, Field(ge=1, le=10_000)]

@@ -16,9 +16,7 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
             lambda s: s.role == "both",
         ),
     ),
-    "Scaling": (
-        Rule("self.mode == 'Auto'", "mode: Advisory is not supported yet; use Auto", lambda s: s.mode == "Auto"),
-    ),
+    "Scaling": (),
     "KvCache": (
         Rule(
             "!has(self.handover) || self.handover.all(s, s == 'none')",

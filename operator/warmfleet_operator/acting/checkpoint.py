@@ -42,8 +42,10 @@ def essence(memory: DeploymentMemory) -> tuple[Any, ...]:
         tuple(sorted(memory.desired.items())),
         memory.planned,
         memory.panic_until,
-        memory.attempts,
+        tuple(sorted((name, known.attempts) for name, known in memory.failures.items())),
         tuple(sorted(memory.avoid)),
+        tuple(sorted((name, known.applied) for name, known in memory.learned.items())),
+        tuple(sorted((name, len(times), times[-1][1]) for name, times in memory.startups.items() if times)),
     )
 
 

@@ -166,8 +166,12 @@ def _scaling_active(view: View) -> _State:
     if demand is None or demand.arrivals is None or held:
         text = "neither router nor agents report; the last decision is held"
         return _State(kind, holds=False, reason=Reason.METRICS_MISSING, message=text)
+    if view.plan is not None and not view.plan.acts:
+        there = sum(not w.leaving for w in view.workers)
+        text = f"scaling.mode is Advisory: {view.plan.desired} workers instead of {there} would do; nothing is done"
+        return _State(kind, holds=False, reason=Reason.ADVISORY, message=text)
     if demand.silent_workers:
-        text = "some workers do not report; nothing is scaled down on what the others say"
+        text = "some workers do not report; nothing is scaled down on what the others say for ten minutes"
         return _State(kind, holds=True, reason=Reason.METRICS_PARTIAL, message=text)
     return _State(kind, holds=True, reason=Reason.METRICS_AVAILABLE, message=f"from {', '.join(demand.sources)}")
 

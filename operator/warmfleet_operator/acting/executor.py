@@ -150,7 +150,8 @@ class FleetExecutor:
         if job.record.spec is None or job.plan is None:
             return ()
         settings = self._tools.settings
-        children = wanted_children(job.record, settings, job.plan.desired, job.workers, job.now)
+        count = job.plan.desired if job.plan.acts else sum(not w.leaving for w in job.workers)
+        children = wanted_children(job.record, settings, count, job.workers, job.now)
         try:
             return await self._children.keep(job.record, children, job.now)
         except KubeError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,43 +13,37 @@ from warmfleet_contracts.reasons import ConditionType, Reason
 
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
 from warmfleet_operator.adapters.resources import INSTANCE_TYPES
+from warmfleet_operator.planning import startup
 from warmfleet_operator.state import parse
+from warmfleet_operator.state.memory import PlannerMemory
 from warmfleet_operator.state.records import FleetSnapshot, InstanceTypeRecord, WorkerRecord
 
-_KEPT = 200
 _MIN_SAMPLES = 3
+_OUT_OF_STOCK = "recent pods found no node; fleets with another variant buy that one for up to 15 minutes"
 
 
-class Startups:
-    """Start-up times from pod creation to readiness, of starts that this process saw from beginning to end."""
+def measured(memory: PlannerMemory, name: str) -> MeasuredStartup | None:
+    """Quantiles of a type over all fleets, rounded up to whole seconds; None before three starts."""
+    times = startup.pooled(memory, name)
+    if len(times) < _MIN_SAMPLES:
+        return None
+    weighted = [(seconds, 1.0) for seconds in times]
+    p50, p90 = (math.ceil(startup.weighted_quantile(weighted, q)) for q in (0.5, 0.9))
+    return MeasuredStartup(p50=float(p50), p90=float(p90), samples=len(times))
 
-    def __init__(self) -> None:
-        self._begun: dict[str, str] = {}
-        self._samples: dict[str, deque[float]] = {}
 
-    def observe(self, workers: Sequence[WorkerRecord]) -> None:
-        """Look at all workers of a snapshot."""
-        present = {w.uid for w in workers}
-        self._begun = {uid: name for uid, name in self._begun.items() if uid in present}
-        for worker in workers:
-            if worker.pending and worker.uid:
-                self._begun[worker.uid] = worker.instance_type
-            elif worker.uid in self._begun and worker.first_ready is not None:
-                name = self._begun.pop(worker.uid)
-                times = self._samples.setdefault(name, deque(maxlen=_KEPT))
-                times.append(worker.first_ready - worker.first_seen)
-
-    def measured(self, name: str) -> MeasuredStartup | None:
-        """Quantiles of a type, rounded up to whole seconds; None before three starts."""
-        times = sorted(self._samples.get(name, ()))
-        if len(times) < _MIN_SAMPLES:
-            return None
-        p50, p90 = (times[math.ceil(q * len(times)) - 1] for q in (0.5, 0.9))
-        return MeasuredStartup(p50=float(math.ceil(p50)), p90=float(math.ceil(p90)), samples=len(times))
+def stocked_out(memory: PlannerMemory, name: str, now: float) -> bool:
+    """Whether a fleet holds purchases of the type back because its pods found no node."""
+    return any(one.avoid.get(name, now) > now for one in memory.deployments.values())
 
 
 def build(
-    record: InstanceTypeRecord, workers: Sequence[WorkerRecord], startup: MeasuredStartup | None, stamp: str
+    record: InstanceTypeRecord,
+    workers: Sequence[WorkerRecord],
+    starts: MeasuredStartup | None,
+    stamp: str,
+    *,
+    out_of_stock: bool = False,
 ) -> dict[str, Any]:
     """The status in wire form."""
     mine = [w for w in workers if w.instance_type == record.name]
@@ -70,8 +63,9 @@ def build(
         observed_generation=record.generation,
         used_accelerators=sum(w.accelerators for w in mine),
         workers=len(mine),
-        startup=startup,
-        message=record.spec_error or "",
+        startup=starts,
+        stocked_out=out_of_stock,
+        message=record.spec_error or (_OUT_OF_STOCK if out_of_stock else ""),
         conditions=(ready,),
     ).to_wire()
 
@@ -86,20 +80,23 @@ class InstanceTypeReporter:
 
     def __init__(self, api: KubeApi, seen: Callable[[Any], None]) -> None:
         self._api, self._seen = api, seen
-        self._startups = Startups()
 
-    def observe(self, snapshot: FleetSnapshot) -> None:
-        """Learn start-up times; on every replica, leader or not."""
-        self._startups.observe(snapshot.workers)
-
-    async def report(self, snapshot: FleetSnapshot, stamp: str) -> None:
+    async def report(self, snapshot: FleetSnapshot, memory: PlannerMemory, stamp: str, now: float) -> None:
         """Write what has changed.
+
+        Args:
+            snapshot: Types and workers.
+            memory: What the fleets have learned.
+            stamp: Wall time (RFC 3339).
+            now: Logical seconds.
 
         Raises:
             KubeError: It could not be written.
         """
         for record in snapshot.instance_types.values():
-            status = build(record, snapshot.workers, self._startups.measured(record.name) or _old(record), stamp)
+            starts = measured(memory, record.name) or _old(record)
+            out = stocked_out(memory, record.name, now)
+            status = build(record, snapshot.workers, starts, stamp, out_of_stock=out)
             if dict(record.status) != status:
                 await self._write(record, status)
 

@@ -65,10 +65,14 @@ def fleet_cost(view: View, types: Mapping[str, InstanceTypeRecord]) -> float | N
 
 
 def saving(view: View, cost: float | None) -> float | None:
-    """US dollars per hour less than a fleet of scaling.max workers of the cheapest variant."""
+    """US dollars per hour less than a fleet of scaling.max workers of the cheapest variant; of advice, than now."""
     spec, plan = view.record.spec, view.plan
     if spec is None or spec.scaling is None or plan is None or cost is None:
         return None
+    if not plan.acts:
+        wanted = [(v.desired, v.cost_per_hour) for v in plan.variants if v.desired]
+        bill = [count * price for count, price in wanted if price is not None]
+        return round(cost - sum(bill), 4) if len(bill) == len(wanted) else None
     prices = [v.cost_per_hour for v in plan.variants if v.cost_per_hour is not None]
     return round(spec.scaling.max * min(prices) - cost, 4) if prices else None
 

@@ -4,6 +4,7 @@
 
     rate(variant)  = performance.requestsPerSecond                                if given
                    = capacity(model, dtype, accelerator, tensorParallel; tokens, hit ratio, SLO)   else
+    times the ratio that workers have shown, within [0.5, 2]                     see learning
     price(variant) = price of the instance * tensorParallel * pipelineParallel / accelerators of the instance
 
 No headroom is in it: that is the blend's. When no variant meets the SLO for the traffic as it is, serving late is
@@ -17,7 +18,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from warmfleet_contracts.api import LLMDeploymentSpec, Variant
-from warmfleet_contracts.api.base import parse_duration
 from warmfleet_contracts.perfmodel import (
     PerfProfile,
     Workload,
@@ -29,13 +29,13 @@ from warmfleet_contracts.perfmodel import (
 from warmfleet_contracts.perfmodel import capacity as sustained
 from warmfleet_contracts.reasons import Reason
 
+from warmfleet_operator.planning.startup import startup_lead
 from warmfleet_operator.state.decisions import Problem
+from warmfleet_operator.state.memory import DeploymentMemory
 from warmfleet_operator.state.records import InstanceTypeRecord
 
-DEFAULT_STARTUP = 300.0
-"""Seconds assumed where the InstanceType is unknown."""
-MIN_SAMPLES = 5
-"""Measured starts before the measurement replaces the prior."""
+RATIO_BELOW, MOST_RATIO = 0.5, 2.0
+"""Bounds of the learned ratio."""
 DEFAULT_SEQUENCES = 256
 _FP8_CACHE = 2
 """An fp8 cache holds twice the tokens of a 16-bit one."""
@@ -56,6 +56,7 @@ class Offer:
         price: Dollars per hour of one worker; None while unknown.
         startup: 90th percentile of the start-up time, seconds.
         spot: Whether the provider may take the worker back.
+        learned: Observed over modelled rate, contained in ``rate``.
     """
 
     variant: str
@@ -68,6 +69,47 @@ class Offer:
     price: float | None
     startup: float
     spot: bool = False
+    learned: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What a worker of a variant is measured against.
+
+    Attributes:
+        rate: Requests/s within the SLO by the model, or as given in the spec; above 0.
+        given: Whether it was given in the spec.
+        profile: The model; None when there is none, or when the rate was given.
+        workload: The mean request.
+        ttft: Objective, seconds.
+        tpot: Objective, seconds.
+        sequences: Largest batch that the engine's flags allow.
+    """
+
+    rate: float
+    given: bool
+    profile: PerfProfile | None
+    workload: Workload
+    ttft: float
+    tpot: float
+    sequences: int
+
+    def at_batch(self, batch: float) -> float | None:
+        """Modelled requests/s of a worker that runs ``batch`` (at least 1) requests on average."""
+        if self.profile is None:
+            return None
+        low = min(int(batch), self.sequences)
+        below = _point(self.profile, self.workload, low)
+        above = _point(self.profile, self.workload, low + 1)
+        return below + (above - below) * (min(batch, self.sequences) - low)
+
+    def at_speed(self, speed: float) -> float:
+        """Requests/s within the SLO of a worker whose steps take 1/``speed`` as long as modelled."""
+        if self.profile is None:
+            return self.rate * speed
+        grid = max(0.05, round(speed, 2))
+        rate, meets = _rate(self.profile, 1, self.workload, self.ttft * grid, self.tpot * grid, self.sequences)
+        return rate * grid if meets else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +126,7 @@ def survey(
     workload: Workload,
     *,
     needs_rates: bool,
+    memory: DeploymentMemory | None = None,
 ) -> tuple[tuple[Offer, ...], tuple[Problem, ...]]:
     """All variants in the order of the spec, and what is wrong with them.
 
@@ -92,6 +135,7 @@ def survey(
         types: InstanceTypes by name.
         workload: The mean request.
         needs_rates: False for a fixed number of workers, which can be bought without knowing what one sustains.
+        memory: What the deployment has learned; None for nothing.
 
     Returns:
         Offers, and problems; these are stalled when nothing can be bought.
@@ -101,7 +145,7 @@ def survey(
     offers = []
     for variant, c in zip(spec.variants, checked, strict=True):
         buy = c.runnable and (not needs_rates or (c.rate is not None and (c.meets_slo or not slo_met)))
-        offers.append(_offer(variant, types.get(variant.instance_type), c.rate, buy=buy))
+        offers.append(_offer(variant, types.get(variant.instance_type), c.rate, memory, buy=buy))
     stalled = not any(offer.buy for offer in offers)
     problems = tuple(
         replace(c.problem, stalled=stalled)
@@ -111,27 +155,52 @@ def survey(
     return tuple(offers), problems
 
 
-def rates(spec: LLMDeploymentSpec, types: Mapping[str, InstanceTypeRecord], workload: Workload) -> dict[str, float]:
-    """Requests per second of one worker by variant, 0 while unknown."""
-    return {v.name: _check(spec, v, types, workload).rate or 0.0 for v in spec.variants}
+def rates(
+    spec: LLMDeploymentSpec,
+    types: Mapping[str, InstanceTypeRecord],
+    workload: Workload,
+    memory: DeploymentMemory | None = None,
+) -> dict[str, float]:
+    """Requests per second of one worker by variant, as learned, 0 while unknown."""
+    return {v.name: (_check(spec, v, types, workload).rate or 0.0) * _learned(v, memory) for v in spec.variants}
 
 
-def startup_p90(record: InstanceTypeRecord | None) -> float:
-    """Start-up time of a type in seconds: measured once there are enough starts, the prior before."""
-    if record is None or record.spec is None:
-        return DEFAULT_STARTUP
-    measured = record.status.get("startup")
-    if isinstance(measured, Mapping):
-        samples = measured.get("samples")
-        if isinstance(samples, int) and samples >= MIN_SAMPLES:
-            try:
-                return min(3600.0, max(1.0, parse_duration(measured.get("p90"))))
-            except ValueError:  # a status that was edited by hand: the prior holds
-                return record.spec.startup.p90
-    return record.spec.startup.p90
+def learned_key(variant: Variant) -> str:
+    """Under which name a variant's learned rate is remembered: on another type it is another one."""
+    return f"{variant.name}@{variant.instance_type}"
 
 
-def _offer(variant: Variant, record: InstanceTypeRecord | None, rate: float | None, *, buy: bool) -> Offer:
+def yardstick(
+    spec: LLMDeploymentSpec, variant: Variant, types: Mapping[str, InstanceTypeRecord], workload: Workload
+) -> Yardstick | None:
+    """What workers of the variant are measured against; None when nobody knows a rate, or the SLO cannot be met."""
+    found = _check(spec, variant, types, workload)
+    if not found.rate or not found.meets_slo:
+        return None
+    sequences = _sequences(spec.engine.args)
+    given = variant.performance is not None and variant.performance.requests_per_second is not None
+    record, model = types.get(variant.instance_type), _profile_name(spec)
+    profile = None
+    if not given and model is not None and record is not None and record.spec is not None:
+        name = record.spec.accelerator.name
+        profile = _cached(_lookup(model, _dtype(spec, model), name, variant.tensor_parallel), _cache_factor(spec))
+    return Yardstick(found.rate, given, profile, workload, spec.slo.ttft, spec.slo.tpot, sequences)
+
+
+def _learned(variant: Variant, memory: DeploymentMemory | None) -> float:
+    known = memory.learned.get(learned_key(variant)) if memory is not None else None
+    return 1.0 if known is None else min(MOST_RATIO, max(RATIO_BELOW, known.applied))
+
+
+def _offer(
+    variant: Variant,
+    record: InstanceTypeRecord | None,
+    rate: float | None,
+    memory: DeploymentMemory | None,
+    *,
+    buy: bool,
+) -> Offer:
+    learned = _learned(variant, memory)
     price = None
     if record is not None and record.spec is not None:
         price = record.spec.price_per_hour * variant.accelerators / record.spec.accelerator.count
@@ -142,10 +211,11 @@ def _offer(variant: Variant, record: InstanceTypeRecord | None, rate: float | No
         minimum=variant.min,
         maximum=variant.max,
         buy=buy,
-        rate=rate,
+        rate=rate if rate is None else rate * learned,
         price=price,
-        startup=startup_p90(record),
+        startup=startup_lead(record, memory),
         spot=record is not None and record.spec is not None and record.spec.spot,
+        learned=learned,
     )
 
 
@@ -310,6 +380,17 @@ def _usable_bytes(accelerator: str) -> float | None:
     """Bytes of one accelerator for weights and cache, from the smallest row on it; None without any row."""
     rows = [p for p in profiles().values() if p.accelerator == accelerator]
     return min(((p.weight_bytes + p.kv_tokens * p.kv_bytes_per_token) / p.tensor_parallel for p in rows), default=None)
+
+
+@lru_cache(maxsize=4096)
+def _cached(profile: PerfProfile | None, factor: int) -> PerfProfile | None:
+    """The profile with the tokens that the cache's data type holds."""
+    return None if profile is None else replace(profile, kv_tokens=profile.kv_tokens * factor)
+
+
+@lru_cache(maxsize=65_536)
+def _point(profile: PerfProfile, workload: Workload, batch: int) -> float:
+    return operating_point(profile, workload, batch).requests_per_second
 
 
 @lru_cache(maxsize=65_536)

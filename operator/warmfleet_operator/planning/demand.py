@@ -11,6 +11,9 @@ serves earlier, and a shorter time would buy several times the deficit that made
 leave are lost, and it is not known how much of them others hold: the whole share is written off. A new worker lends
 no hit ratio either; the measured one rises by itself once its cache is warm.
 
+An agent that stays silent must not keep the fleet large for ever: after ten minutes, and while at least half of the
+ready workers report, a silent one counts as the mean of the others. It may then be scaled down on the sum.
+
 Zero and no data differ: no requests is a rate of 0.0, nobody answering is None. A figure that makes no sense (NaN,
 negative, infinite) is no data.
 """
@@ -32,6 +35,8 @@ STALE_AFTER = 120.0
 """Seconds after which a measurement is no data."""
 MIN_CATCH_UP = 60.0
 """Seconds in which a queue is drained, at least."""
+SILENT_AFTER = 600.0
+"""Seconds of silence after which workers that do not report are taken for the mean of the others."""
 _TAU = 300.0
 _MOST = 1e9
 _MOST_TOKENS = 1e7
@@ -103,9 +108,15 @@ def observe(
         nothing = Traffic(Grade.MISSING, None, None, None, _workload(memory), "neither router nor agents report")
         return nothing, memory
     memory = _smooth(demand, memory)
+    memory = _silence(demand, memory, now)
+    since = memory.silent_since
+    counted = since is not None and now - since >= SILENT_AFTER and _most_report(demand)
+    scale = 1.0 + demand.silent_workers / demand.reporting_workers if counted else 1.0
     arrivals, waiting = sane(demand.arrivals), sane(demand.queue)
-    queue = None if waiting is None else int(waiting)
-    grade, gap = _grade(demand, arrivals, queue, routed=routed)
+    if arrivals is not None and "router" not in demand.sources:
+        arrivals *= scale
+    queue = None if waiting is None else math.ceil(waiting * scale)
+    grade, gap = _grade(demand, arrivals, queue, routed=routed, counted=counted)
     rate = None
     if grade is not Grade.MISSING:
         rate = (arrivals or 0.0) + (queue or 0) / max(catch_up, MIN_CATCH_UP)
@@ -120,15 +131,31 @@ def remaining_hits(workload: Workload, workers: int, leaving: int) -> Workload:
     return workload._replace(hit_ratio=_floor_hits(kept))
 
 
-def _grade(demand: Demand, arrivals: float | None, queue: int | None, *, routed: bool) -> tuple[Grade, str]:
+def _silence(demand: Demand, memory: DeploymentMemory, now: float) -> DeploymentMemory:
+    """Since when some workers do not report."""
+    silent = demand.silent_workers > 0
+    if silent == (memory.silent_since is not None):
+        return memory
+    return replace(memory, silent_since=now if silent else None)
+
+
+def _most_report(demand: Demand) -> bool:
+    return demand.reporting_workers >= max(1, demand.silent_workers)
+
+
+def _grade(
+    demand: Demand, arrivals: float | None, queue: int | None, *, routed: bool, counted: bool
+) -> tuple[Grade, str]:
     if arrivals is None:
         if not queue:
             return Grade.MISSING, "the arrival rate is unknown"
         return Grade.PARTIAL, "the arrival rate is unknown; only the queue is used"
-    if demand.silent_workers > 0:
+    if demand.silent_workers > 0 and not counted:
         return Grade.PARTIAL, f"{demand.silent_workers} ready workers do not report"
     if routed and "router" not in demand.sources:
         return Grade.PARTIAL, "the router does not report"
+    if counted:
+        return Grade.COMPLETE, f"{demand.silent_workers} silent workers are taken for the mean of the others"
     return Grade.COMPLETE, ""
 
 

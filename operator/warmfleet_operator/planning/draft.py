@@ -15,9 +15,22 @@ from dataclasses import dataclass, field, replace
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.reasons import Reason
 
-from warmfleet_operator.planning import blend, capacity, demand, failures, foresight, limits, roster, schedules, victims
+from warmfleet_operator.planning import (
+    blend,
+    capacity,
+    demand,
+    failures,
+    foresight,
+    learning,
+    limits,
+    roster,
+    schedules,
+    startup,
+    victims,
+)
+from warmfleet_operator.planning.advisory import is_advisory
 from warmfleet_operator.planning.capacity import Offer
-from warmfleet_operator.planning.mix import Growth
+from warmfleet_operator.planning.mix import Growth, Short
 from warmfleet_operator.planning.mix.enlist import enlist
 from warmfleet_operator.state.decisions import Note, Problem
 from warmfleet_operator.state.memory import DeploymentMemory
@@ -76,6 +89,17 @@ class Draft:
         """Whether spec.replicas is set."""
         return self.spec.replicas is not None
 
+    @property
+    def advisory(self) -> bool:
+        """Whether it is only reported."""
+        return is_advisory(self.spec)
+
+    def settle(self) -> None:
+        """After the stock was shared out: what stopped the growth was the back-off of a variant that fails to start."""
+        growth = self.growth
+        if growth.short is Short.MAX and self.gate.creates and growth.total < growth.most:
+            growth.short = Short.GATE
+
 
 class CannotPlanError(Exception):
     """The spec cannot be planned; the fleet is held as it is.
@@ -113,7 +137,8 @@ def prepare(
         why = record.spec_error or "the spec cannot be read"
         raise CannotPlanError([Problem(Reason.INVALID_SPEC, f"spec: {why}; correct it and apply it again"[:1000])])
     types = snapshot.instance_types
-    startups = [capacity.startup_p90(types.get(v.instance_type)) for v in spec.variants]
+    memory = startup.observe(memory, workers, types, now)
+    startups = [startup.startup_lead(types.get(v.instance_type), memory) for v in spec.variants]
     traffic, memory = demand.observe(
         snapshot.demand.get(record.key),
         memory,
@@ -121,7 +146,10 @@ def prepare(
         catch_up=min(startups),
         now=now,
     )
-    found, problems = capacity.survey(spec, types, traffic.workload, needs_rates=spec.replicas is None)
+    memory = learning.observe(
+        spec, types, traffic.workload, workers, telemetry=snapshot.telemetry, memory=memory, now=now
+    )
+    found, problems = capacity.survey(spec, types, traffic.workload, needs_rates=spec.replicas is None, memory=memory)
     if not any(offer.buy for offer in found):
         raise CannotPlanError(problems)
     offers = {offer.variant: offer for offer in found}
@@ -194,7 +222,7 @@ def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
     floor, most, floors = _bounds(spec, bounds, offers, memory, traffic.grade)
     growth = Growth(
         key=record.key,
-        offers=tuple(offers.values()),
+        offers=tuple(_gated(offer, counts[name], gate) for name, offer in offers.items()),
         counts=counts,
         need=need.up if need is not None else 0.0,
         deficit=need.lacks(ready + coming) if need is not None else 0.0,
@@ -202,7 +230,7 @@ def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
         most=most,
         floors=floors,
         closed=closed,
-        allowance=0 if pauses.creates else gate.creates,
+        allowance=0 if pauses.creates else None,
     )
     return Draft(
         record=record,
@@ -222,6 +250,15 @@ def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
         replaced=replaced,
         hold=0.0,
     )
+
+
+def _gated(offer: Offer, count: int, gate: failures.Gate) -> Offer:
+    """The offer with no more room than failed starts allow."""
+    allowed = gate.creates.get(offer.variant)
+    if allowed is None:
+        return offer
+    most = count + allowed
+    return replace(offer, maximum=most if offer.maximum is None else min(most, offer.maximum))
 
 
 def _bounds(

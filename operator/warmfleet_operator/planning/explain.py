@@ -151,7 +151,14 @@ def _message(draft: Draft, out: Shrink, rule: ChosenBy, desired: int, now: float
     share = DOWN if rule in (ChosenBy.REACTIVE_DOWN, ChosenBy.STABILIZING, ChosenBy.STEP_LIMIT, ChosenBy.PANIC) else UP
     queue = f" with a queue of {draft.traffic.queue}" if rule is ChosenBy.QUEUE else ""
     demand = f"demand {draft.need.now:.4g} req/s{queue} / {share:g} over {_per_worker(draft):.3g} req/s per worker"
-    return f"{demand} -> {count}" + _tail(draft, rule) + _waiting(draft, out, rule, now)
+    return f"{demand}{_corrected(draft)} -> {count}" + _tail(draft, rule) + _waiting(draft, out, rule, now)
+
+
+def _corrected(draft: Draft) -> str:
+    """By how much the rates of what serves differ from the model."""
+    names = dict.fromkeys(w.variant for w in draft.roster.ready)
+    ratios = [offer.learned for name in names if (offer := draft.offers.get(name)) is not None and offer.learned != 1.0]
+    return f" ({', '.join(f'{ratio:.3g}' for ratio in ratios)} x the model, learned)" if ratios else ""
 
 
 def _foreseen(draft: Draft, rule: ChosenBy, count: str) -> str:

@@ -2,24 +2,26 @@
 
 ::
 
-    failures  = failed starts of the last hour, forgotten once a later worker has served for 2 minutes
-    < 3       : every failed worker is replaced at once
+    failures  = failed starts of a variant in the last hour, forgotten once a later worker of it served for 2 minutes
+    < 3       : every failed worker of it is replaced at once
     >= 3      : one attempt per back-off, 60 s * 2^attempts up to 10 minutes; the other failed ones stay to be looked at
 
 A failed start is a worker that failed before it was ready, or within ten minutes after. A worker that fails later is
-replaced at once and does not count. A new generation of the spec starts anew: somebody may have corrected it.
+replaced at once and does not count. A new generation of the spec starts anew: somebody may have corrected it. Each
+variant waits for itself: one that does not come up keeps no other from being bought.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 
 from warmfleet_contracts.reasons import Reason
 
 from warmfleet_operator.planning.roster import Roster
 from warmfleet_operator.state.decisions import Problem
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts
 from warmfleet_operator.state.records import WorkerPhase, WorkerRecord
 
 MAX_FAILED_STARTS = 3
@@ -38,66 +40,97 @@ class Gate:
 
     Attributes:
         replace: Failed workers that shall be deleted now.
-        creates: Most workers that may be created now; None when unbounded.
-        next_attempt: Seconds to the next attempt; 0 when one is allowed now.
+        creates: Most workers that may be created now by variant; unbounded where none is named.
+        next_attempt: Seconds to the next attempt of any variant; 0 when one is allowed now.
         problem: For the status; None while nothing failed.
     """
 
     replace: tuple[WorkerRecord, ...] = ()
-    creates: int | None = None
+    creates: Mapping[str, int] = field(default_factory=dict)
     next_attempt: float = 0.0
     problem: Problem | None = None
 
 
 def record(memory: DeploymentMemory, workers: Sequence[WorkerRecord], generation: int, now: float) -> DeploymentMemory:
     """Note new failed starts; forget old ones and those that a worker which serves has disproved."""
-    failures = dict(memory.failures) if memory.generation in (None, generation) else {}
+    before = memory.failures if memory.generation in (None, generation) else {}
+    told = {uid for known in memory.failures.values() for uid in known.times} | memory.chosen.keys()
+    variants: dict[str, list[WorkerRecord]] = {name: [] for name in before}
+    for worker in workers:
+        variants.setdefault(worker.variant, []).append(worker)
+    failures = {}
+    for name, people in variants.items():
+        found = _noted(before.get(name, FailedStarts()), people, told, now)
+        if found.times:
+            failures[name] = found
+    return replace(memory, generation=generation, failures=failures)
+
+
+def _noted(known: FailedStarts, workers: Sequence[WorkerRecord], told: AbstractSet[str], now: float) -> FailedStarts:
+    """Failed starts of one variant."""
+    times = dict(known.times)
     for worker in workers:
         early = worker.first_ready is None or now - worker.first_ready < EARLY
-        known = worker.uid in memory.failures or worker.uid in memory.chosen
-        if worker.phase is WorkerPhase.FAILED and early and not known:
-            failures[worker.uid] = now
-    last = max(failures.values(), default=None)
-    proven = last is not None and any(
+        if worker.phase is WorkerPhase.FAILED and early and worker.uid not in told:
+            times[worker.uid] = now
+    if not times:
+        return FailedStarts()
+    last = max(times.values())
+    proven = any(
         w.phase is WorkerPhase.READY
         and w.first_ready is not None
         and w.first_ready > last
         and now - w.first_ready >= PROVEN
         for w in workers
     )
-    if failures:
-        present = {w.uid for w in workers}
-        kept = [] if proven else [(at, uid) for uid, at in failures.items() if uid in present or now - at < WINDOW]
-        failures = {uid: at for at, uid in sorted(kept)[-_REMEMBERED:]}
-    if len(failures) < MAX_FAILED_STARTS:
-        return replace(memory, generation=generation, failures=failures, attempts=0, attempted_at=None)
-    return replace(memory, generation=generation, failures=failures)
+    present = {w.uid for w in workers}
+    kept = [] if proven else [(at, uid) for uid, at in times.items() if uid in present or now - at < WINDOW]
+    times = {uid: at for at, uid in sorted(kept)[-_REMEMBERED:]}
+    return FailedStarts(times) if len(times) < MAX_FAILED_STARTS else replace(known, times=times)
 
 
 def gate(memory: DeploymentMemory, roster: Roster, now: float) -> Gate:
     """What may be replaced and created now."""
     failed = tuple(sorted(roster.failed, key=lambda w: (w.first_seen, w.key)))
-    problem = _problem(failed, len(memory.failures))
-    movable = tuple(w for w in failed if not w.protected)
-    if len(memory.failures) < MAX_FAILED_STARTS:
-        return Gate(movable, None, 0.0, problem)
-    last = max([*memory.failures.values(), *([] if memory.attempted_at is None else [memory.attempted_at])])
-    wait = last + min(MAX_BACKOFF, BACKOFF * 2 ** min(memory.attempts, 10)) - now
-    late = tuple(w for w in movable if w.uid not in memory.failures)
-    if wait > 0 or roster.starting:
-        return Gate(late, len(late), max(wait, 0.0), problem)
-    return Gate(late or movable[:1], max(1, len(late)), 0.0, problem)
+    movable = [w for w in failed if not w.protected]
+    failing = {name: known for name, known in memory.failures.items() if len(known.times) >= MAX_FAILED_STARTS}
+    gone = [w for w in movable if w.variant not in failing]
+    creates: dict[str, int] = {}
+    waits: list[float] = []
+    for name, known in sorted(failing.items()):
+        mine = [w for w in movable if w.variant == name]
+        late = [w for w in mine if w.uid not in known.times]
+        wait = _wait(known, now)
+        if wait > 0 or any(w.variant == name for w in roster.starting):
+            gone += late
+            creates[name] = len(late)
+            waits.append(max(wait, 0.0))
+        else:
+            gone += late or mine[:1]
+            creates[name] = max(1, len(late))
+    order = {w.uid: i for i, w in enumerate(failed)}
+    starts = sum(len(known.times) for known in memory.failures.values())
+    problem = _problem(failed, starts, stalled=bool(failing))
+    return Gate(tuple(sorted(gone, key=lambda w: order[w.uid])), creates, min(waits, default=0.0), problem)
 
 
-def attempted(memory: DeploymentMemory, created: int, now: float) -> DeploymentMemory:
-    """Note that workers were created while starts fail."""
-    if not created or len(memory.failures) < MAX_FAILED_STARTS:
-        return memory
-    return replace(memory, attempts=min(memory.attempts + 1, 10), attempted_at=now)
+def _wait(known: FailedStarts, now: float) -> float:
+    """Seconds to the next attempt; not above 0 when it may be made."""
+    last = max([*known.times.values(), *([] if known.attempted_at is None else [known.attempted_at])])
+    return last + min(MAX_BACKOFF, BACKOFF * 2.0 ** min(known.attempts, 10)) - now
 
 
-def _problem(failed: tuple[WorkerRecord, ...], starts: int) -> Problem | None:
-    stalled = starts >= MAX_FAILED_STARTS
+def attempted(memory: DeploymentMemory, created: Mapping[str, int], now: float) -> DeploymentMemory:
+    """Note that workers were created while starts fail; ``created`` counts them by variant."""
+    tried = {
+        name: replace(known, attempts=min(known.attempts + 1, 10), attempted_at=now)
+        for name, known in memory.failures.items()
+        if created.get(name) and len(known.times) >= MAX_FAILED_STARTS
+    }
+    return replace(memory, failures={**memory.failures, **tried}) if tried else memory
+
+
+def _problem(failed: tuple[WorkerRecord, ...], starts: int, *, stalled: bool) -> Problem | None:
     if not failed and not stalled:
         return None
     worker = next((w for w in failed if w.failure_reason in _IMAGE), failed[0] if failed else None)

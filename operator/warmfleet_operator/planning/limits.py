@@ -84,13 +84,21 @@ def moved(memory: DeploymentMemory, shift: float) -> DeploymentMemory:
         sampled_at=one(memory.sampled_at),
         chosen=table(memory.chosen),
         since=table(memory.since),
-        failures=table(memory.failures),
-        attempted_at=one(memory.attempted_at),
+        failures={
+            name: replace(known, times=table(known.times), attempted_at=one(known.attempted_at))
+            for name, known in memory.failures.items()
+        },
         avoid=table(memory.avoid),
         traffic=None if memory.traffic is None else replace(memory.traffic, at=memory.traffic.at + shift),
         forecast_since=one(memory.forecast_since),
         cheaper_since=one(memory.cheaper_since),
         swap_until=one(memory.swap_until),
+        learned={name: replace(known, at=known.at + shift) for name, known in memory.learned.items()},
+        startups={
+            name: tuple((at + shift, seconds) for at, seconds in times) for name, times in memory.startups.items()
+        },
+        watched=one(memory.watched),
+        silent_since=one(memory.silent_since),
     )
 
 

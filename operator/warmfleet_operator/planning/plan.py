@@ -18,7 +18,7 @@ from functools import partial
 
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 
-from warmfleet_operator.planning import explain, failures, limits, roster, schedules, trace
+from warmfleet_operator.planning import advisory, explain, failures, limits, roster, schedules, trace
 from warmfleet_operator.planning.draft import CannotPlanError, Draft, prepare
 from warmfleet_operator.planning.exchange import exchange
 from warmfleet_operator.planning.mix import Short, Stock, share_out
@@ -58,7 +58,8 @@ def plan(snapshot: FleetSnapshot, memory: PlannerMemory, now: float) -> tuple[Fl
         except Exception as error:  # noqa: BLE001 - reported as a problem of this deployment; the others go on
             decided[key] = _held(record, workers, before, [_bug(error)], now)
     stock = Stock(snapshot.instance_types, snapshot.workers)
-    share_out([draft.growth for draft in drafts.values()], stock)
+    for advised in (False, True):  # advice is given about what those that act leave
+        share_out([draft.growth for draft in drafts.values() if draft.advisory is advised], stock)
     for key, draft in drafts.items():
         try:
             exchange(draft, stock, now)
@@ -95,6 +96,7 @@ def _bug(error: Exception) -> Problem:
 def _finish(draft: Draft, snapshot: FleetSnapshot, now: float) -> Decision:
     if draft.growth.error is not None:
         raise draft.growth.error
+    draft.settle()
     out = shrink(draft, snapshot, now)
     growth = draft.growth
     gone = {v.uid for v in out.victims}
@@ -127,8 +129,10 @@ def _finish(draft: Draft, snapshot: FleetSnapshot, now: float) -> Decision:
         figures=verdict.figures,
         trace=partial(trace.chain, draft, out, verdict, desired),
     )
-    memory = failures.attempted(out.memory, sum(growth.added.values()), now)
-    return result, replace(memory, desired={name: count for name, count in counts.items() if count})
+    memory = replace(out.memory, desired={name: count for name, count in counts.items() if count})
+    if draft.advisory:
+        return advisory.advise(result, memory, len(draft.roster.ready), growth.floor)
+    return result, failures.attempted(memory, growth.added, now)
 
 
 def _shortage(draft: Draft) -> tuple[Problem, ...]:

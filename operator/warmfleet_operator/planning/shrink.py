@@ -194,7 +194,7 @@ def _surplus(draft: Draft, picks: list[Pick], snapshot: FleetSnapshot, now: floa
         return first
     leaving = min(serving, scaling.scale_down.max_step)
     colder = demand.remaining_hits(draft.traffic.workload, len(draft.roster.ready), leaving)
-    return fitting(capacity.rates(draft.spec, snapshot.instance_types, colder))
+    return fitting(capacity.rates(draft.spec, snapshot.instance_types, colder, draft.memory))
 
 
 def _timely(
@@ -212,7 +212,7 @@ def _timely(
         return [], ChosenBy.PANIC, memory
     allowed = there - limits.stabilised(memory.wants)
     steps = limits.recent_steps(memory.steps, now, scaling.scale_down.step_period)
-    left = scaling.scale_down.max_step - len(steps)
+    left = len(surplus) if draft.advisory else scaling.scale_down.max_step - len(steps)
     chosen: list[Pick] = []
     fresh = held = 0
     for pick in surplus[: max(0, allowed)]:

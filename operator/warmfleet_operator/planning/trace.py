@@ -81,6 +81,9 @@ def _capacity(offer: Offer) -> Note:
         f"{offer.variant} on {offer.instance_type}: a worker sustains {rate} {price}, ready after {offer.startup:g} s"
     )
     figures = _known(requests_per_second=offer.rate, cost_per_hour=offer.price, startup_seconds=offer.startup)
+    if offer.learned != 1.0:
+        text += f"; {offer.learned:.3g} x the model, as its workers have shown"
+        figures["learned_ratio"] = offer.learned
     return Note(Stage.CAPACITY, text + ("" if offer.buy else "; it is not bought"), figures)
 
 
@@ -127,6 +130,8 @@ def _limits(draft: Draft, out: Shrink, verdict: Verdict, desired: int) -> Note:
         f"{verdict.unlimited} wanted, {growth.floor} to {growth.most} allowed -> {desired} by rule "
         f"{verdict.chosen_by}; fewer only after {draft.hold:.0f} s"
     )
+    if draft.advisory:
+        text += "; advice, nothing is done"
     figures = _known(
         unlimited=verdict.unlimited,
         floor=growth.floor,

@@ -13,19 +13,22 @@ side.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from warmfleet_contracts.leadwindow import TrafficState
 
-from warmfleet_operator.state.memory import DeploymentMemory, Steering
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, Steering
 
 VERSION = 1
 MOST_STEPS = 32
 MOST_NAMES = 20
+MOST_LEARNED = 16
+MOST_STARTS = 12
 _GRAIN = 10.0
 _MOST = 1e9
 _MOST_COUNT = 10**9
+_Entry = TypeVar("_Entry")
 
 
 class CheckpointError(ValueError):
@@ -33,7 +36,7 @@ class CheckpointError(ValueError):
 
 
 def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
-    """The memory as a JSON object below 8 KB.
+    """The memory as a JSON object below 16 KB.
 
     Args:
         memory: Memory of one deployment.
@@ -65,15 +68,25 @@ def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
         "planned": None if memory.planned is None else list(memory.planned),
         "chosen": ages(memory.chosen),
         "since": ages(memory.since),
-        "failures": ages(memory.failures),
-        "attempts": memory.attempts,
-        "attemptedAt": age(memory.attempted_at),
+        "failures": {
+            name: [known.attempts, age(known.attempted_at), ages(known.times)]
+            for name, known in sorted(memory.failures.items())[:MOST_NAMES]
+        },
         "avoid": {name: remaining(until) for name, until in longest},
         "traffic": _traffic(memory, now),
         "steering": [memory.steering.error, memory.steering.mean],
         "peak": memory.peak,
         "usual": memory.usual,
         "forecastSince": age(memory.forecast_since),
+        "learned": {
+            name: [round(known.log_ratio, 4), known.applied, age(known.at), known.count]
+            for name, known in _newest(memory.learned, lambda known: known.at)
+        },
+        "startups": {
+            name: [[age(at), round(seconds, 1)] for at, seconds in times[-MOST_STARTS:]]
+            for name, times in _newest(memory.startups, lambda times: times[-1][0] if times else -_MOST)
+        },
+        "silentSince": age(memory.silent_since),
     }
 
 
@@ -95,7 +108,7 @@ def load(data: object, now: float) -> DeploymentMemory:
     if not isinstance(uid, str) or not uid:
         raise CheckpointError(f"checkpoint: uid {uid!r} is not the UID of an LLMDeployment; delete it")
     steps = [(now - a, c) for a, c in _pairs(data, "steps")]
-    low, sampled, attempted = (_number(data, name) for name in ("lowSince", "sampledAt", "attemptedAt"))
+    low, sampled, silent = (_number(data, name) for name in ("lowSince", "sampledAt", "silentSince"))
     since = _number(data, "forecastSince")
     panic = _number(data, "panic")
     means = _triple(data, "means", holes=True)
@@ -117,15 +130,16 @@ def load(data: object, now: float) -> DeploymentMemory:
         planned=None if planned is None else (planned[0] or 1.0, planned[1] or 1.0, planned[2] or 0.0),
         chosen={name: now - age for name, age in _floats(data, "chosen").items()},
         since={name: now - age for name, age in _floats(data, "since").items()},
-        failures={name: now - age for name, age in _floats(data, "failures").items()},
-        attempts=min(10, _count(data, "attempts", data.get("attempts"))),
-        attempted_at=None if attempted is None else now - attempted,
+        failures={name: _failed(entry, now) for name, entry in _table(data, "failures").items()},
         avoid={name: now + rest for name, rest in _floats(data, "avoid").items()},
         traffic=_read_traffic(data.get("traffic"), now),
         steering=_read_steering(data.get("steering")),
         peak=_rate(data, "peak") or 0.0,
         usual=_rate(data, "usual"),
         forecast_since=None if since is None else now - max(0.0, since),
+        learned={name: _learned(entry, now) for name, entry in _table(data, "learned").items()},
+        startups={name: _startups(entry, now) for name, entry in _table(data, "startups").items()},
+        silent_since=None if silent is None else now - silent,
     )
 
 
@@ -167,6 +181,41 @@ def _rate(data: Mapping[str, Any], name: str) -> float | None:
     return found
 
 
+def _newest(table: Mapping[str, _Entry], at: Callable[[_Entry], float]) -> list[tuple[str, _Entry]]:
+    return sorted(table.items(), key=lambda item: (-at(item[1]), item[0]))[:MOST_LEARNED]
+
+
+def _failed(entry: object, now: float) -> FailedStarts:
+    if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[2], Mapping) or len(entry[2]) > 64:
+        raise _bad("failures", entry)
+    at = None if entry[1] is None else now - _real("failures", entry[1])
+    times = {str(uid): now - _real("failures", age) for uid, age in entry[2].items()}
+    return FailedStarts(times, min(10, _whole("failures", entry[0])), at)
+
+
+def _learned(entry: object, now: float) -> LearnedRate:
+    if not isinstance(entry, list) or len(entry) != 4:
+        raise _bad("learned", entry)
+    log_ratio, applied, age = (_real("learned", value) for value in entry[:3])
+    if abs(log_ratio) > 1.0 or not 0.5 <= applied <= 2.0:
+        raise _bad("learned", entry)
+    return LearnedRate(log_ratio, applied, now - max(0.0, age), _whole("learned", entry[3]))
+
+
+def _startups(entry: object, now: float) -> tuple[tuple[float, float], ...]:
+    if not isinstance(entry, list) or len(entry) > 256:
+        raise _bad("startups", entry)
+    found = []
+    for pair in entry:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise _bad("startups", pair)
+        age, seconds = (_real("startups", value) for value in pair)
+        if seconds < 0:
+            raise _bad("startups", pair)
+        found.append((now - age, seconds))
+    return tuple(sorted(found))
+
+
 def _grouped(steps: tuple[float, ...]) -> list[tuple[float, int]]:
     """(time, count), at most ``MOST_STEPS``: the oldest are counted as if they had happened later."""
     groups: dict[float, int] = {}
@@ -193,6 +242,12 @@ def _real(name: str, value: object) -> float:
 
 def _number(data: Mapping[str, Any], name: str) -> float | None:
     return None if data.get(name) is None else _real(name, data[name])
+
+
+def _whole(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_COUNT:
+        raise _bad(name, value)
+    return value
 
 
 def _count(data: Mapping[str, Any], name: str, value: object) -> int:

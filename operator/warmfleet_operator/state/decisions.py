@@ -129,6 +129,7 @@ class DeploymentPlan:
         message: The decision in words, with figures.
         problems: What keeps it from being planned or brought up.
         figures: Figures by name, for ``explain``, metrics and events.
+        acts: False when it is advice only: ``desired`` is what would be wanted, and nothing is created or removed.
         trace: The chain of figures from the demand to the victims.
     """
 
@@ -148,6 +149,7 @@ class DeploymentPlan:
     message: str = ""
     problems: tuple[Problem, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    acts: bool = True
     trace: Trace = field(default=untraced, compare=False, repr=False)
 
 

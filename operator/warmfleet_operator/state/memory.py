@@ -28,6 +28,52 @@ class Steering:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedStarts:
+    """Failed starts of one variant.
+
+    Attributes:
+        times: Time by UID of recent ones.
+        attempts: Creates since they began to repeat.
+        attempted_at: Time of the last of these creates.
+    """
+
+    times: Mapping[str, float] = field(default_factory=dict)
+    attempts: int = 0
+    attempted_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedRate:
+    """What the workers of a variant on a type have shown about the rate that they sustain.
+
+    Attributes:
+        log_ratio: Natural logarithm of observed over modelled speed, smoothed.
+        applied: Ratio that the planner counts with: the smoothed one on a grid, with hysteresis.
+        at: When the last observation was made.
+        count: Observations behind it.
+    """
+
+    log_ratio: float
+    applied: float
+    at: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A start that is under way.
+
+    Attributes:
+        instance_type: InstanceType of the worker.
+        spoiled: Whether it says nothing about the next ones: its pod found no node for long, or its image failed, or
+            nobody saw it begin.
+    """
+
+    instance_type: str
+    spoiled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentMemory:
     """Memory of one deployment.
 
@@ -48,9 +94,7 @@ class DeploymentMemory:
             grid with hysteresis, so that noise changes nothing; None before the first data.
         chosen: Time by UID at which workers were chosen to leave that are not seen leaving yet.
         since: Time by UID since which a worker is not ready any more, or its node is leaving.
-        failures: Time by UID of recent failed starts.
-        attempts: Creates since starts began to fail repeatedly.
-        attempted_at: Time of the last of them.
+        failures: Recent failed starts by variant.
         avoid: Time by InstanceType name until which nothing is created on it, because pods found no node.
         traffic: Summary of the arrivals; None before the first.
         steering: What steers the quantile by the attainment reached.
@@ -59,6 +103,11 @@ class DeploymentMemory:
         forecast_since: Since when a usable forecast was there without a break; None while there is none.
         cheaper_since: Since when a cheaper mix has been worth the change; None while none is.
         swap_until: Until when workers that were bought for a cheaper mix may take to start; None without any.
+        learned: What workers have shown about their rate, by ``variant@type``.
+        startups: Measured start-up times by InstanceType, (time of readiness, seconds), oldest first.
+        starts: Starts under way by UID; not in the checkpoint, because nobody saw the time in between.
+        watched: Since when this process has seen the deployment; not in the checkpoint.
+        silent_since: Since when some ready workers do not report; None while all do.
     """
 
     uid: str
@@ -76,9 +125,7 @@ class DeploymentMemory:
     planned: tuple[float, float, float] | None = None
     chosen: Mapping[str, float] = field(default_factory=dict)
     since: Mapping[str, float] = field(default_factory=dict)
-    failures: Mapping[str, float] = field(default_factory=dict)
-    attempts: int = 0
-    attempted_at: float | None = None
+    failures: Mapping[str, FailedStarts] = field(default_factory=dict)
     avoid: Mapping[str, float] = field(default_factory=dict)
     traffic: TrafficState | None = None
     steering: Steering = Steering()
@@ -87,6 +134,11 @@ class DeploymentMemory:
     forecast_since: float | None = None
     cheaper_since: float | None = None
     swap_until: float | None = None
+    learned: Mapping[str, LearnedRate] = field(default_factory=dict)
+    startups: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    starts: Mapping[str, Start] = field(default_factory=dict)
+    watched: float | None = None
+    silent_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

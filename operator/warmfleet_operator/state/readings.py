@@ -12,8 +12,9 @@ in ``vllm_router_retries_total``. So ``arrivals = dispatched + without worker - 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from warmfleet_contracts.agent import AgentState
 
@@ -24,6 +25,10 @@ MAX_IN_FLIGHT = 100_000
 """Requests that one engine could possibly hold."""
 MAX_RATE = 10_000.0
 """Requests per second that one engine could possibly finish."""
+
+_LONGEST_GAP = 60.0
+"""Seconds between two answers beyond which the batch in between is not known."""
+_FULL = 0.9
 
 _COUNTERS = (
     "requests",
@@ -72,9 +77,12 @@ class _Agent:
     deployment: Key
     arrived: Counter
     rejected: Counter
+    whole: Counter
+    busy: Counter
     counters: dict[str, Counter]
     latency: dict[str, Counter]
     finished: tuple[float, int] | None = None
+    request_seconds: float = 0.0
     telemetry: WorkerTelemetry | None = None
     answered: bool = False
     last_seen: float = 0.0
@@ -122,7 +130,7 @@ class Readings:
             agent.answered = False
             return problem
         agent.answered = True
-        agent.telemetry = worker_telemetry(state, now)
+        self._work(agent, state, now)
         if state.counters is not None:
             counters = state.counters
             agent.finished = (now, counters.requests)
@@ -134,7 +142,31 @@ class Readings:
         if state.latency is not None:
             for name, counter in agent.latency.items():
                 counter.add(now, getattr(state.latency, name))
+        agent.telemetry = replace(
+            worker_telemetry(state, now),
+            served=self._full(agent.whole, now),
+            batch=self._full(agent.busy, now),
+            attainment=_attainment([agent], now),
+        )
         return None
+
+    def _work(self, agent: _Agent, state: AgentState, now: float) -> None:
+        """Requests finished whole, and the time that requests spent running, of which the mean batch is the rate."""
+        running, before = state.engine.running, agent.telemetry
+        gap = now - before.at if before is not None else math.inf
+        if running is None or before is None or before.running is None or gap > _LONGEST_GAP:
+            agent.request_seconds, agent.busy = 0.0, Counter(self._mean_window)
+            agent.whole = Counter(self._mean_window)
+        else:
+            agent.request_seconds += gap * (running + before.running) / 2
+        agent.busy.add(now, agent.request_seconds)
+        if state.counters is not None:
+            agent.whole.add(now, state.counters.requests - state.counters.failed_requests)
+
+    def _full(self, counter: Counter, now: float) -> float | None:
+        """Increase per second, once it was measured over most of the window."""
+        part = counter.increase(now)
+        return rate(part) if part is not None and part[1] >= _FULL * self._mean_window else None
 
     def _check(self, worker: WorkerRecord, agent: _Agent, state: AgentState, now: float) -> str | None:
         if state.pod_uid and state.pod_uid != worker.uid:
@@ -157,6 +189,8 @@ class Readings:
                 worker.deployment_key,
                 Counter(self._rate_window),
                 Counter(self._rate_window),
+                Counter(self._mean_window),
+                Counter(self._mean_window),
                 {name: Counter(self._mean_window) for name in _COUNTERS},
                 {name: Counter(self._mean_window) for name in _LATENCY},
             )

@@ -227,6 +227,9 @@ class WorkerTelemetry:
         cancellable: Whether a drain in progress can be cancelled; None when none is in progress.
         startup_seconds: Agent start to engine ready; None before.
         drain_report: What the finished drain did; None before the end of one.
+        served: Requests per second that it finished whole over the last minutes; None before they are full.
+        batch: Mean number of requests running over the same time; None before they are full.
+        attainment: Share of its recent requests within the SLO; None while unknown.
     """
 
     at: float
@@ -238,6 +241,9 @@ class WorkerTelemetry:
     cancellable: bool | None = None
     startup_seconds: float | None = None
     drain_report: DrainReport | None = None
+    served: float | None = None
+    batch: float | None = None
+    attainment: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
