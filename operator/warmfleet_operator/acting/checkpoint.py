@@ -45,8 +45,12 @@ def essence(memory: DeploymentMemory) -> tuple[Any, ...]:
         tuple(sorted((name, known.attempts) for name, known in memory.failures.items())),
         tuple(sorted(memory.avoid)),
         tuple(sorted((name, known.applied) for name, known in memory.learned.items())),
-        tuple(sorted((name, len(times), times[-1][1]) for name, times in memory.startups.items() if times)),
     )
+
+
+def starts(memory: DeploymentMemory) -> tuple[Any, ...]:
+    """What was learned of starts: written along with the rest, and when the process stops, but no reason to write."""
+    return tuple(sorted((name, len(times), times[-1][1]) for name, times in memory.startups.items() if times))
 
 
 class Checkpoints:
@@ -61,7 +65,7 @@ class Checkpoints:
     def __init__(self, api: KubeApi, clock: Clock, interval: float, namespace: str = "") -> None:
         self._api, self._clock, self._interval = api, clock, interval
         self._namespace = namespace or None
-        self._saved: dict[Key, tuple[tuple[Any, ...], float]] = {}
+        self._saved: dict[Key, tuple[tuple[Any, ...], tuple[Any, ...], float]] = {}
 
     async def load(self, snapshot: FleetSnapshot) -> PlannerMemory:
         """The memory that earlier processes left, of deployments that still exist.
@@ -78,7 +82,7 @@ class Checkpoints:
             for key, memory in found.items()
             if (record := snapshot.deployments.get(key)) is not None and record.uid == memory.uid
         }
-        self._saved = {key: (essence(memory), now) for key, memory in kept.items()}
+        self._saved = {key: (essence(memory), starts(memory), now) for key, memory in kept.items()}
         _LOG.info("memory loaded", extra={"deployments": len(kept)})
         return PlannerMemory(kept)
 
@@ -106,9 +110,9 @@ class Checkpoints:
             record = snapshot.deployments.get(key)
             if record is None or record.deleting or record.namespace_terminating or record.spec is None:
                 continue
-            before, at = self._saved.get(key, (None, None))
+            before, begun, at = self._saved.get(key, (None, (), None))
             due = final or at is None or now - at >= self._interval
-            if due and before != essence(mine):
+            if due and (before != essence(mine) or (final and begun != starts(mine))):
                 await self._write(record, mine, now)
 
     async def _write(self, record: DeploymentRecord, mine: DeploymentMemory, now: float) -> None:
@@ -132,4 +136,4 @@ class Checkpoints:
             if error.status not in (403, 404, 409):
                 raise
             _LOG.warning("checkpoint not written: %s", error)
-        self._saved[record.key] = (essence(mine), now)
+        self._saved[record.key] = (essence(mine), starts(mine), now)

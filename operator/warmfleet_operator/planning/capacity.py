@@ -15,20 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from warmfleet_contracts.api import LLMDeploymentSpec, Variant
-from warmfleet_contracts.perfmodel import (
-    PerfProfile,
-    Workload,
-    lookup,
-    operating_point,
-    profiles,
-    resolve_profile_name,
-)
-from warmfleet_contracts.perfmodel import capacity as sustained
+from warmfleet_contracts.perfmodel import PerfProfile, Workload, profiles
 from warmfleet_contracts.reasons import Reason
 
+from warmfleet_operator.planning import modelled
 from warmfleet_operator.planning.startup import startup_lead
 from warmfleet_operator.state.decisions import Problem
 from warmfleet_operator.state.memory import DeploymentMemory
@@ -36,9 +28,6 @@ from warmfleet_operator.state.records import InstanceTypeRecord
 
 RATIO_BELOW, MOST_RATIO = 0.5, 2.0
 """Bounds of the learned ratio."""
-DEFAULT_SEQUENCES = 256
-_FP8_CACHE = 2
-"""An fp8 cache holds twice the tokens of a 16-bit one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +88,8 @@ class Yardstick:
         if self.profile is None:
             return None
         low = min(int(batch), self.sequences)
-        below = _point(self.profile, self.workload, low)
-        above = _point(self.profile, self.workload, low + 1)
+        below = modelled.at_batch(self.profile, self.workload, low)
+        above = modelled.at_batch(self.profile, self.workload, low + 1)
         return below + (above - below) * (min(batch, self.sequences) - low)
 
     def at_speed(self, speed: float) -> float:
@@ -108,7 +97,9 @@ class Yardstick:
         if self.profile is None:
             return self.rate * speed
         grid = max(0.05, round(speed, 2))
-        rate, meets = _rate(self.profile, 1, self.workload, self.ttft * grid, self.tpot * grid, self.sequences)
+        rate, meets = modelled.within_slo(
+            self.profile, 1, self.workload, self.ttft * grid, self.tpot * grid, self.sequences
+        )
         return rate * grid if meets else 0.0
 
 
@@ -177,13 +168,16 @@ def yardstick(
     found = _check(spec, variant, types, workload)
     if not found.rate or not found.meets_slo:
         return None
-    sequences = _sequences(spec.engine.args)
+    sequences = modelled.sequences(spec.engine.args)
     given = variant.performance is not None and variant.performance.requests_per_second is not None
-    record, model = types.get(variant.instance_type), _profile_name(spec)
+    record, model = types.get(variant.instance_type), modelled.profile_name(spec)
     profile = None
     if not given and model is not None and record is not None and record.spec is not None:
         name = record.spec.accelerator.name
-        profile = _cached(_lookup(model, _dtype(spec, model), name, variant.tensor_parallel), _cache_factor(spec))
+        profile = modelled.with_cache(
+            modelled.find_profile(model, modelled.dtype(spec, model), name, variant.tensor_parallel),
+            modelled.cache_factor(spec),
+        )
     return Yardstick(found.rate, given, profile, workload, spec.slo.ttft, spec.slo.tpot, sequences)
 
 
@@ -238,9 +232,9 @@ def _check(
             f"accelerators of InstanceType {record.name}; lower them or choose a larger type"
         )
         return _Checked(_cannot_fit(message), runnable=False, meets_slo=False, rate=given)
-    model = _profile_name(spec)
-    dtype = _dtype(spec, model)
-    profile = None if model is None else _lookup(model, dtype, accelerator.name, variant.tensor_parallel)
+    model = modelled.profile_name(spec)
+    dtype = modelled.dtype(spec, model)
+    profile = None if model is None else modelled.find_profile(model, dtype, accelerator.name, variant.tensor_parallel)
     message = _unfit(spec, variant, accelerator.name, profile, dtype, model)
     if message:
         return _Checked(_cannot_fit(f"{where}: {message}"), runnable=False, meets_slo=False, rate=given)
@@ -253,8 +247,8 @@ def _check(
 
 
 def _modelled(spec: LLMDeploymentSpec, where: str, profile: PerfProfile, workload: Workload) -> _Checked:
-    factor, sequences = _cache_factor(spec), _sequences(spec.engine.args)
-    rate, meets = _rate(profile, factor, workload, spec.slo.ttft, spec.slo.tpot, sequences)
+    factor, sequences = modelled.cache_factor(spec), modelled.sequences(spec.engine.args)
+    rate, meets = modelled.within_slo(profile, factor, workload, spec.slo.ttft, spec.slo.tpot, sequences)
     if meets:
         return _Checked(None, runnable=True, meets_slo=True, rate=rate)
     message = (
@@ -310,7 +304,7 @@ def _unfit(
 ) -> str:
     """Why the model does not fit, or an empty text when it does or nobody knows."""
     if profile is None and model is not None:
-        weights, room = _weights(model, dtype), _usable_bytes(accelerator)
+        weights, room = modelled.weights(model, dtype), modelled.usable_bytes(accelerator)
         if weights is not None and room is not None and weights > room * variant.accelerators:
             return (
                 f"the weights of {model} in {dtype} ({weights / 1e9:.0f} GB) do not fit {variant.accelerators} x "
@@ -319,7 +313,7 @@ def _unfit(
             )
     tokens = variant.performance.kv_cache_tokens if variant.performance is not None else None
     if tokens is None and profile is not None:
-        tokens = profile.kv_tokens * _cache_factor(spec)
+        tokens = profile.kv_tokens * modelled.cache_factor(spec)
     longest = spec.model.max_model_len
     if tokens is not None and longest is not None and longest > tokens:
         return (
@@ -327,84 +321,3 @@ def _unfit(
             f"{variant.accelerators} x {accelerator}; lower it, raise tensorParallel or choose a larger type"
         )
     return ""
-
-
-def _profile_name(spec: LLMDeploymentSpec) -> str | None:
-    if spec.model.profile:
-        return _resolve(spec.model.profile)
-    repository = spec.model.source.hf.repo if spec.model.source.hf is not None else ""
-    return _resolve(spec.model.name) or _resolve(repository)
-
-
-def _dtype(spec: LLMDeploymentSpec, model: str | None) -> str:
-    if spec.model.quantization != "none":
-        return spec.model.quantization
-    return "mxfp4" if model is not None and model.startswith("gpt-oss") else "bf16"
-
-
-def _cache_factor(spec: LLMDeploymentSpec) -> int:
-    return _FP8_CACHE if spec.kv_cache.dtype.startswith("fp8") else 1
-
-
-@lru_cache(maxsize=4096)
-def _sequences(args: tuple[str, ...]) -> int:
-    """Largest batch that the engine's flags allow; the last flag holds."""
-    found = DEFAULT_SEQUENCES
-    for i, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if flag == "--max-num-seqs":
-            text = value if equals else (args[i + 1] if i + 1 < len(args) else "")
-            if text.isascii() and text.isdigit() and 0 < int(text) <= 65_536:
-                found = int(text)
-    return found
-
-
-@lru_cache(maxsize=4096)
-def _resolve(name: str) -> str | None:
-    return resolve_profile_name(name)
-
-
-@lru_cache(maxsize=4096)
-def _lookup(model: str, dtype: str, accelerator: str, tensor_parallel: int) -> PerfProfile | None:
-    return lookup(model, dtype, accelerator, tensor_parallel)
-
-
-@lru_cache(maxsize=256)
-def _weights(model: str, dtype: str) -> int | None:
-    """Bytes of the weights, whatever they run on; None without any row."""
-    return min((p.weight_bytes for p in profiles().values() if (p.model, p.dtype) == (model, dtype)), default=None)
-
-
-@lru_cache(maxsize=256)
-def _usable_bytes(accelerator: str) -> float | None:
-    """Bytes of one accelerator for weights and cache, from the smallest row on it; None without any row."""
-    rows = [p for p in profiles().values() if p.accelerator == accelerator]
-    return min(((p.weight_bytes + p.kv_tokens * p.kv_bytes_per_token) / p.tensor_parallel for p in rows), default=None)
-
-
-@lru_cache(maxsize=4096)
-def _cached(profile: PerfProfile | None, factor: int) -> PerfProfile | None:
-    """The profile with the tokens that the cache's data type holds."""
-    return None if profile is None else replace(profile, kv_tokens=profile.kv_tokens * factor)
-
-
-@lru_cache(maxsize=65_536)
-def _point(profile: PerfProfile, workload: Workload, batch: int) -> float:
-    return operating_point(profile, workload, batch).requests_per_second
-
-
-@lru_cache(maxsize=65_536)
-def _rate(
-    profile: PerfProfile,
-    cache_factor: int,
-    workload: Workload,
-    ttft: float,
-    tpot: float,
-    sequences: int,
-) -> tuple[float, bool]:
-    """Requests per second, and whether the SLO is met at it."""
-    profile = replace(profile, kv_tokens=profile.kv_tokens * cache_factor)
-    found = sustained(profile, workload, ttft_s=ttft, tpot_s=tpot, max_num_seqs=sequences)
-    if found.requests_per_second > 0:
-        return found.requests_per_second, True
-    return operating_point(profile, workload, 1).requests_per_second, False
