@@ -6,51 +6,11 @@ operator with exactly these, take each away in turn and see it refused. A right 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
-
 from warmfleet_contracts.api import API_VERSION
+from warmfleet_runtime.rights import Right, Scope, granted
 
 from warmfleet_operator.adapters import resources
 from warmfleet_operator.adapters.resources import Resource
-
-
-class Scope(StrEnum):
-    """Where a right holds."""
-
-    CLUSTER = "cluster"
-    """Objects without namespace: always a ClusterRole."""
-    FLEET = "fleet"
-    """Namespaces with LLMDeployments: a ClusterRole, or a Role when the operator watches one namespace."""
-    OWN = "own"
-    """The operator's own namespace: always a Role."""
-
-
-@dataclass(frozen=True, slots=True)
-class Right:
-    """One verb on one resource.
-
-    Attributes:
-        group: API group; empty for the core group.
-        resource: Plural, with ``/subresource`` where it is one.
-        verb: RBAC verb.
-        why: What the operator does with it.
-        scope: Where it holds.
-        named: Only the object of the operator's own name (its Lease). ``create`` cannot be limited so.
-    """
-
-    group: str
-    resource: str
-    verb: str
-    why: str
-    scope: Scope
-    named: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.verb} {self.resource}{'.' + self.group if self.group else ''}"
-
 
 _GROUP = API_VERSION.partition("/")[0]
 _LIST = "the start and every audit list them"
@@ -64,7 +24,7 @@ def _rights(
         group, name = resource.api.rpartition("/")[0], resource.plural
     else:
         group, name = resource
-    return tuple(Right(group, name, verb, text, scope, named) for verb, text in why.items())
+    return granted(group, name, scope, named=named, **why)
 
 
 def _child(resource: Resource, what: str) -> tuple[Right, ...]:
@@ -148,17 +108,6 @@ RIGHTS: tuple[Right, ...] = (
 No verb escalates: the router's Role grants ``get``, ``list`` and ``watch`` on pods, which the operator holds itself, so
 neither ``bind`` nor ``escalate`` is needed.
 """
-
-
-def rules(rights: Iterable[Right]) -> list[dict[str, Any]]:
-    """RBAC policy rules, one per resource; rules with ``named`` are to be limited to the operator's own name."""
-    verbs: dict[tuple[str, str, bool], list[str]] = {}
-    for right in rights:
-        verbs.setdefault((right.group, right.resource, right.named), []).append(right.verb)
-    return [
-        {"apiGroups": [group], "resources": [resource], "verbs": found, **({"named": True} if named else {})}
-        for (group, resource, named), found in verbs.items()
-    ]
 
 
 def of(scope: Scope) -> tuple[Right, ...]:

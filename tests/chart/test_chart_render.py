@@ -12,8 +12,11 @@ import generate
 import kubernetes_validate
 import pytest
 import yaml
-from warmfleet_operator.rights import RIGHTS, Right, Scope
+from warmfleet_forecasting.rights import RIGHTS as FORECASTER_RIGHTS
+from warmfleet_forecasting.settings import load_settings as load_forecaster_settings
+from warmfleet_operator.rights import RIGHTS
 from warmfleet_operator.settings import load_settings
+from warmfleet_runtime.rights import Right, Scope
 
 Json = dict[str, Any]
 KUBERNETES = "1.37"
@@ -32,12 +35,18 @@ COMBINATIONS: dict[str, list[str]] = {
         '--set-json=affinity={"nodeAffinity":{}}',
         '--set-json=config={"tickSeconds":2.5,"agentCommand":["agent","--x"]}',
         "--set=metrics.service.annotations.a=b",
+        "--set=forecaster.replicas=3",
+        "--set=forecaster.persistence.enabled=true",
+        "--set=forecaster.persistence.storageClassName=fast",
+        "--set=forecaster.serviceAccountAnnotations.a=b",
+        '--set-json=forecaster.config={"history":"Prometheus","prometheusUrl":"http://prometheus:9090"}',
     ],
     "as little as possible": [
         "--set=crds.enabled=false",
         "--set=rbac.create=false",
         "--set=serviceAccount.create=false",
         "--set=metrics.service.enabled=false",
+        "--set=forecaster.enabled=false",
     ],
 }
 
@@ -95,6 +104,8 @@ CRD = {"CustomResourceDefinition"}
 def test_roles_grant_the_written_rights_and_nothing_else(helm: str) -> None:
     bodies = generate.render(helm)
     assert granted(bodies, "ClusterRole", "warmfleet-operator") == wanted(Scope.CLUSTER, Scope.FLEET)
+    forecaster = {(r.group, r.resource, r.verb, ()) for r in FORECASTER_RIGHTS}
+    assert granted(bodies, "ClusterRole", "warmfleet-forecaster") == forecaster
     assert granted(bodies, "Role", "warmfleet-operator") == wanted(Scope.OWN)
 
 
@@ -104,19 +115,27 @@ def test_a_namespaced_release_has_no_right_on_other_namespaces(helm: str) -> Non
     assert granted(bodies, "ClusterRole", name) == wanted(Scope.CLUSTER)
     assert granted(bodies, "Role", "warmfleet-operator") == wanted(Scope.FLEET, Scope.OWN)
     assert settings_of(bodies)["namespace"] == generate.NAMESPACE
+    assert settings_of(bodies, "warmfleet-forecaster")["namespace"] == generate.NAMESPACE
+    for scope, kind, role in (
+        (Scope.CLUSTER, "ClusterRole", f"warmfleet-forecaster-{generate.NAMESPACE}"),
+        (Scope.FLEET, "Role", "warmfleet-forecaster"),
+    ):
+        forecaster = {(r.group, r.resource, r.verb, ()) for r in FORECASTER_RIGHTS if r.scope is scope}
+        assert granted(bodies, kind, role) == forecaster
 
 
 def test_no_right_is_wide_or_gives_more_than_it_says() -> None:
-    for right in RIGHTS:
+    for right in (*RIGHTS, *FORECASTER_RIGHTS):
         assert "*" not in (right.group + right.resource + right.verb)
         assert right.verb not in {"bind", "escalate", "impersonate", "deletecollection"}
         assert right.resource not in {"secrets", "pods/exec", "serviceaccounts/token"}
         assert right.why
-    assert len({(r.group, r.resource, r.verb) for r in RIGHTS}) == len(RIGHTS)
+    for rights in (RIGHTS, FORECASTER_RIGHTS):
+        assert len({(r.group, r.resource, r.verb) for r in rights}) == len(rights)
 
 
-def settings_of(bodies: list[Json]) -> Json:
-    (found,) = (b for b in bodies if b["kind"] == "ConfigMap")
+def settings_of(bodies: list[Json], name: str = "warmfleet-operator") -> Json:
+    (found,) = (b for b in bodies if b["kind"] == "ConfigMap" and b["metadata"]["name"] == name)
     return dict(yaml.safe_load(found["data"]["config.yaml"]))
 
 
@@ -130,13 +149,29 @@ def test_settings_reach_the_operator(helm: str, tmp_path: Path) -> None:
     assert (loaded.lease_namespace, loaded.lease_name) == (generate.NAMESPACE, "warmfleet-operator")
 
 
+def test_settings_reach_the_forecaster(helm: str, tmp_path: Path) -> None:
+    config = {"history": "Prometheus", "prometheusUrl": "http://prometheus:9090", "fitDeadlineSeconds": 30}
+    bodies = generate.render(helm, f"--set-json=forecaster.config={json.dumps(config)}", "--set=forecaster.replicas=3")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(settings_of(bodies, "warmfleet-forecaster")))
+    loaded = load_forecaster_settings({"WARMFLEET_CONFIG": str(file), "WARMFLEET_IDENTITY": "warmfleet-forecaster-2"})
+    assert (loaded.ordinal, loaded.replicas, loaded.prometheus_url) == (2, 3, "http://prometheus:9090")
+    services = {b["metadata"]["name"] for b in bodies if b["kind"] == "Service"}
+    host = loaded.operator_url.removeprefix("http://").partition(".")[0]
+    assert host in services, "the operator is asked at a Service that exists"
+    (claims,) = (b["spec"].get("volumeClaimTemplates") for b in bodies if b["kind"] == "StatefulSet")
+    assert claims is None
+
+
 def test_a_changed_setting_rolls_the_pods(helm: str) -> None:
-    def annotations(*arguments: str) -> Json:
-        (found,) = (b for b in generate.render(helm, *arguments) if b["kind"] == "Deployment")
+    def annotations(kind: str, *arguments: str) -> Json:
+        (found,) = (b for b in generate.render(helm, *arguments) if b["kind"] == kind)
         return dict(found["spec"]["template"]["metadata"]["annotations"])
 
-    assert annotations() == annotations()
-    assert annotations() != annotations("--set=config.tickSeconds=7")
+    assert annotations("Deployment") == annotations("Deployment")
+    assert annotations("Deployment") != annotations("Deployment", "--set=config.tickSeconds=7")
+    assert annotations("Deployment") == annotations("Deployment", "--set=forecaster.config.refitSeconds=7")
+    assert annotations("StatefulSet") != annotations("StatefulSet", "--set=forecaster.config.refitSeconds=7")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +184,8 @@ def test_a_changed_setting_rolls_the_pods(helm: str) -> None:
         ("--set=config.tickSeconds=0", "tickSeconds"),
         ("--set=config.leaseName=x", "leaseName"),
         ("--set=replicas=-1", "replicas"),
+        ("--set=forecaster.config.databasePath=x", "databasePath"),
+        ("--set=forecaster.config.refitSecond=60", "refitSecond"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(helm: str, argument: str, words: str) -> None:
@@ -180,9 +217,10 @@ def test_every_value_is_described() -> None:
     }
 
     def leaves(mapping: Json) -> set[str]:
+        mapping = {key: value for key, value in mapping.items() if key != "resources"}  # described as a whole
         return {key for key, value in mapping.items() if not isinstance(value, dict) or not value} | {
             leaf for value in mapping.values() if isinstance(value, dict) for leaf in leaves(value)
         }
 
-    undescribed = leaves({k: v for k, v in values.items() if k != "resources"}) - described
+    undescribed = leaves(values) - described
     assert not undescribed

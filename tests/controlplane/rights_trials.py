@@ -20,10 +20,11 @@ from kubernetes.aio import client as kube_client
 from warmfleet_operator import watching
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.process import OperatorProcess
-from warmfleet_operator.rights import RIGHTS, Right, Scope, rules
+from warmfleet_operator.rights import RIGHTS
 from warmfleet_operator.settings import Settings
 from warmfleet_runtime.clock import ScaledClock
 from warmfleet_runtime.kubeclient import EVENTS, LEASES, KubeClient, load_configuration
+from warmfleet_runtime.rights import Right, Scope, rules
 
 AT_ONCE = 4
 """Operators that run side by side in this process."""

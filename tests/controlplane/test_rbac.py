@@ -17,9 +17,10 @@ from fleet_scene import SCALE, SETTINGS, TYPES, Scene, instance_type, shown
 from rights_trials import Trial, stage_without
 from shared_controlplane import CRDS, ROOT
 from strict_controlplane import StrictControlPlane, strict_controlplane
-from warmfleet_operator.rights import RIGHTS, Right, Scope
+from warmfleet_operator.rights import RIGHTS
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
 from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.rights import Right, Scope
 
 pytestmark = pytest.mark.controlplane
 SHARDS = 2

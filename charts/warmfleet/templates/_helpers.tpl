@@ -49,10 +49,10 @@ default
 {{- end -}}
 {{- end -}}
 
-{{/* RBAC rules of one scope of files/rights.yaml. */}}
+{{/* RBAC rules of one scope of files/rights.yaml, or of the file given; named rules are limited to the name given. */}}
 {{- define "warmfleet.rules" -}}
-{{- $name := include "warmfleet.fullname" .root -}}
-{{- range index (.root.Files.Get "files/rights.yaml" | fromYaml) .scope }}
+{{- $name := .name | default (include "warmfleet.fullname" .root) -}}
+{{- range index (.root.Files.Get (.file | default "files/rights.yaml") | fromYaml) .scope }}
 - apiGroups: {{ .apiGroups | toJson }}
   resources: {{ .resources | toJson }}
   {{- if .named }}
@@ -66,4 +66,40 @@ default
 - kind: ServiceAccount
   name: {{ include "warmfleet.account" . }}
   namespace: {{ .Release.Namespace }}
+{{- end -}}
+
+{{- define "warmfleet.forecaster.fullname" -}}
+{{- printf "%s-forecaster" (include "warmfleet.fullname" . | trimSuffix "-operator" | trunc 41 | trimSuffix "-") -}}
+{{- end -}}
+
+{{- define "warmfleet.forecaster.clustername" -}}
+{{- if .Values.namespaced -}}
+{{- printf "%s-%s" (include "warmfleet.forecaster.fullname" .) .Release.Namespace -}}
+{{- else -}}
+{{- include "warmfleet.forecaster.fullname" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "warmfleet.forecaster.selector" -}}
+app.kubernetes.io/name: warmfleet
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: forecaster
+{{- end -}}
+
+{{- define "warmfleet.forecaster.labels" -}}
+{{ include "warmfleet.forecaster.selector" . }}
+app.kubernetes.io/part-of: warmfleet
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "warmfleet.forecaster.image" -}}
+{{- with .Values.forecaster.image -}}
+{{- if .digest -}}
+{{- printf "%s@%s" .repository .digest -}}
+{{- else -}}
+{{- printf "%s:%s" .repository (.tag | default $.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
