@@ -15,7 +15,7 @@ from warmfleet_operator.specs import engine
 from warmfleet_operator.specs.disruption import disruption_budget, min_available
 from warmfleet_operator.specs.overlay import merge
 from warmfleet_operator.specs.routing import routing_children
-from warmfleet_operator.specs.worker import WorkerTemplate, revision, scale_quantity, worker_name, worker_pod
+from warmfleet_operator.specs.worker import WorkerTemplate, scale_quantity, worker_name, worker_pod
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.records import DeploymentRecord, Key, WorkerPhase, WorkerRecord
 
@@ -120,11 +120,27 @@ def test_a_new_worker_is_routed_and_protected_from_consolidation() -> None:
     assert meta["ownerReferences"][0]["controller"] is True
 
 
+def _label(found: WorkerTemplate) -> str:
+    return str(worker_pod(found, "x")["metadata"]["labels"][labels.REVISION])
+
+
 def test_the_revision_ignores_the_operators_images_but_not_the_users() -> None:
     other = Settings(agent_image="agent:2", router_image="router:2", engine_shutdown_seconds=60)
-    assert revision(template()) == revision(template(other))
-    assert revision(template()) != revision(template(engine={"image": "vllm:2"}))
-    assert revision(template()) != revision(template(engine={"image": "vllm:2", "podTemplate": {"spec": {"a": 1}}}))
+    assert _label(template()) == _label(template(other))
+    assert _label(template()) != _label(template(engine={"image": "vllm:2"}))
+    assert _label(template()) != _label(template(engine={"image": "vllm:2", "podTemplate": {"spec": {"a": 1}}}))
+
+
+def test_the_revision_is_a_matter_of_what_runs_in_the_pod_not_of_how_the_operator_steers() -> None:
+    steering = [
+        {"slo": {"ttft": "9s"}},
+        {"kvCache": {"drainDeadline": "9s"}},
+        {"rollout": {"maxSurge": 3}},
+        {"routing": {"mode": "none"}},
+    ]
+    assert {_label(template(**changes)) for changes in steering} == {_label(template())}
+    running = [{"kvCache": {"dtype": "fp8"}}, {"priorityClassName": "high"}]
+    assert len({_label(template(**changes)) for changes in [*running, {}]}) == 3
 
 
 def test_names_are_deterministic_short_and_distinct() -> None:

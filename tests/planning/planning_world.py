@@ -23,6 +23,7 @@ from warmfleet_operator.state.records import (
     WorkerRecord,
     WorkerTelemetry,
 )
+from warmfleet_operator.state.revisions import revisions
 
 KEY = Key("team-a", "chat")
 START = 10_000.0
@@ -165,7 +166,10 @@ def drain_by_time(snapshot: FleetSnapshot, seconds: float, step: float = 5.0) ->
 
 @dataclass
 class Cluster:
-    """A cluster that does what plans say: pods start after ``startup`` seconds and drain for ``drain`` seconds."""
+    """A cluster that does what plans say: pods start after ``startup`` seconds and drain for ``drain`` seconds.
+
+    Pods of a ``broken`` revision fail, those of a ``hanging`` one never become ready.
+    """
 
     snapshot: FleetSnapshot
     startup: float = 60.0
@@ -174,6 +178,8 @@ class Cluster:
     memory: PlannerMemory = field(default_factory=PlannerMemory)
     created: int = 0
     removed: int = 0
+    broken: set[str] = field(default_factory=set)
+    hanging: set[str] = field(default_factory=set)
     last: FleetPlan = field(default_factory=lambda: FleetPlan(START))
     _names: Any = field(default_factory=itertools.count)
 
@@ -201,18 +207,26 @@ class Cluster:
                 if w.key in one.cancels and w.deployment_key == key:
                     people[uid] = replace(w, drain_reason=None, drain_since=None)
             for v in one.variants:
-                for _ in range(v.create):
+                for n in range(v.create):
                     self.created += 1
+                    revision = v.revision or "r1"
+                    if n < v.create_previous and one.rollout is not None and one.rollout.previous is not None:
+                        revision = revisions(one.rollout.previous)[v.name]
                     name = f"{key.name}-new{next(self._names)}"
                     people[f"uid-{key.namespace}-{name}"] = WorkerRecord(
                         Key(key.namespace, name), f"uid-{key.namespace}-{name}", "1", key.name, v.name,
-                        v.instance_type, "r1", WorkerPhase.UNSCHEDULED, 1, self.now,
+                        v.instance_type, revision, WorkerPhase.UNSCHEDULED, 1, self.now,
                     )  # fmt: skip
         return replace(self.snapshot, workers=tuple(sorted(people.values(), key=lambda w: w.key)))
 
     def _aged(self, w: WorkerRecord) -> WorkerRecord | None:
         if w.drain_reason is not None and w.drain_since is not None and self.now - w.drain_since >= self.drain:
             return None
+        if w.pending and w.revision in self.broken:
+            failed = self.now - w.first_seen >= self.startup / 2
+            return replace(w, phase=WorkerPhase.FAILED, failure="ImagePullBackOff", node="n") if failed else w
+        if w.pending and w.revision in self.hanging:
+            return replace(w, phase=WorkerPhase.STARTING, node="n")
         if w.pending and self.now - w.first_seen >= self.startup:
             return replace(w, phase=WorkerPhase.READY, first_ready=self.now, node=f"node-{w.key.name}")
         return w

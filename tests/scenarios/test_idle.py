@@ -16,7 +16,7 @@ async def test_an_idle_fleet_causes_no_write_for_ten_minutes(running: World) -> 
     await running.until_ready(2)
     await running.until_endpoint()
     await running.until_condition("Ready", "True")
-    await running.clock.sleep(60)  # the last status and events
+    await running.clock.sleep(180)  # the last status and events, and the note that the template is good
     running.api.requests.reset()
     await running.clock.sleep(QUIET_MINUTES * 60)
     writes = [

@@ -105,6 +105,33 @@ Duration = Annotated[
 ]
 """A length of time: text such as ``30s`` on the wire, seconds (float) in Python."""
 
+_COUNT_OR_SHARE = re.compile(r"[0-9]{1,5}|([0-9]|[1-9][0-9]|100)%")
+
+
+def _count_or_share(value: object) -> str:
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if not _COUNT_OR_SHARE.fullmatch(text):
+        raise ValueError(
+            f"{value!r} is neither a count nor a percentage; write a number such as 2 or a text such as 10%"
+        )
+    return text
+
+
+CountOrShare = Annotated[
+    str,
+    BeforeValidator(_count_or_share),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "pattern": r"^([0-9]{1,5}|([0-9]|[1-9][0-9]|100)%)$",
+            "maxLength": 5,
+            "minimum": 0,
+            "maximum": 99999,
+        }
+    ),
+]
+"""A number such as 2 or a percentage such as 10%; text in Python."""
+
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 """A DNS label."""
 

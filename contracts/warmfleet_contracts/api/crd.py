@@ -38,6 +38,7 @@ _KEPT = (
     "maxItems",
     "maxProperties",
     "required",
+    "x-kubernetes-int-or-string",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-preserve-unknown-fields",

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from warmfleet_contracts.api.base import (
     ApiModel,
+    CountOrShare,
     Duration,
     Name,
     ObjectMeta,
@@ -231,7 +232,8 @@ class KvCache(ApiModel):
     ] = ("none",)
     """Hand-over strategies in order of preference."""
     min_retained_hit_ratio: Ratio | None = None
-    """Slow scale-downs so that the hit rate keeps at least this share of what it would be without scaling."""
+    """Slow scale-downs and rollouts so that the prefix hit ratio keeps at least this share of what it was. Where one
+    worker holds more than that, one leaves at a time, and the next once the hits have come back."""
     drain_deadline: Annotated[Duration, Field(ge=0)] = 300.0
     """Longest drain of a worker: finishing its requests and handing its cache over."""
 
@@ -255,14 +257,25 @@ class Routing(ApiModel):
 
 
 class Rollout(ApiModel):
-    """How a changed template replaces workers."""
+    """How a changed template replaces workers: each is drained once a new one serves in its place."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.canary) || self.partition == 0",
+            "rollout: set canary (workers on the new revision) or partition (workers kept on the old one), not both",
+            lambda s: s.canary is None or s.partition == 0,
+        ),
+    )
 
     max_surge: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Workers of the new revision beyond the desired count."""
+    """Most workers beyond the desired count while workers are replaced; those that drain are counted."""
     partition: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Workers kept on the old revision (canary)."""
-    progress_deadline: Duration = 1800.0
-    """Time for a new worker to become ready before the rollout is rolled back."""
+    """Workers kept on the old revision until this is lowered."""
+    canary: CountOrShare | None = None
+    """Workers on the new revision, a number or a percentage of the fleet, until this is removed; 0 replaces none."""
+    progress_deadline: Annotated[Duration, Field(gt=0)] = 1800.0
+    """Time in which some new worker must become ready, else the rollout is rolled back; time in which new workers wait
+    for a node does not count."""
 
 
 class LLMDeploymentSpec(ApiModel):
@@ -289,7 +302,6 @@ class LLMDeploymentSpec(ApiModel):
             "the sum of the variants' min is above scaling.max; lower a variant's min or raise scaling.max",
             lambda s: s.scaling is None or sum(v.min for v in s.variants) <= s.scaling.max,
         ),
-        *unsupported_rules("LLMDeploymentSpec"),
     )
 
     model: Model
@@ -317,7 +329,7 @@ class LLMDeploymentSpec(ApiModel):
     """How requests reach the workers."""
     priority_class_name: Annotated[str, Field(max_length=253)] | None = None
     """PriorityClass of the workers; also decides who is short when accelerators are."""
-    rollout: Rollout | None = None
+    rollout: Rollout = Rollout()
     """How a changed template replaces workers."""
 
 

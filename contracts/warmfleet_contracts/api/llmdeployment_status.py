@@ -26,6 +26,8 @@ class VariantStatus(ApiModel):
     """Workers on their way out."""
     requests_per_second: float | None = None
     """What one worker is counted on to sustain within the SLO."""
+    revision: Annotated[str, Field(max_length=63)] = ""
+    """Template revision of new workers: value of their label warmfleet.dev/revision."""
 
 
 class TraceStep(ApiModel):
@@ -58,6 +60,23 @@ class ScalingStatus(ApiModel):
         tuple[TraceStep, ...], Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"})
     ] = ()
     """How it came about: demand, capacity, blend, mix, limits, victims. What ``warmfleet explain`` prints."""
+
+
+class RolloutStatus(ApiModel):
+    """How far the workers are on the template of the spec."""
+
+    state: Annotated[str, Field(max_length=64)] = ""
+    """Updated, RollingOut, Canary, RolloutWaiting or RolledBack."""
+    revision: Annotated[str, Field(max_length=63)] = ""
+    """Revision that workers are brought to: the spec's, or the last good one after a rollback."""
+    updated: int = 0
+    """Workers of this revision."""
+    ready: int = 0
+    """Of these, workers that take traffic."""
+    total: int = 0
+    """Workers of any revision that are not on their way out."""
+    message: LongText = ""
+    """The same in words, and what it waits for."""
 
 
 class KvCacheStatus(ApiModel):
@@ -94,6 +113,8 @@ class LLMDeploymentStatus(ApiModel):
     """Workers by variant."""
     scaling: ScalingStatus | None = None
     """The last decision, explained."""
+    rollout: RolloutStatus | None = None
+    """How far the workers are on the template of the spec."""
     kv_cache: KvCacheStatus | None = None
     """The prefix caches of the fleet."""
     cost_per_hour: float | None = None
@@ -108,4 +129,5 @@ class LLMDeploymentStatus(ApiModel):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
     ] = ()
-    """Ready, Reconciling and Stalled as kstatus reads them, then ScalingActive, ScalingLimited, Draining, Paused."""
+    """Ready, Reconciling and Stalled as kstatus reads them, then ScalingActive, ScalingLimited, Draining, RollingOut,
+    Paused."""

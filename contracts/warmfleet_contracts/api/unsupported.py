@@ -34,13 +34,6 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
             lambda s: s.min_retained_hit_ratio is None,
         ),
     ),
-    "LLMDeploymentSpec": (
-        Rule(
-            "!has(self.rollout)",
-            "rollout is not supported yet; remove it: a changed template is used by new workers only",
-            lambda s: s.rollout is None,
-        ),
-    ),
 }
 
 

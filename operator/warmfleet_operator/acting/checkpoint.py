@@ -26,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 COMPONENT = "memory"
 _FIELD = "memory.json"
 _SELECTOR = f"{labels.MANAGED_BY}={labels.MANAGED_BY_VALUE},{labels.COMPONENT}={COMPONENT}"
+_TEMPLATE = "template.json"
 _MAX_BYTES = 256 * 1024
 
 
@@ -45,12 +46,18 @@ def essence(memory: DeploymentMemory) -> tuple[Any, ...]:
         tuple(sorted((name, known.attempts) for name, known in memory.failures.items())),
         tuple(sorted(memory.avoid)),
         tuple(sorted((name, known.applied) for name, known in memory.learned.items())),
+        revisions_of(memory),
     )
 
 
 def starts(memory: DeploymentMemory) -> tuple[Any, ...]:
     """What was learned of starts: written along with the rest, and when the process stops, but no reason to write."""
     return tuple(sorted((name, len(times), times[-1][1]) for name, times in memory.startups.items() if times))
+
+
+def revisions_of(memory: DeploymentMemory) -> tuple[Any, ...]:
+    """What is known of templates: written at once, because a rollback depends on it."""
+    return tuple(sorted(memory.rollout.good_revisions.items())), memory.rollout.rejected
 
 
 class Checkpoints:
@@ -93,7 +100,10 @@ class Checkpoints:
         try:
             if len(text) > _MAX_BYTES:
                 raise ValueError(f"longer than {_MAX_BYTES} characters")
-            return {Key(parse.text(meta.get("namespace")), name): checkpoint.load(json.loads(text), now)}
+            found = checkpoint.load(json.loads(text), now)
+            kept = parse.text(parse.mapping(body.get("data")).get(_TEMPLATE))
+            template = json.loads(kept) if kept and len(kept) <= _MAX_BYTES else None
+            return {Key(parse.text(meta.get("namespace")), name): checkpoint.with_template(found, template)}
         except (ValueError, RecursionError, checkpoint.CheckpointError) as error:
             _LOG.warning("checkpoint cannot be read and is ignored: %s", error, extra={"checkpoint": meta.get("name")})
             return {}
@@ -112,16 +122,21 @@ class Checkpoints:
                 continue
             before, begun, at = self._saved.get(key, (None, (), None))
             due = final or at is None or now - at >= self._interval
-            if due and (before != essence(mine) or (final and begun != starts(mine))):
+            urgent = before is not None and before[-1] != revisions_of(mine)
+            changed = before != essence(mine) or (final and begun != starts(mine))
+            if (due or urgent) and changed:
                 await self._write(record, mine, now)
 
     async def _write(self, record: DeploymentRecord, mine: DeploymentMemory, now: float) -> None:
-        text = json.dumps(checkpoint.dump(mine, now), separators=(",", ":"))
+        data = {_FIELD: json.dumps(checkpoint.dump(mine, now), separators=(",", ":"))}
+        template = checkpoint.template(mine)
+        if template is not None:
+            data[_TEMPLATE] = json.dumps(template, separators=(",", ":"))
         body: Object = {
             "apiVersion": CONFIG_MAPS.api,
             "kind": CONFIG_MAPS.kind,
             "metadata": metadata(record, map_name(record.key.name), COMPONENT),
-            "data": {_FIELD: text},
+            "data": data,
         }
         try:
             await self._api.patch(

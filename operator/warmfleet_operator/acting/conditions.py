@@ -83,6 +83,7 @@ def conditions(view: View, stamp: str) -> list[dict[str, Any]]:
         _scaling_active(view),
         _scaling_limited(view),
         *_draining(view),
+        *_rolling_out(view),
         *_paused(view),
     ]
     before = {c.get("type"): c for c in parse.items(view.record.status.get("conditions"))}
@@ -141,6 +142,9 @@ def _was_ready(view: View) -> bool:
 
 def _reconciling(view: View) -> list[_State]:
     stalled = any(p.stalled for p in view.all_problems)
+    rolled = view.plan.rollout if view.plan is not None else None
+    if rolled is not None and rolled.state is Reason.ROLLING_OUT and not stalled:
+        return [_State(ConditionType.RECONCILING, holds=True, reason=Reason.ROLLING_OUT, message=rolled.message)]
     known = {c.get("type") for c in parse.items(view.record.status.get("conditions"))}
     started = view.record.status.get("observedGeneration") == view.record.generation
     under_way = not started or str(ConditionType.RECONCILING) in known
@@ -205,6 +209,14 @@ def _draining(view: View) -> list[_State]:
         return []
     text = f"{count} workers are on their way out"
     return [_State(ConditionType.DRAINING, holds=True, reason=Reason.WORKERS_DRAINING, message=text)]
+
+
+def _rolling_out(view: View) -> list[_State]:
+    rolled = view.plan.rollout if view.plan is not None else None
+    if rolled is None or rolled.state is None:
+        return []
+    under_way = rolled.state is not Reason.ROLLED_BACK or rolled.updated < rolled.total
+    return [_State(ConditionType.ROLLING_OUT, holds=under_way, reason=rolled.state, message=rolled.message)]
 
 
 def _paused(view: View) -> list[_State]:

@@ -41,9 +41,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Create a worker of a variant."""
+    """Create a worker of a variant, from the wanted template or (canary) from the previous one."""
 
     variant: str
+    previous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ def _planned(job: Job, plan: DeploymentPlan) -> Iterator[Action]:
         if worker is not None and worker.drain_reason is not None and worker.phase is not WorkerPhase.TERMINATING:
             yield CancelDrain(worker)
     for variant in plan.variants:
-        yield from (Create(variant.name) for _ in range(variant.create))
+        yield from (Create(variant.name, previous=n < variant.create_previous) for n in range(variant.create))
     for victim in plan.victims:
         worker = by_key.get(victim.pod)
         if worker is not None and worker.uid == victim.uid and not worker.leaving:

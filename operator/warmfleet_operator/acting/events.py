@@ -30,6 +30,7 @@ WARNINGS = frozenset(
         EventReason.INVALID_SPEC,
         EventReason.STALLED,
         EventReason.CREATE_FAILED,
+        EventReason.ROLLED_BACK,
     }
 )
 """Reasons of type Warning; all others are Normal."""

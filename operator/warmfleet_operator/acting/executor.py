@@ -18,11 +18,12 @@ from warmfleet_operator.acting import diff
 from warmfleet_operator.acting.children import ChildrenKeeper, wanted_children
 from warmfleet_operator.acting.conditions import View
 from warmfleet_operator.acting.events import about_deployment
-from warmfleet_operator.acting.status import StatusWriter, fleet_cost
+from warmfleet_operator.acting.status import UPDATED, StatusWriter, fleet_cost
 from warmfleet_operator.acting.workers import Tools, WorkerActor
 from warmfleet_operator.adapters.kube import KubeError
 from warmfleet_operator.adapters.lease import NotLeaderError
-from warmfleet_operator.state.decisions import FleetPlan, Problem
+from warmfleet_operator.state import parse
+from warmfleet_operator.state.decisions import FleetPlan, Problem, RolloutPlan
 from warmfleet_operator.state.records import Demand, FleetSnapshot, InstanceTypeRecord, Key, WorkerRecord
 from warmfleet_operator.state.snapshot import Kind
 
@@ -178,7 +179,14 @@ class FleetExecutor:
             if error.status not in (404, 409):  # deleted or changed meanwhile: the next round sees it
                 raise
 
+    def _announce_rollout(self, view: View) -> None:
+        rolled = view.plan.rollout if view.plan is not None else None
+        news = _rollout_news(view, rolled) if rolled is not None else None
+        if rolled is not None and news is not None:
+            self._tools.events.emit(about_deployment(view.record), news, rolled.message, dedupe=rolled.revision)
+
     def _announce(self, view: View) -> None:
+        self._announce_rollout(view)
         for problem in view.all_problems:
             invalid = problem.reason is Reason.INVALID_SPEC
             if problem.stalled:
@@ -187,6 +195,19 @@ class FleetExecutor:
                     continue
                 subject = about_deployment(view.record)
                 self._tools.events.emit(subject, reason, problem.message, dedupe=str(problem.reason))
+
+
+def _rollout_news(view: View, rolled: RolloutPlan) -> EventReason | None:
+    """What happened to the rollout since the last status; None when nothing did, or nothing was known before."""
+    before = parse.mapping(view.record.status.get("rollout"))
+    was, now = before.get("state"), str(rolled.state) if rolled.state is not None else UPDATED
+    if rolled.state is Reason.ROLLED_BACK:
+        return EventReason.ROLLED_BACK if was != now else None
+    if not was:
+        return None
+    if now != UPDATED:
+        return EventReason.ROLLOUT_STARTED if was == UPDATED or before.get("revision") != rolled.revision else None
+    return EventReason.ROLLOUT_COMPLETED if was != UPDATED else None
 
 
 def _stalled_already(view: View, problem: Problem) -> bool:

@@ -16,6 +16,7 @@ from warmfleet_contracts.api.base import Condition
 from warmfleet_contracts.api.llmdeployment_status import (
     KvCacheStatus,
     LLMDeploymentStatus,
+    RolloutStatus,
     ScalingStatus,
     TraceStep,
     VariantStatus,
@@ -27,10 +28,12 @@ from warmfleet_operator.adapters.resources import LLM_DEPLOYMENTS
 from warmfleet_operator.specs.common import selector_text, worker_selector
 from warmfleet_operator.specs.routing import endpoint
 from warmfleet_operator.state import parse
-from warmfleet_operator.state.decisions import DeploymentPlan
+from warmfleet_operator.state.decisions import DeploymentPlan, RolloutPlan
 from warmfleet_operator.state.records import InstanceTypeRecord, Key, WorkerPhase, WorkerRecord
 
 _LOG = logging.getLogger(__name__)
+UPDATED = "Updated"
+"""State of a rollout when all workers are on the template."""
 FIGURES_SECONDS = 60.0
 """Logical seconds between writes that only bring new figures."""
 _FIGURES = (
@@ -91,6 +94,7 @@ def build(view: View, types: Mapping[str, InstanceTypeRecord], stamp: str) -> di
         endpoint=endpoint(record, record.spec) if record.spec is not None else "",
         variants=tuple(_variants(view)),
         scaling=_scaling(plan) if plan is not None else None,
+        rollout=_rollout(plan.rollout) if plan is not None and plan.rollout is not None else None,
         kv_cache=KvCacheStatus(hit_ratio=round(ratio, 2)) if ratio is not None else None,
         cost_per_hour=cost,
         saved_per_hour=saving(view, cost),
@@ -118,6 +122,17 @@ def _scaling(plan: DeploymentPlan) -> ScalingStatus:
     )
 
 
+def _rollout(plan: RolloutPlan) -> RolloutStatus:
+    return RolloutStatus(
+        state=str(plan.state) if plan.state is not None else UPDATED,
+        revision=plan.revision,
+        updated=plan.updated,
+        ready=plan.ready,
+        total=plan.total,
+        message=plan.message[:1024],
+    )
+
+
 def _variants(view: View) -> list[VariantStatus]:
     if view.plan is None:
         return []
@@ -133,6 +148,7 @@ def _variants(view: View) -> list[VariantStatus]:
                 ready=sum(w.phase is WorkerPhase.READY and not w.leaving for w in mine),
                 draining=sum(w.leaving for w in mine),
                 requests_per_second=significant(variant.requests_per_second),
+                revision=variant.revision,
             )
         )
     return found

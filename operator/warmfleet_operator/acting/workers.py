@@ -95,7 +95,7 @@ class WorkerActor:
         first = [a for a in found if isinstance(a, diff.AddFinalizer)]
         for _ in first:
             await self._finalizer(job.record, present=True)
-        creates = [a.variant for a in found if isinstance(a, diff.Create)]
+        creates = [a for a in found if isinstance(a, diff.Create)]
         others = [a for a in found if not isinstance(a, diff.Create | diff.AddFinalizer)]
         results = await asyncio.gather(
             *(self._one(job, action) for action in others),
@@ -128,12 +128,16 @@ class WorkerActor:
             case _:
                 raise TypeError(f"not an action on a single pod: {action!r}")
 
-    async def _create_all(self, job: diff.Job, variants: list[str], types: dict[str, InstanceTypeRecord]) -> None:
-        if not variants or job.now < self._refusals.until:
+    async def _create_all(
+        self, job: diff.Job, creates: Sequence[diff.Create], types: dict[str, InstanceTypeRecord]
+    ) -> None:
+        if not creates or job.now < self._refusals.until:
             return
-        names = _free_names(job.record, variants, {w.key.name for w in job.workers} | self._refusals.taken)
-        pairs = [(v, n) for v, n in zip(variants, names, strict=True) if self._template(job.record, v, types)]
-        outcomes = await asyncio.gather(*(self._create(job, v, n, types) for v, n in pairs))
+        taken = {w.key.name for w in job.workers} | self._refusals.taken
+        names = _free_names(job.record, [c.variant for c in creates], taken)
+        templates = [self._template(job, create, types) for create in creates]
+        pairs = [(t, n) for t, n in zip(templates, names, strict=True) if t is not None]
+        outcomes = await asyncio.gather(*(self._create(job, t, n) for t, n in pairs))
         made = sum(outcomes)
         if made:
             self._refusals.count, self._refusals.problem = 0, None
@@ -142,19 +146,19 @@ class WorkerActor:
             self._tools.events.emit(about_deployment(job.record), EventReason.SCALED_UP, text, dedupe=text)
 
     def _template(
-        self, record: DeploymentRecord, variant: str, types: dict[str, InstanceTypeRecord]
+        self, job: diff.Job, create: diff.Create, types: dict[str, InstanceTypeRecord]
     ) -> WorkerTemplate | None:
+        record, rolled = job.record, job.plan.rollout if job.plan is not None else None
         spec = record.spec
-        found = next((v for v in spec.variants if v.name == variant), None) if spec is not None else None
+        if rolled is not None:
+            spec = (rolled.previous if create.previous else rolled.spec) or spec
+        found = next((v for v in spec.variants if v.name == create.variant), None) if spec is not None else None
         itype = types.get(found.instance_type) if found is not None else None
         if spec is None or found is None or itype is None or itype.spec is None:
             return None
         return WorkerTemplate(record, spec, found, itype.spec, self._tools.settings)
 
-    async def _create(self, job: diff.Job, variant: str, name: str, types: dict[str, InstanceTypeRecord]) -> bool:
-        template = self._template(job.record, variant, types)
-        if template is None:
-            return False
+    async def _create(self, job: diff.Job, template: WorkerTemplate, name: str) -> bool:
         body = worker_pod(template, name)
         store, key = self._tools.store, Key(job.record.key.namespace, name)
         store.expectations.creating(_expected(body, key, template, job.now), job.now)
@@ -166,7 +170,7 @@ class WorkerActor:
             await self._refused(job, key, error)
             return False
         store.expectations.settled(key)
-        _LOG.info("worker created", extra={"pod": str(key), "variant": variant})
+        _LOG.info("worker created", extra={"pod": str(key), "variant": template.variant.name})
         return True
 
     async def _refused(self, job: diff.Job, key: Key, error: KubeError) -> None:

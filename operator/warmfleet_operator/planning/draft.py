@@ -23,9 +23,11 @@ from warmfleet_operator.planning import (
     foresight,
     learning,
     limits,
+    rollout,
     roster,
     schedules,
     startup,
+    templates,
     victims,
 )
 from warmfleet_operator.planning.advisory import is_advisory
@@ -58,6 +60,8 @@ class Draft:
         growth: What it buys.
         replaced: Stuck workers whose place others may take.
         hold: Seconds that the need must have stayed lower before workers leave.
+        rolling: Workers of older template revisions and who is replaced.
+        lower: Fewest workers by variant when some leave; ``growth.floors`` may be higher while some are replaced.
         problems: For the status.
         cancels: Drains that are cancelled.
         notes: What a step has to say in the trace. A step that says something itself replaces the plain line that
@@ -80,6 +84,8 @@ class Draft:
     growth: Growth
     replaced: tuple[WorkerRecord, ...]
     hold: float
+    rolling: rollout.Rolling
+    lower: Mapping[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     cancels: list[Key] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -132,7 +138,8 @@ def prepare(
     Raises:
         CannotPlanError: The spec cannot be parsed, or none of its variants can be bought.
     """
-    spec = record.spec
+    wanted = templates.wanted(record, workers, memory, now)
+    record, memory, spec = wanted.record, wanted.memory, wanted.record.spec
     if spec is None:
         why = record.spec_error or "the spec cannot be read"
         raise CannotPlanError([Problem(Reason.INVALID_SPEC, f"spec: {why}; correct it and apply it again"[:1000])])
@@ -158,9 +165,10 @@ def prepare(
         since=roster.watch(workers, snapshot.nodes, memory.since, now),
         avoid={name: until for name, until in memory.avoid.items() if until > now},
     )
-    memory = failures.record(memory, workers, record.generation, now)
+    memory = failures.record(memory, wanted.judged(workers), record.generation, now)
     people = roster.muster(workers, offers, snapshot.nodes, memory.since, now)
     pauses = limits.pauses(record.annotations)
+    rolling, people = rollout.select(wanted, people, snapshot, offers, pauses, now)
     gate = failures.gate(memory, people, now)
     if pauses.creates or pauses.victims:
         gate = replace(gate, replace=())
@@ -174,7 +182,7 @@ def prepare(
         steerable=not pauses.creates and (spec.scaling is None or len(people.kept) < spec.scaling.max),
     )
     need, memory = foresight.look(spec, means, snapshot, memory, now)
-    draft = _assemble(record, spec, memory, traffic, need, offers, people, gate, pauses, bounds)
+    draft = _assemble(record, spec, memory, traffic, need, offers, people, gate, pauses, bounds, rolling)
     enlist(
         draft.growth,
         people,
@@ -209,6 +217,7 @@ def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
     gate: failures.Gate,
     pauses: limits.Pauses,
     bounds: schedules.Bounds | None,
+    rolling: rollout.Rolling,
 ) -> Draft:
     rates = {name: offer.rate or 0.0 for name, offer in offers.items()}
     ready = sum(rates[w.variant] for w in people.ready)
@@ -228,7 +237,7 @@ def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
         deficit=need.lacks(ready + coming) if need is not None else 0.0,
         floor=floor,
         most=most,
-        floors=floors,
+        floors=rollout.restock(rolling, counts, floors, most),
         closed=closed,
         allowance=0 if pauses.creates else None,
     )
@@ -249,6 +258,8 @@ def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
         growth=growth,
         replaced=replaced,
         hold=0.0,
+        rolling=rolling,
+        lower=floors,
     )
 
 

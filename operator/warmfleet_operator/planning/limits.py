@@ -99,6 +99,8 @@ def moved(memory: DeploymentMemory, shift: float) -> DeploymentMemory:
         },
         watched=one(memory.watched),
         silent_since=one(memory.silent_since),
+        rollout=memory.rollout.moved(shift),
+        losses=tuple((at + shift, share) for at, share in memory.losses),
     )
 
 

@@ -18,7 +18,7 @@ from functools import partial
 
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 
-from warmfleet_operator.planning import advisory, explain, failures, limits, roster, schedules, trace
+from warmfleet_operator.planning import advisory, explain, failures, limits, rollout, roster, schedules, trace
 from warmfleet_operator.planning.draft import CannotPlanError, Draft, prepare
 from warmfleet_operator.planning.exchange import exchange
 from warmfleet_operator.planning.mix import Short, Stock, share_out
@@ -106,13 +106,24 @@ def _finish(draft: Draft, snapshot: FleetSnapshot, now: float) -> Decision:
     desired = sum(counts.values())
     verdict = explain.explain(draft, out, desired, now)
     rule, message = schedules.named(draft.bounds, verdict.chosen_by, verdict.message)
+    rule, message = rollout.named(draft.rolling, growth.counts, growth.added, rule, message)
     verdict = replace(verdict, chosen_by=rule, message=message)
+    rolled, previous = rollout.report(draft.rolling), rollout.owed(draft.rolling, growth.added, growth.total)
     result = DeploymentPlan(
         key=draft.record.key,
         uid=draft.record.uid,
         generation=draft.record.generation,
         variants=tuple(
-            VariantPlan(name, o.instance_type, counts[name], growth.added.get(name, 0), o.rate, o.price)
+            VariantPlan(
+                name,
+                o.instance_type,
+                counts[name],
+                growth.added.get(name, 0),
+                o.rate,
+                o.price,
+                revision=draft.rolling.wanted.revisions.get(name, ""),
+                create_previous=previous.get(name, 0),
+            )
             for name, o in draft.offers.items()
         ),
         victims=out.victims,
@@ -125,11 +136,13 @@ def _finish(draft: Draft, snapshot: FleetSnapshot, now: float) -> Decision:
         queue=draft.traffic.queue,
         forecast=draft.need.forecast if draft.need is not None else None,
         message=verdict.message,
-        problems=(*draft.problems, *_shortage(draft)),
+        problems=(*draft.problems, *_shortage(draft), *rollout.problems(rolled)),
         figures=verdict.figures,
         trace=partial(trace.chain, draft, out, verdict, desired),
+        rollout=rolled,
     )
     memory = replace(out.memory, desired={name: count for name, count in counts.items() if count})
+    memory = rollout.settled(draft.rolling, memory, growth.counts, growth.added, out.leaving)
     if draft.advisory:
         return advisory.advise(result, memory, len(draft.roster.ready), growth.floor)
     return result, failures.attempted(memory, growth.added, now)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from warmfleet_contracts.reasons import ChosenBy, VictimReason
 
-from warmfleet_operator.planning import blend, capacity, demand, limits, victims
+from warmfleet_operator.planning import blend, capacity, demand, limits, rollout, victims
 from warmfleet_operator.planning.blend import SLACK, Need
 from warmfleet_operator.planning.draft import Draft
 from warmfleet_operator.planning.mix import Short, keep
@@ -94,14 +95,20 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
         leaving[pick.worker.variant] = leaving.get(pick.worker.variant, 0) + 1
     told = [*(p.worker.uid for p in (*given, *chosen)), *(w.uid for w in draft.gate.replace)]
     memory = replace(memory, chosen={uid: memory.chosen.get(uid, now) for uid in told})
-    retired = _retired(draft, there - len(chosen), now)
+    retired = _retired(draft, there - len(chosen), len(chosen), now)
     away = [victims.victim(p.worker, VictimReason.PREEMPTED, _PREEMPTED) for p in given]
     return Shrink((*failed, *stuck, *retired, *away, *gone), leaving, want, rule, memory)
 
 
 def _picks(draft: Draft, snapshot: FleetSnapshot) -> list[Pick]:
     away = {w.uid for w in (*draft.gate.replace, *draft.replaced)}
-    order = victims.order(draft.roster, snapshot.telemetry, snapshot.nodes, draft.memory.chosen)
+    order = victims.order(
+        draft.roster,
+        snapshot.telemetry,
+        snapshot.nodes,
+        draft.memory.chosen,
+        partial(rollout.arranged, draft.rolling),
+    )
     return [p for p in order if p.worker.uid not in away] if away else order
 
 
@@ -135,7 +142,7 @@ def _beyond_budget(draft: Draft, picks: list[Pick]) -> list[Pick]:
     for pick in victims.removable(
         [*idle, *dear],
         counts=growth.counts,
-        floors=growth.floors,
+        floors=draft.lower,
         floor=growth.floor,
         need=None,
         rates={},
@@ -180,7 +187,7 @@ def _surplus(draft: Draft, picks: list[Pick], snapshot: FleetSnapshot, now: floa
         return victims.removable(
             _candidates(draft, picks, need, rates, now),
             counts=growth.counts,
-            floors=growth.floors,
+            floors=draft.lower,
             floor=growth.floor,
             need=need,
             rates=rates,
@@ -259,7 +266,7 @@ def _failed(worker: WorkerRecord) -> Victim:
     return victims.victim(worker, VictimReason.FAILED, worker.failure or "its pod ended")
 
 
-def _retired(draft: Draft, target: int, now: float) -> tuple[Victim, ...]:
+def _retired(draft: Draft, target: int, leaving: int, now: float) -> tuple[Victim, ...]:
     if not draft.roster.retiring:
         return ()
     routed = [w for w in draft.roster.ready if w.first_ready is not None and now - w.first_ready >= ROUTED_AFTER]
@@ -267,11 +274,23 @@ def _retired(draft: Draft, target: int, now: float) -> tuple[Victim, ...]:
     enough = draft.need is None or draft.need.lacks(carried) == 0.0
     known = draft.fixed or draft.need is not None
     covered = known and enough and len(routed) >= (target if draft.fixed else draft.growth.floor)
-    return victims.retire(
-        draft.roster,
-        target=target,
+    cover = rollout.Cover(
         routed=len(routed),
-        short=draft.growth.short is Short.STOCK,
-        covered=covered,
-        offers=draft.offers,
+        carried=carried,
+        target=max(target, sum(draft.rolling.sizes.values()) - leaving),
+        need=draft.need if draft.need is not None else blend.reactive(draft.traffic),
+        least=draft.growth.floor if not draft.fixed else 1,
+        rates=draft.rates,
+        stopped=draft.growth.short not in (None, Short.GATE) or bool(draft.roster.stuck),
+    )
+    return (
+        *victims.retire(
+            draft.roster,
+            target=target,
+            routed=len(routed),
+            short=draft.growth.short is Short.STOCK,
+            covered=covered,
+            offers=draft.offers,
+        ),
+        *rollout.leavers(draft.rolling, draft.roster, cover, len(draft.rolling.replaced)),
     )

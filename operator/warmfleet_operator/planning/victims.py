@@ -2,7 +2,7 @@
 
 ::
 
-    order    = already chosen; no node; starting; failed; not ready; ready
+    order    = already chosen; no node; starting; failed; not ready; ready (of the revision that is too many first)
     ready by   unique hot tokens (if known of all), requests running (if known of all), oldest node, oldest worker
     leaves     if variants[].min holds without it, and, when it serves, the rest stays above need.down
 
@@ -65,8 +65,9 @@ def order(
     telemetry: Mapping[str, WorkerTelemetry],
     nodes: Mapping[str, NodeRecord],
     chosen: Mapping[str, float],
+    arrange: Callable[[Sequence[Pick]], list[Pick]] = list,
 ) -> list[Pick]:
-    """All workers that may leave, first to go first."""
+    """All workers that may leave, first to go first; ``arrange`` has the last word on those that serve."""
     picks = [
         Pick(w, VictimReason.PENDING, "no node was found for it", Credit.NONE)
         for w in sorted(roster.stuck, key=lambda w: (-w.first_seen, w.key))
@@ -80,7 +81,7 @@ def order(
             picks.append(Pick(worker, reason, message, Credit.STARTING))
     lame = [w for w in roster.failed + roster.broken if not w.protected]
     picks += [Pick(w, VictimReason.FAILED, w.failure or w.phase.value, Credit.NONE) for w in lame]
-    picks += _ready(roster.ready, telemetry, nodes)
+    picks += arrange(ranked(roster.ready, telemetry, nodes))
     return sorted(picks, key=lambda p: p.worker.uid not in chosen) if chosen else picks
 
 
@@ -88,11 +89,12 @@ def _latest_stage_last(w: WorkerRecord) -> tuple[bool, bool, float, Key]:
     return w.first_ready is not None, w.phase is not WorkerPhase.UNSCHEDULED, -w.first_seen, w.key
 
 
-def _ready(
+def ranked(
     ready: Sequence[WorkerRecord],
     telemetry: Mapping[str, WorkerTelemetry],
     nodes: Mapping[str, NodeRecord],
 ) -> list[Pick]:
+    """Workers that serve, the one that is missed least first; without the protected ones."""
     free = [w for w in ready if not w.protected]
     hot = _known(free, telemetry, lambda t: t.hot_tokens)
     running = _known(free, telemetry, lambda t: t.running)
@@ -207,8 +209,8 @@ def retire(
 
 
 def _split(retiring: Sequence[Retiring]) -> tuple[list[Retiring], list[Retiring], list[Retiring]]:
-    """(serve nothing, may wait for a replacement, must go) without the protected ones."""
-    free = [r for r in retiring if not r.worker.protected]
+    """(serve nothing, may wait for a replacement, must go) without the protected and those that a rollout replaces."""
+    free = [r for r in retiring if not r.worker.protected and r.reason is not VictimReason.OUTDATED_REVISION]
     idle = [r for r in free if r.worker.phase is not WorkerPhase.READY]
     serving = [r for r in free if r.worker.phase is WorkerPhase.READY and not r.overdue]
     overdue = [r for r in free if r.worker.phase is WorkerPhase.READY and r.overdue]

@@ -19,6 +19,7 @@ from warmfleet_operator.specs import engine
 from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV, RESTRICTED, Object, metadata, short_hash
 from warmfleet_operator.specs.overlay import merge
 from warmfleet_operator.state.records import DeploymentRecord
+from warmfleet_operator.state.revisions import revision
 
 GRACE_MARGIN = 30
 """Seconds of the grace period beyond drain and engine shutdown."""
@@ -55,21 +56,10 @@ def worker_name(record: DeploymentRecord, variant: str, ordinal: int) -> str:
     return f"{stem}-{short_hash([record.uid, variant, ordinal])}"
 
 
-def revision(template: WorkerTemplate) -> str:
-    """Hash of the pod a template gives, without what differs from pod to pod and from operator to operator.
-
-    The operator's images and timings are left out on purpose: an upgrade of the operator must not make every worker
-    look outdated.
-    """
-    neutral = template.settings.model_copy(update=Settings().model_dump())
-    pod = build(WorkerTemplate(template.record, template.spec, template.variant, template.instance_type, neutral), "")
-    return short_hash([pod["spec"], template.spec.engine.pod_template], 10)
-
-
 def worker_pod(template: WorkerTemplate, name: str) -> Object:
     """The pod of one worker."""
     pod = build(template, name)
-    pod["metadata"]["labels"][labels.REVISION] = revision(template)
+    pod["metadata"]["labels"][labels.REVISION] = revision(template.spec, template.variant)
     return pod
 
 

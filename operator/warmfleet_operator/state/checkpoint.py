@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import TrafficState
 
-from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, Steering
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, RolloutMemory, Steering
+from warmfleet_operator.state.revisions import revisions
 
 VERSION = 1
 MOST_STEPS = 32
@@ -87,7 +91,36 @@ def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
             for name, times in _newest(memory.startups, lambda times: times[-1][0] if times else -_MOST)
         },
         "silentSince": age(memory.silent_since),
+        "rollout": {
+            "good": dict(memory.rollout.good_revisions),
+            "target": memory.rollout.target,
+            "rejected": list(memory.rollout.rejected),
+            "why": memory.rollout.why,
+            "strikes": ages(memory.rollout.strikes),
+            "waited": memory.rollout.waited,
+            "sizes": dict(memory.rollout.sizes),
+        },
+        "losses": [[age(at), share] for at, share in memory.losses[-MOST_STEPS:]],
+        "hitsBefore": memory.hits_before,
     }
+
+
+def template(memory: DeploymentMemory) -> dict[str, Any] | None:
+    """The last good spec in wire form, which is kept beside the rest because of its size; None without one."""
+    good = memory.rollout.good
+    return None if good is None else good.to_wire()
+
+
+def with_template(memory: DeploymentMemory, data: object) -> DeploymentMemory:
+    """The memory with the good spec that belongs to it; without any when it is missing, unreadable or another one."""
+    notes = memory.rollout
+    try:
+        good = LLMDeploymentSpec.model_validate(data) if data is not None else None
+    except ValidationError:
+        good = None
+    if good is None or not notes.good_revisions or revisions(good) != notes.good_revisions:
+        return replace(memory, rollout=replace(notes, good=None, good_revisions={}, rejected=(), why=""))
+    return replace(memory, rollout=replace(notes, good=good))
 
 
 def load(data: object, now: float) -> DeploymentMemory:
@@ -140,6 +173,39 @@ def load(data: object, now: float) -> DeploymentMemory:
         learned={name: _learned(entry, now) for name, entry in _table(data, "learned").items()},
         startups={name: _startups(entry, now) for name, entry in _table(data, "startups").items()},
         silent_since=None if silent is None else now - silent,
+        rollout=_rollout(data.get("rollout") or {}, now),
+        losses=_losses(data, now),
+        hits_before=_number(data, "hitsBefore"),
+    )
+
+
+def _losses(data: Mapping[str, Any], now: float) -> tuple[tuple[float, float], ...]:
+    value = data.get("losses") or []
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value[:MOST_STEPS]):
+        raise _bad("losses", value)
+    pairs = [(_real("losses", age), _real("losses", share)) for age, share in value[:MOST_STEPS]]
+    return tuple((now - age, min(1.0, max(0.0, share))) for age, share in pairs)
+
+
+def _rollout(data: object, now: float) -> RolloutMemory:
+    if not isinstance(data, Mapping):
+        raise _bad("rollout", data)
+    if not data:
+        return RolloutMemory()
+    rejected, target, why = data.get("rejected"), data.get("target"), data.get("why")
+    if not isinstance(rejected, list) or len(rejected) > MOST_NAMES or not all(isinstance(r, str) for r in rejected):
+        raise _bad("rollout.rejected", rejected)
+    if not isinstance(target, str) or not isinstance(why, str):
+        raise _bad("rollout.target", target)
+    return RolloutMemory(
+        good_revisions={str(name): str(found)[:63] for name, found in _table(data, "good").items()},
+        target=target[:63],
+        rejected=tuple(rejected),
+        why=why[:300],
+        strikes={uid: now - age for uid, age in _floats(data, "strikes").items()},
+        waited=max(0.0, _real("rollout.waited", data.get("waited"))),
+        seen_at=now,
+        sizes={name: _count(data, "sizes", count) for name, count in _table(data, "sizes").items()},
     )
 
 

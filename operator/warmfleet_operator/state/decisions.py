@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 
 from warmfleet_operator.state.records import Key
@@ -83,6 +84,8 @@ class VariantPlan:
         create: Workers to create now.
         requests_per_second: What one worker is counted on to sustain within the SLO; None while unknown.
         cost_per_hour: Dollars per hour of one worker; None when the price is unknown.
+        revision: Template revision of new workers; empty while unknown.
+        create_previous: Of the workers to create, those that are made from the previous template (canary).
     """
 
     name: str
@@ -91,6 +94,33 @@ class VariantPlan:
     create: int = 0
     requests_per_second: float | None = None
     cost_per_hour: float | None = None
+    revision: str = ""
+    create_previous: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """How far the workers are on the template that is wanted.
+
+    Attributes:
+        state: RollingOut, Canary, RolloutWaiting or RolledBack; None when all are on it.
+        revision: The revision that is wanted.
+        updated: Workers of it.
+        ready: Of these, workers that take traffic.
+        total: Workers that are not on their way out.
+        message: The same in words.
+        spec: What new workers are made from; None for the deployment's own spec.
+        previous: What the workers that a canary keeps are made from; None when it is not known.
+    """
+
+    state: Reason | None
+    revision: str
+    updated: int
+    ready: int
+    total: int
+    message: str = ""
+    spec: LLMDeploymentSpec | None = None
+    previous: LLMDeploymentSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +161,7 @@ class DeploymentPlan:
         figures: Figures by name, for ``explain``, metrics and events.
         acts: False when it is advice only: ``desired`` is what would be wanted, and nothing is created or removed.
         trace: The chain of figures from the demand to the victims.
+        rollout: How far the workers are on the wanted template; None when revisions are not known.
     """
 
     key: Key
@@ -151,6 +182,7 @@ class DeploymentPlan:
     figures: Mapping[str, float] = field(default_factory=dict)
     acts: bool = True
     trace: Trace = field(default=untraced, compare=False, repr=False)
+    rollout: RolloutPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ anew with each process. Loading adds nothing to the ages: a restart may delay a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import TrafficState
 
 from warmfleet_operator.state.records import Key
@@ -74,6 +75,38 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutMemory:
+    """What is remembered of template revisions.
+
+    Attributes:
+        good: Spec of the last template whose workers all served; None before the first.
+        good_revisions: Its revision by variant.
+        target: Revision (all variants) that was last worked towards.
+        rejected: Revisions that did not come up; the good template is used while the spec asks for one of them.
+        why: Why they were rejected, for a person.
+        strikes: Time by UID of workers of the target that failed.
+        waited: Seconds for which workers of the target had a node and none became ready.
+        seen_at: When this was last brought up to date.
+        sizes: Workers by variant that the fleet shall have while some are being replaced; empty otherwise.
+    """
+
+    good: LLMDeploymentSpec | None = None
+    good_revisions: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
+    rejected: tuple[str, ...] = ()
+    why: str = ""
+    strikes: Mapping[str, float] = field(default_factory=dict)
+    waited: float = 0.0
+    seen_at: float | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def moved(self, shift: float) -> RolloutMemory:
+        """With every time moved by ``shift`` seconds."""
+        strikes = {uid: at + shift for uid, at in self.strikes.items()}
+        return replace(self, strikes=strikes, seen_at=None if self.seen_at is None else self.seen_at + shift)
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentMemory:
     """Memory of one deployment.
 
@@ -108,6 +141,9 @@ class DeploymentMemory:
         starts: Starts under way by UID; not in the checkpoint, because nobody saw the time in between.
         watched: Since when this process has seen the deployment; not in the checkpoint.
         silent_since: Since when some ready workers do not report; None while all do.
+        rollout: Template revisions.
+        losses: (time, share of the fleet's cached prefixes) of workers that left and whose hits may not have come back.
+        hits_before: Prefix hit ratio before the first of them left.
     """
 
     uid: str
@@ -139,6 +175,9 @@ class DeploymentMemory:
     starts: Mapping[str, Start] = field(default_factory=dict)
     watched: float | None = None
     silent_since: float | None = None
+    rollout: RolloutMemory = RolloutMemory()
+    losses: tuple[tuple[float, float], ...] = ()
+    hits_before: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

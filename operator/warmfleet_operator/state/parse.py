@@ -32,6 +32,7 @@ from warmfleet_operator.state.records import (
     WorkerPhase,
     WorkerRecord,
 )
+from warmfleet_operator.state.revisions import revisions
 
 Body = Mapping[str, Any]
 _Spec = TypeVar("_Spec", bound=BaseModel)
@@ -122,9 +123,10 @@ def deployment_from(body: Body, previous: DeploymentRecord | None, now: float) -
     previous = previous if previous is not None and previous.uid == uid else None
     deleting = meta.get("deletionTimestamp") is not None
     if previous is not None and previous.generation == whole(meta.get("generation")) and previous.generation > 0:
-        spec, error = previous.spec, previous.spec_error
+        spec, error, wanted = previous.spec, previous.spec_error, previous.revisions
     else:
         spec, error = _spec(LLMDeploymentSpec, body.get("spec"))
+        wanted = revisions(spec) if spec is not None else {}
     since = (previous.deleting_since if previous is not None else None) or now
     finalizers = meta.get("finalizers")
     return DeploymentRecord(
@@ -139,6 +141,7 @@ def deployment_from(body: Body, previous: DeploymentRecord | None, now: float) -
         deleting_since=since if deleting else None,
         finalizers=tuple(f for f in finalizers if isinstance(f, str)) if isinstance(finalizers, list) else (),
         status=mapping(body.get("status")),
+        revisions=wanted,
     )
 
 

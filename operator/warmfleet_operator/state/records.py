@@ -44,6 +44,8 @@ class DeploymentRecord:
         deleting_since: When the operator first saw deletionTimestamp, logical seconds; None otherwise.
         finalizers: metadata.finalizers.
         status: The status as last seen, raw; compared before it is written again.
+        revisions: Template revision by variant that the spec asks for; empty when nobody computed it, and then no
+            worker is outdated.
     """
 
     key: Key
@@ -58,6 +60,7 @@ class DeploymentRecord:
     deleting_since: float | None = None
     finalizers: tuple[str, ...] = ()
     status: Mapping[str, Any] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
