@@ -3,12 +3,16 @@
 With ``scaling.forecast`` the margin is forecast::
 
     reach(L)  = quantile (1 - q) of the highest sustained demand within [now, now + L]     leadwindow.maximum
-    need.up   = max(rate, queue + reach(start-up of the type that would be bought))
-    need.down = max(need.up, queue + reach(hold)) * BAND
+    need.up   = max(rate, recovery + reach(start-up of the type that would be bought))
+    need.down = max(need.up, recovery + reach(2 start-ups))
+    recovery  = RECOVERY * queue / catch-up time while the queue takes longer than the objective, else 1 times that
     q         : the chance that is taken, steered by the attainment reached                 steering
 
-    reach     <= max(highest rate known, level / UP)       what never was is not bought ahead of, growth apart
+    reach     <= the highest rate of the history while the level is within it, max(highest rate, level / UP) above
     rate      <= need.up <= MOST_RATIO * max(level, rate) / UP                             whatever the table says
+
+What never was is not bought ahead of, growth apart: a service that jumps between two levels needs no margin on the
+upper one. Letting go only below the need of two start-ups keeps what would be bought back (ski rental).
 
 The quantile is conditional on how the traffic moves, so it is the whole margin: no utilisation target comes on top.
 The table is the one of a trusted TrafficForecast, or PRIOR, which was learned from other people's traffic and knows no
@@ -43,8 +47,10 @@ DOWN = 0.70
 PANIC_FACTOR = 2.0
 SLACK = 1e-9
 """Relative slack of comparisons, so that rounding never buys a worker."""
-BAND = 1.06
-"""Capacity that stays, over the need for it: what is bought back soon costs more than it saves."""
+RECOVERY = 4.0
+"""Weight of a queue that makes requests late: behind it everybody is, so it is worth more than its own requests."""
+WITHIN = 1.02
+"""A level up to this, over the highest rate of the history, is within the history."""
 AHEAD_LEADS = 2.0
 """How far a worker that leaves must not be missed ahead, in start-up times."""
 
@@ -132,6 +138,8 @@ class Sight:
         lead_s: Start-up time of the type that would be bought, seconds.
         hold_s: Seconds for which a worker must not be missed to leave.
         peak: Highest rate known, requests/s.
+        record: Highest rate of the learned history, requests/s; None where nothing was learned.
+        recovery: Weight of the queue.
     """
 
     table: LeadWindowTable
@@ -141,6 +149,8 @@ class Sight:
     lead_s: float
     hold_s: float
     peak: float
+    record: float | None = None
+    recovery: float = 1.0
 
 
 def reactive(traffic: Traffic) -> Need | None:
@@ -155,13 +165,13 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
     """The need by the quantile; None while the demand is unknown, and the reactive one while only a queue is known."""
     if traffic.rate is None or traffic.arrivals is None:
         return reactive(traffic)
-    queue = max(0.0, traffic.rate - traffic.arrivals)
+    queue = max(0.0, traffic.rate - traffic.arrivals) * sight.recovery
     up, down = _reach(state, sight, sight.lead_s), _reach(state, sight, sight.hold_s)
     most = MOST_RATIO * max(state.level, traffic.rate) / UP
     need = min(max(traffic.rate, queue + up), most)
     return Need(
         up=need,
-        down=max(need, min(queue + down, most)) * BAND,
+        down=max(need, min(queue + down, most)),
         now=traffic.rate,
         quiet=max(traffic.arrivals, up),
         basis=sight.basis,
@@ -172,6 +182,8 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
 
 def _reach(state: TrafficState, sight: Sight, lead_s: float) -> float:
     found = maximum(sight.table, state, lead_s, 1.0 - sight.chance, sight.offset_s)
+    if sight.record is not None and state.level <= sight.record * WITHIN:
+        return min(found, max(sight.record, state.level))
     return min(found, max(sight.peak, state.level / UP))
 
 

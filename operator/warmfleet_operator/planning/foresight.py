@@ -214,9 +214,11 @@ def _sight(
 ) -> Sight:
     lead_s = lead(means.offers)
     table, offset, peak = blend.PRIOR, 0.0, memory.peak
+    record = None
     if found is not None and found.table is not None and found.issued_at is not None:
         table, offset = found.table, max(0.0, now - found.issued_at)
-        peak = max(peak, table.peak)
+        peak, record = max(peak, table.peak), table.peak
+    late = steering.late(means.traffic.queue, means.ready, spec.slo.ttft)
     return Sight(
         table=table,
         basis=Basis.PRIOR if found is None else Basis.FORECAST,
@@ -225,4 +227,6 @@ def _sight(
         lead_s=lead_s,
         hold_s=lead_s * blend.AHEAD_LEADS,
         peak=peak,
+        record=record,
+        recovery=blend.RECOVERY if late else 1.0,
     )

@@ -58,9 +58,10 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
     """Decide who leaves."""
     memory = _panic(draft, now)
     there = draft.growth.total
-    given, picks = _given(draft, _picks(draft, snapshot))
-    surplus = _surplus(draft, picks, snapshot, now)
     over = max(0, there - draft.growth.most)
+    settled = not over and not draft.growth.given and draft.growth.budget is None and _all_needed(draft)
+    given, picks = _given(draft, [] if settled else _picks(draft, snapshot))
+    surplus = _surplus(draft, picks, snapshot, now)
     want = there - len(surplus) if surplus else there
     memory = replace(
         memory,
@@ -202,6 +203,15 @@ def _surplus(draft: Draft, picks: list[Pick], snapshot: FleetSnapshot, now: floa
     leaving = min(serving, scaling.scale_down.max_step)
     colder = demand.remaining_hits(draft.traffic.workload, len(draft.roster.ready), leaving)
     return fitting(capacity.rates(draft.spec, snapshot.instance_types, colder, draft.memory))
+
+
+def _all_needed(draft: Draft) -> bool:
+    """Whether not even the smallest worker could go, whatever the order: then none is looked for."""
+    people = draft.roster
+    if draft.need is None or len(people.kept) > len(people.ready) + len(people.starting):
+        return False
+    smallest = min((draft.rates[w.variant] for w in (*people.ready, *people.starting)), default=0.0)
+    return not draft.need.stays_met(draft.ready + draft.coming - smallest)
 
 
 def _timely(

@@ -24,9 +24,9 @@ import math
 from warmfleet_operator.state.memory import Steering
 
 DAY_S = 86_400.0
-START = 15.0
+START = 5.0
 """Chance taken at first, in targets: a window that is exceeded does not make all of its requests late."""
-GAIN = 2.0
+GAIN = 1.5
 LEAST, MOST = 2.5, 6.0
 """Bounds of the integral, days' budgets: unused ones, missed ones."""
 RAREST, OFTENEST = 1e-4, 0.4
