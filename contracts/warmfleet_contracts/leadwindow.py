@@ -3,8 +3,9 @@
 What is bought now serves after the start-up lead L, so what matters is not the demand now but the highest demand until
 then. Its distribution depends on how the traffic has been moving, and is learned from the deployment's own history::
 
-    need(L, p)  = level * exp(min(location + scale * residual_p, log MOST_RATIO))
-    location    = momentum_gain * log(level/mid) + trend_gain * log(mid/slow) + shape_gain * rise(offset, L)
+    need(L, p)  = (level + floor) * exp(min(location + scale * residual_p, log MOST_RATIO)) - floor
+    location    = drift + momentum_gain * log(level/mid) + trend_gain * log(mid/slow)
+                  + shape_gain * rise(offset, L)
     scale       = scale_base + volatility_gain * volatility + calm_gain * calm_volatility
     rise(o, L)  = max of shape over [o, o + L] - shape(o)          shape: log of the expected demand since issuedAt
     level, mid, slow = means of the rate with exponential memory of 1, 5 and 20 minutes
@@ -16,7 +17,7 @@ is interpolated; a longer lead never needs less. The distribution is that of the
 capacity with which nobody waits longer than a few seconds (see the learner), so single busy seconds buy nothing.
 
 Bounds, whatever a table says: at least ``LEAST_RATIO`` and at most ``MOST_RATIO`` times the level, and at most
-``MOST_PEAKS`` times the larger of the level and the highest rate in the history.
+``MOST_PEAKS`` times the larger of the level and the highest rate in the history. ``floor`` is added to each mean first.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ class Window:
         scale_base: Scale without volatility.
         volatility_gain: Scale per volatility.
         calm_gain: Scale per calm volatility.
+        drift: Location when nothing moves.
     """
 
     lead_s: float
@@ -143,6 +145,7 @@ class Window:
     scale_base: float = 1.0
     volatility_gain: float = 0.0
     calm_gain: float = 0.0
+    drift: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,8 @@ class LeadWindowTable:
         shape: Logarithm of the expected demand at equal steps since issuedAt; empty without a shape.
         shape_step_s: Length of a step of the shape, s.
         peak: Highest rate in the history, requests/s.
-        floor: Rate below which relative changes mean nothing, requests/s; added to each mean.
+        floor: Rate below which relative changes mean nothing, requests/s; added to the
+            means, and taken away from the result.
     """
 
     probabilities: tuple[float, ...]
@@ -181,6 +185,7 @@ class LeadWindowTable:
                 w.scale_base,
                 w.volatility_gain,
                 w.calm_gain,
+                w.drift,
             )
             for w in wire.windows
         )
@@ -201,6 +206,7 @@ class LeadWindowTable:
                     scale_base=round(w.scale_base, 5),
                     volatility_gain=round(w.volatility_gain, 4),
                     calm_gain=round(w.calm_gain, 4),
+                    drift=round(w.drift, 5),
                 )
                 for w in self.windows
             ),
@@ -231,8 +237,8 @@ def _window_fault(window: Window, length: int) -> str:
     rest = window.residuals
     if len(rest) != length or not _within(rest, _MOST_LOG) or any(b < a for a, b in pairwise(rest)):
         return f"{where}: residuals must be finite, ascend, and be as many as the probabilities"
-    if not _within((window.momentum_gain, window.trend_gain, window.shape_gain), _MOST_GAIN):
-        return f"{where}: gains must be finite and within {_MOST_GAIN:g}"
+    if not _within((window.momentum_gain, window.trend_gain, window.shape_gain, window.drift), _MOST_GAIN):
+        return f"{where}: drift and gains must be finite and within {_MOST_GAIN:g}"
     scales = (window.scale_base, window.volatility_gain, window.calm_gain)
     if not _within(scales, _MOST_GAIN) or min(scales) < 0.0:
         return f"{where}: scaleBase, volatilityGain and calmGain must be finite, not negative, at most {_MOST_GAIN:g}"
@@ -313,13 +319,14 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
     best: list[float] = []
     before: tuple[float, list[float]] | None = None
     for window in table.windows:
-        drift = (
-            window.momentum_gain * momentum
+        location = (
+            window.drift
+            + window.momentum_gain * momentum
             + window.trend_gain * trend
             + window.shape_gain * rise(table, offset_s, window.lead_s)
         )
         scale = window.scale_base + window.volatility_gain * volatility + window.calm_gain * calm
-        logs = [drift + scale * residual for residual in window.residuals]
+        logs = [location + scale * residual for residual in window.residuals]
         if window.lead_s > lead_s and before is not None:
             share = (lead_s - before[0]) / (window.lead_s - before[0])
             logs = [a + (b - a) * share for a, b in zip(before[1], logs, strict=True)]
@@ -328,8 +335,8 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
             break
         before = window.lead_s, logs
     most = min(level * MOST_RATIO, MOST_PEAKS * max(table.peak, level))
-    least, top = level * LEAST_RATIO, math.log(MOST_RATIO)
-    demand = tuple(min(max(level * math.exp(min(value, top)), least), most) for value in best)
+    least, top = state.level * LEAST_RATIO, math.log(MOST_RATIO)
+    demand = tuple(min(max(level * math.exp(min(value, top)) - table.floor, least), most) for value in best)
     return Outlook(table.probabilities, demand)
 
 

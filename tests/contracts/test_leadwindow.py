@@ -28,7 +28,7 @@ TABLE = LeadWindowTable(
     probabilities=(0.5, 0.9, 0.99),
     windows=(
         Window(60.0, (0.0, 1.3, 2.4), 0.2, 0.1, 0.0, 0.02, 0.3),
-        Window(300.0, (0.2, 1.5, 2.9), 0.4, 0.3, 0.8, 0.03, 0.5, 0.2),
+        Window(300.0, (0.2, 1.5, 2.9), 0.4, 0.3, 0.8, 0.03, 0.5, 0.2, 0.01),
         Window(1200.0, (0.5, 2.0, 4.0), 0.3, 0.9, 0.9, 0.05, 0.6, 0.3),
     ),
     shape=tuple(math.sin(k / 20.0) for k in range(289)),
@@ -88,7 +88,7 @@ def test_maximum_is_monotone_and_bounded(
     assert maximum(TABLE, state, longer, p, offset) >= value - slack
     assert maximum(TABLE, state, lead, higher, offset) >= value - slack
     level = state.level + TABLE.floor
-    assert LEAST_RATIO * level - slack <= value
+    assert LEAST_RATIO * state.level - slack <= value
     assert value <= min(MOST_RATIO * level, MOST_PEAKS * max(TABLE.peak, level)) + slack
 
 
@@ -158,6 +158,7 @@ HOSTILE = [
             {"scale_base": -0.1},
             {"volatility_gain": math.nan},
             {"calm_gain": -1e12},
+            {"drift": math.nan},
         )
     ),
 ]
@@ -183,6 +184,7 @@ def _raw(table: LeadWindowTable) -> object:
                 "scale_base": w.scale_base,
                 "volatility_gain": w.volatility_gain,
                 "calm_gain": w.calm_gain,
+                "drift": w.drift,
             }
         )
         for w in table.windows

@@ -52,6 +52,8 @@ class LeadWindow(ApiModel):
     """Length of the window."""
     residuals: Annotated[tuple[float, ...], Field(min_length=1, max_length=16, json_schema_extra=_ATOMIC)]
     """Quantiles of the standardised logarithm, ascending, one per probability."""
+    drift: float = 0.0
+    """Added to the logarithm when nothing moves."""
     momentum_gain: float = 0.0
     """Added to the logarithm per log(mean of 1 minute / mean of 5 minutes)."""
     trend_gain: float = 0.0
