@@ -1,0 +1,185 @@
+"""The rolling backtest, which is also the forecast: both are one walk over the origins.
+
+::
+
+    fold      12 hours of origins; models of a fold are fitted on the cells before it, and nothing later
+    experts   persistence, yesterday, last week, prophet: change + quantiles of past errors;   boosting: quantiles
+    walk      q(i) = conformal( combine( experts(i) ) ),   i = first .. N - 1;          the last one is the forecast
+
+So what is published was made exactly as what was judged: same folds, same weights, same corrections. Folds are
+remembered (``Fold``, a few kilobytes), so that a refit costs one fit; without memory the last day before the present
+fold is done again as one fold, which is enough to weigh the models and to judge them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from warmfleet_forecasting.calibrate import conformal, prior_quantiles, with_past_errors
+from warmfleet_forecasting.config import DAY_S, HORIZONS_S, ForecastConfig
+from warmfleet_forecasting.ensemble import HALF_LIFE_S, combine
+from warmfleet_forecasting.grid import Grid
+from warmfleet_forecasting.models import boosting, prophet
+from warmfleet_forecasting.models.persistence import Persistence
+from warmfleet_forecasting.models.protocol import PointModel
+from warmfleet_forecasting.models.seasonal import Seasonal
+from warmfleet_forecasting.series import Floats
+
+FOLD_S = 43_200.0
+WINDOW_S = 3 * DAY_S
+"""How far back origins are judged and weighed, up to an hour ahead."""
+FAR_WINDOW_S = 8 * DAY_S
+"""The same for later leads: a week and a day, so that a week is seen whole."""
+_ERRORS_S = 7 * DAY_S
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """What models that knew nothing later said about the origins of one fold.
+
+    Attributes:
+        begin: Beginning of its first cell, seconds since the epoch.
+        cells: Origins in it.
+        floor: Floor of the logarithms it was made on, requests/s.
+        curve: Prophet's curve from the first cell on, a day longer than the fold, shape (cells + day,).
+        boosted: Quantiles of the boosting by lead, shape (leads, known origins, P).
+        warm: Prophet's parameters, for the next fit to start from.
+    """
+
+    begin: float
+    cells: int
+    floor: float
+    curve: Floats
+    boosted: Floats
+    warm: prophet.Warm | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Walk:
+    """Forecasts from every origin for one lead.
+
+    Attributes:
+        horizon: Lead in cells.
+        first: First origin walked.
+        quantiles: Combined and corrected log ratios, shape (N, P).
+        experts: Log ratios of each model, shape (K, N, P).
+        names: Names of the models.
+        weights: Shape (N, K, P).
+    """
+
+    horizon: int
+    first: int
+    quantiles: Floats
+    experts: Floats
+    names: tuple[str, ...]
+    weights: Floats
+
+
+def leads(grid: Grid) -> tuple[int, ...]:
+    """The judged leads in cells, ascending, each once."""
+    return tuple(sorted({grid.cells(seconds) for seconds in HORIZONS_S}))
+
+
+def fit_fold(grid: Grid, first: int, cells: int, config: ForecastConfig, earlier: Fold | None = None) -> Fold:
+    """Fit Prophet and the boosting on what was known before cell ``first`` and let them speak for the fold.
+
+    Args:
+        grid: The history; cells from ``first`` on give features of later origins, never anything to learn from.
+        first: First origin of the fold.
+        cells: Origins in it.
+        config: Seasons, holidays, time zone.
+        earlier: An earlier fold, or this fold made when fewer of its origins were known.
+    """
+    begin = grid.start + first * grid.step_s
+    offset = prophet.local_offset(config.time_zone, begin)
+    same = earlier is not None and abs(earlier.begin - begin) < 1.0 and earlier.cells == cells
+    if earlier is not None and same and abs(earlier.floor - grid.floor) <= 0.5 * grid.floor:
+        shape, warm, floor = earlier.curve, earlier.warm, earlier.floor
+    else:
+        start = earlier.warm if earlier is not None else None
+        shape, warm = prophet.curve(grid, first, cells + grid.day, config, start)
+        floor = grid.floor
+    stop = min(first + cells, grid.size)
+    boosted: Floats = np.stack([boosting.boosted(grid, lead, first, stop, offset) for lead in leads(grid)])
+    return Fold(begin, cells, floor, shape, boosted, warm)
+
+
+def folds_of(grid: Grid, config: ForecastConfig, remembered: Sequence[Fold] = ()) -> tuple[Fold, ...]:
+    """The folds of the last eight days: remembered ones, what is missing of the last day, and the present one."""
+    length = max(1, round(FOLD_S / grid.step_s))
+    present = grid.size - 1 - int((grid.end - grid.step_s) % FOLD_S // grid.step_s)
+    kept = [fold for fold in remembered if _usable(fold, grid, present)]
+    done = {round((fold.begin - grid.start) / grid.step_s): fold for fold in kept}
+    if not any(first < present for first in done):
+        back = max(0, present - grid.day)
+        if present - back >= length // 2:
+            done[back] = fit_fold(grid.cut(present), back, present - back, config)
+    newest = done[max(done)] if done else None
+    past = [done[first] for first in sorted(done) if first < present]
+    return (*past, fit_fold(grid, max(present, 0), length, config, newest))
+
+
+def _usable(fold: Fold, grid: Grid, present: int) -> bool:
+    """On the same cells, within the window, and of the past (or the present fold)."""
+    place = (fold.begin - grid.start) / grid.step_s
+    aligned = abs(place - round(place)) < 1e-3
+    return aligned and max(0, present - round(FAR_WINDOW_S / grid.step_s)) <= round(place) <= present
+
+
+def models_of(grid: Grid, folds: Sequence[Fold], config: ForecastConfig) -> list[PointModel]:
+    """The point models that take part: persistence first."""
+    curves = tuple((round((f.begin - grid.start) / grid.step_s), f.curve) for f in folds)
+    models: list[PointModel] = [Persistence()]
+    if config.daily:
+        models.append(Seasonal("yesterday", DAY_S))
+    if config.weekly and grid.size > 8 * grid.day:
+        models.append(Seasonal("last week", 7 * DAY_S))
+    models.append(prophet.shape_of(grid.size, curves))
+    return models
+
+
+def _boosted(grid: Grid, folds: Sequence[Fold], lead: int) -> Floats:
+    """The boosting's quantiles by origin, joined over the folds, shape (N, P)."""
+    answer = np.full((grid.size, folds[0].boosted.shape[2]), np.nan)
+    for fold in folds:
+        first = round((fold.begin - grid.start) / grid.step_s)
+        values = fold.boosted[lead]
+        stop = min(grid.size, first + values.shape[0])
+        answer[first:stop] = values[: stop - first]
+    return answer
+
+
+def walk(
+    grid: Grid,
+    horizon: int,
+    folds: Sequence[Fold],
+    config: ForecastConfig,
+    first: int,
+    half_life_s: float = HALF_LIFE_S,
+) -> Walk:
+    """Forecast from every origin from ``first`` on, each with what was known then.
+
+    Args:
+        grid: The history.
+        horizon: Lead in cells.
+        folds: Folds in time order.
+        config: Which models take part.
+        first: First origin.
+        half_life_s: Age at which a loss counts half in the weights, seconds.
+    """
+    truth = grid.ahead(horizon)
+    window = round(_ERRORS_S / grid.step_s)
+    models = models_of(grid, folds, config)
+    experts = [with_past_errors(m.change(grid, horizon), truth, horizon, first, window) for m in models]
+    blank = ~np.isfinite(experts[0]).all(axis=1) & np.isfinite(grid.now)
+    experts[0][blank] = prior_quantiles(horizon)
+    names = [model.name for model in models]
+    if horizon in leads(grid):
+        experts.append(_boosted(grid, folds, leads(grid).index(horizon)))
+        names.append(boosting.NAME)
+    stacked = np.stack(experts)
+    mixed, weights = combine(grid, stacked, horizon, first, half_life_s)
+    return Walk(horizon, first, conformal(mixed, truth, horizon, first), stacked, tuple(names), weights)

@@ -1,0 +1,106 @@
+"""How sure: quantiles of a model's own past errors, and a correction that keeps them true while they drift.
+
+::
+
+    past errors      q_p(i) = change(i) + Q_p{ y[j] - change(j) : j + h <= i, j > i - 7 days }
+    online conformal theta_p += gamma * (p - [y <= q_p]);  q_p := q_p + theta_p * (q_0.95 - q_0.05)
+
+The second is adaptive conformal inference (Gibbs and Candes, NeurIPS 2021) on the quantile instead of its level: a
+step of the subgradient of the pinball loss, in units of the forecast's own width. Its share of values below q_p tends
+to p whatever the traffic does, at most as fast as gamma allows.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+
+from warmfleet_forecasting.series import Floats
+
+PROBABILITIES: Floats = np.array([0.05, 0.5, 0.9, 0.95])
+"""Quantiles that are learned; others lie between them on the normal scale."""
+
+
+def scores_of(probabilities: Floats) -> Floats:
+    """Standard normal quantiles of ``probabilities``, shape kept."""
+    return np.array([NormalDist().inv_cdf(float(p)) for p in probabilities])
+
+
+SCORES: Floats = scores_of(PROBABILITIES)
+LEAST_ERRORS = 24
+"""Past errors needed for a quantile of them."""
+_EVERY = 6
+_GAMMA = 0.004
+_MOST_THETA = 1.0
+_LEAST_WIDTH = 1e-3
+_PRIOR = 0.12
+"""Log standard deviation of a 10-minute change while nothing was seen; it grows with the root of the lead."""
+
+
+def pinball(truth: Floats, quantile: Floats, probability: Floats | float) -> Floats:
+    """Pinball (quantile) loss, Koenker and Bassett 1978, in the units of ``truth``."""
+    over = truth - quantile
+    return np.maximum(probability * over, (probability - 1.0) * over)
+
+
+def prior_quantiles(lead_cells: float) -> Floats:
+    """Log ratios assumed while there are no errors to learn from, shape (P,)."""
+    return np.asarray(SCORES * _PRIOR * np.sqrt(max(lead_cells, 0.5)))
+
+
+def _quantiles(ascending: Floats) -> Floats:
+    """Linearly interpolated quantiles of sorted values (what ``numpy.quantile`` gives, at a tenth of its price)."""
+    place = PROBABILITIES * (ascending.size - 1)
+    low = place.astype(np.int64)
+    high = np.minimum(low + 1, ascending.size - 1)
+    return np.asarray(ascending[low] + (place - low) * (ascending[high] - ascending[low]))
+
+
+def with_past_errors(change: Floats, truth: Floats, horizon: int, first: int, window: int) -> Floats:
+    """Quantiles of a point model from its own past errors.
+
+    Args:
+        change: Expected log change by origin, shape (N,).
+        truth: Realised log change by origin, shape (N,).
+        horizon: Lead in cells; an error is known ``horizon`` cells after its origin.
+        first: First origin that is asked for.
+        window: Cells to look back.
+
+    Returns:
+        Shape (N, P), NaN before ``first`` and while fewer than ``LEAST_ERRORS`` errors are known.
+    """
+    answer = np.full((change.size, PROBABILITIES.size), np.nan)
+    errors = truth - change
+    for at in range(first, change.size, _EVERY):
+        known = errors[max(0, at - horizon + 1 - window) : max(0, at - horizon + 1)]
+        known = known[np.isfinite(known)]
+        if known.size >= LEAST_ERRORS:
+            stop = min(at + _EVERY, change.size)
+            answer[at:stop] = change[at:stop, None] + _quantiles(np.sort(known))
+    return answer
+
+
+def conformal(quantiles: Floats, truth: Floats, horizon: int, first: int) -> Floats:
+    """Correct quantiles online so that each keeps its share of values below it.
+
+    Args:
+        quantiles: Shape (N, P), NaN where there is no forecast.
+        truth: Realised log change by origin, shape (N,).
+        horizon: Lead in cells.
+        first: First origin to correct.
+
+    Returns:
+        Shape (N, P), ascending along P.
+    """
+    answer = quantiles.copy()
+    theta = np.zeros(PROBABILITIES.size)
+    width = np.maximum(quantiles[:, -1:] - quantiles[:, :1], _LEAST_WIDTH)
+    judged = np.isfinite(truth) & np.isfinite(quantiles).all(axis=1)
+    for at in range(first, truth.size):
+        known = at - horizon
+        if known >= first and judged[known]:
+            missed = np.where(truth[known] > answer[known], PROBABILITIES, PROBABILITIES - 1.0)
+            theta = np.clip(theta + _GAMMA * missed, -_MOST_THETA, _MOST_THETA)
+        answer[at] = np.sort(quantiles[at] + theta * width[at])
+    return answer

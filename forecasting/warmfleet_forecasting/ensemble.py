@@ -1,0 +1,77 @@
+"""One forecast from several: weights by recent pinball loss at the lead, per probability.
+
+::
+
+    ratio_kp = sum_j 2^(-age_j / T) * pinball_p(rate_j, q_kp) / the same sum for persistence     j: where k spoke
+    weight_kp ~ exp(-10 * sqrt(n_k) / 12 * (ratio_kp / min_k ratio_kp - 1)),       n_k = sum of 2^(-age / T)
+    q_p      = sum_k weight_kp * q_kp                                                      (of logarithms)
+
+T is a day for the first hour, four days for later leads, where a week matters. Each is compared with persistence on the
+origins at which it spoke, so one that joins late is not judged by other hours. Averaging quantiles keeps the shape of
+the band (Vincentisation); the root of n is how much a relative difference in loss means: with two hours of evidence all
+models speak, after a day the better ones do. Weights differ by probability because the model that knows the middle best
+is not the one that knows the tail.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.signal import lfilter
+
+from warmfleet_forecasting.calibrate import PROBABILITIES, pinball
+from warmfleet_forecasting.grid import Grid
+from warmfleet_forecasting.series import Floats
+
+_SHARPNESS = 10.0 / 12.0
+HALF_LIFE_S = 86_400.0
+_TINY = 1e-12
+
+
+def combine(grid: Grid, experts: Floats, horizon: int, first: int, half_life_s: float) -> tuple[Floats, Floats]:
+    """Weigh the experts by what they lost so far.
+
+    Args:
+        grid: The history.
+        experts: Log ratios, shape (K, N, P), persistence first; NaN where an expert is silent.
+        horizon: Lead in cells.
+        first: First origin at which losses count.
+        half_life_s: Age at which a loss counts half, seconds.
+
+    Returns:
+        The combined quantiles, shape (N, P), and the weights, shape (N, K, P).
+    """
+    size = experts.shape[1]
+    truth = grid.ahead(horizon)
+    with np.errstate(over="ignore"):
+        rate = np.exp(grid.now + truth)
+        losses = pinball(rate[None, :, None], np.exp(grid.now[None, :, None] + experts), PROBABILITIES)
+    speaks: npt.NDArray[np.bool_] = np.asarray(np.isfinite(experts).all(axis=2), dtype=np.bool_)
+    judged = np.isfinite(truth) & speaks[0]
+    counted = judged & (np.arange(size) >= first)
+    present = (speaks & counted)[:, :, None]
+
+    def recent(values: Floats) -> Floats:
+        """Sum with memory of what is known at each origin: values of origins ``horizon`` cells ago and before."""
+        known = np.zeros(values.shape)
+        known[:, horizon:] = values[:, : max(0, size - horizon)]
+        return np.asarray(lfilter([1.0], [1.0, -(0.5 ** (grid.step_s / half_life_s))], known, axis=1))
+
+    lost = recent(np.where(present, losses, 0.0))
+    held = recent(np.where(present, losses[:1], 0.0))
+    seen = recent(present.astype(np.float64))
+    weights = _weights(lost, held, seen, speaks[:, :, None]).transpose(1, 0, 2)
+    filled = np.where(np.isfinite(experts), experts, 0.0).transpose(1, 0, 2)
+    mixed = np.sort((weights * filled).sum(axis=1), axis=1)
+    mixed[~speaks.any(axis=0)] = np.nan
+    mixed[:first] = np.nan
+    return mixed, weights
+
+
+def _weights(lost: Floats, held: Floats, seen: Floats, speaks: npt.NDArray[np.bool_]) -> Floats:
+    """Weights of the experts that speak, shape (K, N, P), summing to 1 along K where any does."""
+    ratio = (lost + _TINY) / (held + _TINY)
+    best = np.where((seen > 1e-6) & speaks, ratio, np.inf).min(axis=0)
+    excess = np.where((seen > 1e-6) & speaks, ratio / np.where(np.isfinite(best), best, 1.0) - 1.0, 0.0)
+    weights = np.where(speaks, np.exp(-np.minimum(_SHARPNESS * np.sqrt(seen) * excess, 50.0)), 0.0)
+    return np.asarray(weights / np.maximum(weights.sum(axis=0), _TINY))
