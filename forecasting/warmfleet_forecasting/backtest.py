@@ -129,8 +129,8 @@ def _usable(fold: Fold, grid: Grid, present: int) -> bool:
     return aligned and max(0, present - round(FAR_WINDOW_S / grid.step_s)) <= round(place) <= present
 
 
-def models_of(grid: Grid, folds: Sequence[Fold], config: ForecastConfig) -> list[PointModel]:
-    """The point models that take part: persistence first."""
+def models_of(grid: Grid, folds: Sequence[Fold], config: ForecastConfig, *, far: bool) -> list[PointModel]:
+    """The point models that take part, persistence first; for late leads one more, which comes last."""
     curves = tuple((round((f.begin - grid.start) / grid.step_s), f.curve) for f in folds)
     models: list[PointModel] = [Persistence()]
     if config.daily:
@@ -138,6 +138,8 @@ def models_of(grid: Grid, folds: Sequence[Fold], config: ForecastConfig) -> list
     if config.weekly and grid.size > 8 * grid.day:
         models.append(Seasonal("last week", 7 * DAY_S))
     models.append(prophet.shape_of(grid.size, curves))
+    if far and config.daily:
+        models.append(Seasonal("yesterday as it was", DAY_S, relevel=False))
     return models
 
 
@@ -172,12 +174,13 @@ def walk(
     """
     truth = grid.ahead(horizon)
     window = round(_ERRORS_S / grid.step_s)
-    models = models_of(grid, folds, config)
+    near = horizon in leads(grid)
+    models = models_of(grid, folds, config, far=not near)
     experts = [with_past_errors(m.change(grid, horizon), truth, horizon, first, window) for m in models]
     blank = ~np.isfinite(experts[0]).all(axis=1) & np.isfinite(grid.now)
     experts[0][blank] = prior_quantiles(horizon)
     names = [model.name for model in models]
-    if horizon in leads(grid):
+    if near:
         experts.append(_boosted(grid, folds, leads(grid).index(horizon)))
         names.append(boosting.NAME)
     stacked = np.stack(experts)

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from warmfleet_forecasting.backtest import FAR_WINDOW_S, WINDOW_S, Fold, folds_of, leads, models_of, walk
+from warmfleet_forecasting.backtest import FAR_WINDOW_S, WINDOW_S, Fold, Walk, folds_of, leads, models_of, walk
 from warmfleet_forecasting.calibrate import PROBABILITIES, SCORES, scores_of
 from warmfleet_forecasting.config import DAY_S, ForecastConfig
 from warmfleet_forecasting.grid import Grid, grid_of
+from warmfleet_forecasting.models.protocol import PointModel
 from warmfleet_forecasting.result import HorizonSkill
 from warmfleet_forecasting.series import Floats, Series
 from warmfleet_forecasting.skill import skill_of
@@ -105,14 +106,14 @@ def fit(series: Series, config: ForecastConfig, *, warm: Sequence[Fold] = ()) ->
     ]
     skill = tuple(skill_of(grid, one, max(judged_from, window)) for one in near)
     recent = grid.tail(grid.cells(_PATH_S))
-    models = models_of(recent, folds, config)
+    models = models_of(recent, folds, config, far=True)
     walks = (*near, *far)
     steps = sorted(
         {0, *range(1, grid.cells(3600.0) + 1), *range(0, grid.day + 1, grid.cells(3600.0)), *(w.horizon for w in walks)}
     )
     changes = np.array([[float(model.change(recent, step)[-1]) if step else 0.0 for model in models] for step in steps])
     changes = np.where(np.isfinite(changes), changes, 0.0)
-    shares = np.array([one.weights[-1, : len(models), _JUDGED].mean(axis=1) for one in walks])
+    shares = np.array([_shares(one, models) for one in walks])
     middle = [float(share @ changes[steps.index(one.horizon)]) for share, one in zip(shares, walks, strict=True)]
     rest = [one.quantiles[-1] - level for one, level in zip(walks, middle, strict=True)]
     return Model(
@@ -125,3 +126,9 @@ def fit(series: Series, config: ForecastConfig, *, warm: Sequence[Fold] = ()) ->
         steps=np.array(steps, dtype=np.float64),
         changes=changes,
     )
+
+
+def _shares(one: Walk, models: Sequence[PointModel]) -> Floats:
+    """Weights of the point models at the last origin; 0 for one that does not speak at this lead, shape (M,)."""
+    weights = dict(zip(one.names, one.weights[-1, :, _JUDGED].mean(axis=1), strict=True))
+    return np.array([weights.get(model.name, 0.0) for model in models])

@@ -4,6 +4,8 @@
 
     change(i, h) = (log[i + h - s] - mean log[last hour before i - s]) + mean log[last hour] - log[i]
 
+    as it was:     log[i + h - s] - log[i]                           for late leads, when the present level is forgotten
+
 ``s`` is the period. Where that cell is a gap the period before it stands in, up to seven.
 """
 
@@ -26,10 +28,12 @@ class Seasonal:
     Attributes:
         name: Name in tables.
         period_s: The period, seconds.
+        relevel: Whether it is moved to the level of the last hour.
     """
 
     name: str
     period_s: float
+    relevel: bool = True
 
     def change(self, grid: Grid, horizon: int) -> Floats:
         """Expected log change; NaN until one period is known."""
@@ -42,6 +46,7 @@ class Seasonal:
                 break
             if horizon > ago:
                 continue
-            then = shift(grid.log, ago - horizon) - shift(level, ago)
-            answer = np.where(np.isfinite(answer), answer, then + level - grid.now)
+            then = shift(grid.log, ago - horizon)
+            moved = then + level - shift(level, ago) if self.relevel else then
+            answer = np.where(np.isfinite(answer), answer, moved - grid.now)
         return answer
