@@ -18,6 +18,7 @@ from warmfleet_runtime.logs import configure
 
 from warmfleet_worker.agent import Agent
 from warmfleet_worker.engines.vllm import VllmEngine
+from warmfleet_worker.kv.cache import build
 from warmfleet_worker.server import AgentServer
 from warmfleet_worker.settings import Settings, settings_from_env
 
@@ -35,22 +36,26 @@ async def run(settings: Settings, clock: Clock) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _told, stop)
     engine = VllmEngine(settings.engine_url, slo_ttft=settings.slo_ttft, slo_tpot=settings.slo_tpot)
-    agent = Agent(settings, engine, clock)
+    cache = build(settings, engine, clock)
+    agent = Agent(settings, engine, clock, cache)
     runner = web.AppRunner(AgentServer(agent).app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
     await runner.setup()
-    looking: asyncio.Task[None] | None = None
+    tasks: list[asyncio.Task[None]] = []
     try:
         await web.TCPSite(runner, settings.pod_ip, settings.port).start()
         _LOG.info("listening", extra={"address": settings.pod_ip, "port": settings.port})
-        looking = asyncio.create_task(agent.run())
+        tasks = [asyncio.create_task(agent.run()), asyncio.create_task(cache.run())]
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if looking.done():
-            looking.result()  # the loop never ends by itself: this raises what broke it
+        for task in tasks:
+            if task.done():
+                task.result()  # neither ends by itself: this raises what broke it
     finally:
-        if looking is not None:
-            looking.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        cache.close()
         await engine.close()
         await runner.cleanup()
     _LOG.info("stopped")

@@ -17,15 +17,20 @@ from warmfleet_worker.drain_events import (
     EngineReady,
     Event,
     HandoverFailed,
+    HandoverProgress,
+    Instruction,
     LoadObserved,
     Release,
     Report,
     SetReady,
     StartHandover,
+    StopHandover,
     Terminating,
     Tick,
 )
 from warmfleet_worker.engines.base import EngineAdapter, Health, Load, Observation
+from warmfleet_worker.kv.cache import WorkerCache
+from warmfleet_worker.kv.handover import Handover, HandoverError
 from warmfleet_worker.settings import Settings
 
 FAILURES = 3
@@ -44,12 +49,17 @@ class Agent:
         settings: Settings.
         engine: Access to the engine.
         clock: Time.
+        cache: What is known of the engine's KV cache, and how to hand it over; by default nothing.
     """
 
-    def __init__(self, settings: Settings, engine: EngineAdapter, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, engine: EngineAdapter, clock: Clock, cache: WorkerCache | None = None
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._clock = clock
+        self._cache = cache or WorkerCache()
+        self._handover: asyncio.Task[None] | None = None
         self._machine = DrainMachine(propagation_seconds=settings.propagation(clock.scale))
         self._load: Load | None = None
         self._health: Health | None = None
@@ -127,7 +137,9 @@ class Agent:
         Args:
             seconds: Deadline from now; the configured one when None.
         """
-        self._feed(Terminating(self._clock.now() + (self._settings.drain_deadline if seconds is None else seconds)))
+        settings = self._settings
+        deadline = self._clock.now() + (settings.drain_deadline if seconds is None else seconds)
+        self._feed(Terminating(deadline, settings.handover))
         await self._released.wait()
 
     def state(self) -> AgentState:
@@ -175,7 +187,9 @@ class Agent:
         load = observation.load
         for event in self._engine_events(observation.health):
             self._feed(event)
-        self._feed(LoadObserved(load.running, load.waiting) if load else LoadObserved(None, None))
+            self._cache.engine_was(event)
+        held = self._cache.held_tokens
+        self._feed(LoadObserved(load.running, load.waiting, held) if load else LoadObserved(None, None, held))
 
     def _engine_events(self, health: Health) -> list[Event]:
         if health is Health.READY:
@@ -198,14 +212,44 @@ class Agent:
             self.drains += 1
             self._released.clear()
         for instruction in instructions:
-            if isinstance(instruction, StartHandover):
-                strategy = instruction.strategy
-                self._feed(HandoverFailed(f"this agent has no hand-over by {strategy}; use {Strategy.NONE}"))
-            elif isinstance(instruction, Report):
-                _LOG.info("drained", extra={"report": instruction.report.to_wire()})
-            elif isinstance(instruction, SetReady):
-                _LOG.info("readiness", extra={"ready": instruction.ready})
-            elif isinstance(instruction, Release):
-                self._released.set()
+            self._do(instruction)
         if before.drain is not None and self._machine.drain is None:
             self._released.set()  # nobody waits for a drain that is no more
+
+    def _do(self, instruction: Instruction) -> None:
+        match instruction:
+            case StartHandover():
+                self._begin_handover(instruction)
+            case StopHandover():
+                self._end_handover()
+            case Report():
+                _LOG.info("drained", extra={"report": instruction.report.to_wire()})
+            case SetReady():
+                _LOG.info("readiness", extra={"ready": instruction.ready})
+            case Release():
+                self._released.set()
+
+    # -- the hand-over -------------------------------------------------------------------------------------------
+
+    def _begin_handover(self, wanted: StartHandover) -> None:
+        self._end_handover()
+        chosen = self._cache.strategies.get(wanted.strategy)
+        if chosen is None:
+            self._feed(HandoverFailed(f"this agent has no hand-over by {wanted.strategy}; use {Strategy.NONE}"))
+            return
+        self._handover = asyncio.create_task(self._hand_over(chosen, wanted.budget))
+
+    def _end_handover(self) -> None:
+        task, self._handover = self._handover, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    async def _hand_over(self, chosen: Handover, budget: float) -> None:
+        try:
+            event: Event = await chosen.run(budget, lambda tokens: self._feed(HandoverProgress(tokens)))
+        except HandoverError as error:
+            event = HandoverFailed(str(error))
+        except Exception as error:  # noqa: BLE001 - a drain ends whatever a strategy does
+            _LOG.error("the hand-over broke", exc_info=error)
+            event = HandoverFailed(f"{type(error).__name__}: {error}")
+        self._feed(event)

@@ -192,9 +192,8 @@ def _serve(state: DrainMachine) -> DrainMachine:
 def _ask(state: DrainMachine, event: DrainRequested | Terminating, now: float) -> DrainMachine:
     final = isinstance(event, Terminating)
     if state.drain is None:
-        strategies = (Strategy.NONE,) if isinstance(event, Terminating) else event.strategies
         reason = PRESTOP_REASON if isinstance(event, Terminating) else event.reason
-        drain = Drain(reason, now, event.deadline, strategies, final=final, requested=not final)
+        drain = Drain(reason, now, event.deadline, event.strategies, final=final, requested=not final)
         return replace(state, drain=drain, phase=Phase.UNROUTING)
     old = state.drain
     drain = replace(

@@ -48,9 +48,11 @@ class Terminating:
 
     Attributes:
         deadline: When it must be Drained.
+        strategies: Hand-over strategies in order of preference, if nobody has asked for a drain before.
     """
 
     deadline: float
+    strategies: tuple[Strategy, ...] = (Strategy.NONE,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,13 @@
 ``WARMFLEET_UNROUTE_REAL_SECONDS``      The same in real time, for routers that poll in real time (1.5): the longer one
                                         holds.
 ``WARMFLEET_DRAIN_DEADLINE_SECONDS``    Longest drain that the preStop hook starts by itself (120).
+``WARMFLEET_HANDOVER``                  Strategies of such a drain, in order of preference, with commas (none).
+``WARMFLEET_KV_EVENTS``                 ZMQ endpoint of the engine's KV events; empty for none.
+``WARMFLEET_KV_REPLAY``                 ZMQ endpoint that replays them; empty for none.
+``WARMFLEET_KV_STORE``                  Folder of the engine's shared KV tier; empty for none.
+``WARMFLEET_KV_STORE_BYTES``            Size that the folder is pruned to (0: not at all).
+``WARMFLEET_KV_STORE_AGE_SECONDS``      Age at which its blocks are removed, in real seconds (604800).
+``WARMFLEET_ENGINE_SHM``                Folder of the engine's shared memory, cleaned when it has exited; empty: none.
 ======================================  =========================================================================
 
 Seconds are logical unless said otherwise.
@@ -24,8 +31,10 @@ import ipaddress
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from warmfleet_contracts.agent import Strategy
 from warmfleet_contracts.labels import AGENT_PORT, ENGINE_PORT
 
 MIN_POLL_REAL = 0.25
@@ -52,6 +61,13 @@ class Settings:
     unroute: float = 2.0
     unroute_real: float = 1.5
     drain_deadline: float = 120.0
+    handover: tuple[Strategy, ...] = (Strategy.NONE,)
+    kv_events: str = ""
+    kv_replay: str = ""
+    kv_store: Path | None = None
+    kv_store_bytes: int = 0
+    kv_store_age: float = 604_800.0
+    engine_shm: Path | None = None
 
     def propagation(self, scale: float) -> float:
         """Logical seconds of Unrouting at a clock of ``scale`` logical seconds per real one."""
@@ -80,6 +96,13 @@ def settings_from_env(environ: Mapping[str, str]) -> Settings:
         unroute=_number(environ, "WARMFLEET_UNROUTE_SECONDS", default.unroute),
         unroute_real=_number(environ, "WARMFLEET_UNROUTE_REAL_SECONDS", default.unroute_real),
         drain_deadline=_number(environ, "WARMFLEET_DRAIN_DEADLINE_SECONDS", default.drain_deadline),
+        handover=_strategies(environ, "WARMFLEET_HANDOVER"),
+        kv_events=_endpoint(environ, "WARMFLEET_KV_EVENTS"),
+        kv_replay=_endpoint(environ, "WARMFLEET_KV_REPLAY"),
+        kv_store=_folder(environ, "WARMFLEET_KV_STORE"),
+        kv_store_bytes=int(_number(environ, "WARMFLEET_KV_STORE_BYTES", default.kv_store_bytes, high=2**60)),
+        kv_store_age=_number(environ, "WARMFLEET_KV_STORE_AGE_SECONDS", default.kv_store_age, low=60, high=1e9),
+        engine_shm=_folder(environ, "WARMFLEET_ENGINE_SHM"),
     )
 
 
@@ -108,6 +131,29 @@ def _number(
     if not low <= value <= high:
         raise SettingsError(f"{name}={text!r}: write a number from {low:g} to {high:g}")
     return value
+
+
+def _strategies(environ: Mapping[str, str], name: str) -> tuple[Strategy, ...]:
+    text = environ.get(name, "").strip()
+    try:
+        return tuple(Strategy(word.strip()) for word in text.split(",")) if text else (Strategy.NONE,)
+    except ValueError:
+        known = ", ".join(Strategy)
+        raise SettingsError(f"{name}={text[:80]!r}: write some of {known}, with commas between") from None
+
+
+def _endpoint(environ: Mapping[str, str], name: str) -> str:
+    text = environ.get(name, "").strip()
+    if text and not text.startswith(("ipc:///", "tcp://")):
+        raise SettingsError(f"{name}={text[:80]!r}: write an endpoint such as ipc:///run/warmfleet/kv-events")
+    return text
+
+
+def _folder(environ: Mapping[str, str], name: str) -> Path | None:
+    text = environ.get(name, "").strip()
+    if text and not text.startswith("/"):
+        raise SettingsError(f"{name}={text[:80]!r}: write an absolute path")
+    return Path(text) if text else None
 
 
 def _url(environ: Mapping[str, str], name: str, default: str) -> str:

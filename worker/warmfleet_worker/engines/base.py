@@ -21,6 +21,36 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OffloadState:
+    """What an engine's metrics say of its KV tiers below host memory, since its start.
+
+    Attributes:
+        active_cascades: Writes to such a tier that are under way.
+        stored_bytes: Copied from accelerator to host memory.
+        written_bytes: Written to such a tier.
+        failed_cascades: Writes that failed.
+        dropped_blocks: Blocks not written because the tier was too slow.
+    """
+
+    active_cascades: int
+    stored_bytes: int
+    written_bytes: int
+    failed_cascades: int = 0
+    dropped_blocks: int = 0
+
+    def troubles(self) -> list[str]:
+        """What went wrong, in words."""
+        notes = []
+        if self.active_cascades:
+            notes.append(f"{self.active_cascades} writes are under way")
+        if self.failed_cascades:
+            notes.append(f"{self.failed_cascades} writes failed since the engine's start")
+        if self.dropped_blocks:
+            notes.append(f"{self.dropped_blocks} blocks were left out because storage was slow")
+        return notes
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What an engine's metrics say.
 
@@ -31,6 +61,7 @@ class Load:
         kv_capacity_tokens: Tokens the KV cache holds; None while unknown.
         counters: Since the engine's start.
         latency: SLO counts since the engine's start.
+        offload: KV tiers below host memory; None without any.
     """
 
     running: int | None
@@ -39,6 +70,7 @@ class Load:
     kv_capacity_tokens: int | None
     counters: EngineCounters
     latency: LatencyState
+    offload: OffloadState | None = None
 
 
 @dataclass(frozen=True, slots=True)

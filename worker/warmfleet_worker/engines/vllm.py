@@ -14,7 +14,7 @@ import msgspec
 from warmfleet_contracts.agent import EngineCounters, LatencyState
 from warmfleet_runtime.openmetrics import MetricsError, Samples, parse
 
-from warmfleet_worker.engines.base import Health, Load, Observation
+from warmfleet_worker.engines.base import Health, Load, Observation, OffloadState
 
 MAX_METRICS_BYTES = 4 * 1024 * 1024
 MAX_MODELS_BYTES = 256 * 1024
@@ -38,6 +38,11 @@ WANTED = (
     "vllm:prefix_cache_hits_total",
     "vllm:external_prefix_cache_hits_total",
     "vllm:num_preemptions_total",
+    "vllm:kv_offload_store_bytes_total",
+    "vllm:kv_offload_tiering_active_cascade_jobs",
+    "vllm:kv_offload_tiering_write_bytes_total",
+    "vllm:kv_offload_tiering_cascade_job_failures_total",
+    "vllm:kv_offload_tiering_backpressure_blocks_dropped_total",
     TTFT,
     TPOT,
 )
@@ -142,6 +147,7 @@ def read_load(text: str, *, slo_ttft: float, slo_tpot: float) -> Load:
         kv_capacity_tokens=_capacity(samples),
         counters=_counters(samples),
         latency=_latency(samples, slo_ttft, slo_tpot),
+        offload=_offload(samples),
     )
 
 
@@ -181,6 +187,21 @@ def _counters(samples: Samples) -> EngineCounters:
         cache_query_tokens=_count(samples, "vllm:prefix_cache_queries_total") or 0,
         cache_hit_tokens=local + external,
         preemptions=_count(samples, "vllm:num_preemptions_total") or 0,
+    )
+
+
+def _offload(samples: Samples) -> OffloadState | None:
+    """Tiers below host memory; counters that have not counted yet are absent."""
+    active = _count(samples, "vllm:kv_offload_tiering_active_cascade_jobs")
+    if active is None:
+        return None
+    tiering = "vllm:kv_offload_tiering_"
+    return OffloadState(
+        active_cascades=active,
+        stored_bytes=_count(samples, "vllm:kv_offload_store_bytes_total") or 0,
+        written_bytes=_count(samples, f"{tiering}write_bytes_total") or 0,
+        failed_cascades=_count(samples, f"{tiering}cascade_job_failures_total") or 0,
+        dropped_blocks=_count(samples, f"{tiering}backpressure_blocks_dropped_total") or 0,
     )
 
 

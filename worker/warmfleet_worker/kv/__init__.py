@@ -1,0 +1,1 @@
+"""What an engine's KV cache holds, and how it is handed over when the engine goes."""

@@ -1,0 +1,152 @@
+"""What one agent knows of its engine's KV cache, and the ways it can hand it over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from warmfleet_contracts.agent import Strategy
+from warmfleet_runtime.clock import Clock
+
+from warmfleet_worker.drain_events import EngineExited, EngineReady, Event
+from warmfleet_worker.engines.base import EngineAdapter, Load
+from warmfleet_worker.kv.events import KvEventReader
+from warmfleet_worker.kv.folder import StoreFolder
+from warmfleet_worker.kv.handover import Handover
+from warmfleet_worker.kv.ledger import EventLedger, follow
+from warmfleet_worker.kv.store import StoreHandover
+from warmfleet_worker.settings import Settings
+
+PRUNE_PERIOD = 300.0
+"""Real seconds between two prunings of a folder, by whichever of the agents comes first."""
+SHM_PATTERN = "vllm_offload_*.mmap"
+"""Shared memory that a killed vLLM leaves behind."""
+_LOG = logging.getLogger(__name__)
+
+
+class EngineShm:
+    """Removes the shared memory of an engine that has exited.
+
+    Files are noted when the engine serves, and only noted ones are removed: a new engine may be making its own already.
+
+    Args:
+        folder: The engine's /dev/shm.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._noted: set[Path] = set()
+
+    def note(self) -> None:
+        """The engine serves: what is there is its own."""
+        self._noted = set(self._folder.glob(SHM_PATTERN))
+
+    def clean(self) -> int:
+        """The engine has exited; returns the number of files removed."""
+        removed = 0
+        for path in self._noted:
+            try:
+                path.unlink()
+                removed += 1
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                _LOG.warning("shared memory left behind: %s", error)
+        self._noted.clear()
+        return removed
+
+
+@dataclass
+class WorkerCache:
+    """The parts of one agent that concern the cache; by default there are none.
+
+    Attributes:
+        strategies: What this agent can do.
+        ledger: The engine's blocks; None without KV events.
+        reader: Fills the ledger.
+        folder: The shared folder; None without.
+        shm: The engine's shared memory; None without.
+        settings: Limits of the folder; None without a folder.
+    """
+
+    strategies: Mapping[Strategy, Handover] = field(default_factory=dict)
+    ledger: EventLedger | None = None
+    reader: KvEventReader | None = None
+    folder: StoreFolder | None = None
+    shm: EngineShm | None = None
+    settings: Settings | None = None
+    _up: bool = False
+
+    @property
+    def held_tokens(self) -> int | None:
+        """Tokens in the engine's prefix cache; None while unknown."""
+        return self.ledger.held_tokens if self.ledger is not None and self.ledger.complete else None
+
+    def engine_was(self, event: Event) -> None:
+        """The agent has seen the engine come or go."""
+        if isinstance(event, EngineReady) and not self._up:
+            self._up = True
+            if self.shm is not None:
+                self.shm.note()
+        elif isinstance(event, EngineExited) and self._up:
+            self._up = False
+            if self.ledger is not None and self.reader is not None:
+                self.ledger.restart()
+                self.reader.reset()
+            if self.shm is not None and (removed := self.shm.clean()):
+                _LOG.info("removed shared memory of the engine that exited", extra={"files": removed})
+
+    async def run(self) -> None:
+        """Follow the engine's events and keep the folder within its limits, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            if self.reader is not None:
+                tasks.create_task(self.reader.run())
+            if self.folder is not None:
+                tasks.create_task(self._keep_folder(self.folder))
+            tasks.create_task(asyncio.Event().wait())
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self.reader is not None:
+            self.reader.close()
+
+    async def _keep_folder(self, folder: StoreFolder) -> None:
+        settings = self.settings
+        while settings is not None and settings.kv_store_bytes:
+            try:
+                now = time.time()
+                if folder.take_turn(now=now, period=PRUNE_PERIOD):
+                    age, size = settings.kv_store_age, settings.kv_store_bytes
+                    pruned = await asyncio.to_thread(folder.prune, now=now, max_age=age, max_bytes=size)
+                    _LOG.info("pruned the store", extra=asdict(pruned))
+            except OSError as error:
+                _LOG.warning("the store cannot be pruned: %s", error)
+            await asyncio.sleep(PRUNE_PERIOD / 4)
+
+
+def build(settings: Settings, engine: EngineAdapter, clock: Clock) -> WorkerCache:
+    """The parts that the settings ask for.
+
+    Raises:
+        OSError: The store's folder cannot be made, or not be closed to others.
+    """
+
+    async def look() -> Load | None:
+        return (await engine.observe()).load
+
+    cache = WorkerCache(settings=settings)
+    if settings.engine_shm is not None:
+        cache.shm = EngineShm(settings.engine_shm)
+    if settings.kv_events:
+        cache.ledger = EventLedger()
+        cache.reader = follow(cache.ledger, settings.kv_events, settings.kv_replay)
+    if settings.kv_store is not None:
+        cache.folder = StoreFolder(settings.kv_store)
+        cache.folder.make_private()
+    if cache.ledger is not None and cache.folder is not None:
+        cache.strategies = {Strategy.STORE: StoreHandover(look, cache.ledger, cache.folder, clock)}
+    return cache

@@ -1,0 +1,190 @@
+"""vLLM's KV events on the wire: decoding, and a reader that mends gaps from the publisher's replay endpoint.
+
+A message is [topic, sequence (8 bytes, big-endian), msgpack of [ts, [events], data parallel rank]]. The publisher
+binds, and numbers its batches from 0; a number that is not the next one is a gap, mended by asking the replay endpoint
+for the batches from there on, and a lower number is a new publisher (the engine was restarted).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+_LOG = logging.getLogger(__name__)
+REPLAY_TIMEOUT = 2.0
+"""Real seconds to wait for a replayed batch."""
+QUEUE = 100_000
+"""Batches that wait for the reader; beyond, ZMQ drops, which shows as a gap."""
+
+BlockHash = bytes | int
+
+
+class BlockStored(msgspec.Struct, tag="BlockStored", gc=False):
+    """Blocks that can be found from now on.
+
+    Attributes:
+        block_hashes: Their hashes, in order.
+        block_size: Tokens of a block; 0 for media below the accelerator's memory.
+        medium: GPU, CPU or STORAGE; None is the accelerator's memory.
+        group_idx: KV cache group.
+        parent_block_hash: Hash of the block before the first; None at the start of a prompt.
+        token_ids: Their tokens; empty for media below the accelerator's memory.
+    """
+
+    block_hashes: list[BlockHash]
+    block_size: int = 0
+    medium: str | None = None
+    group_idx: int | None = None
+    parent_block_hash: BlockHash | None = None
+    token_ids: list[int] = []
+
+
+class BlockRemoved(msgspec.Struct, tag="BlockRemoved", gc=False):
+    """Blocks that were evicted from a medium.
+
+    Attributes:
+        block_hashes: Their hashes.
+        medium: As above.
+        group_idx: KV cache group.
+    """
+
+    block_hashes: list[BlockHash]
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class AllBlocksCleared(msgspec.Struct, tag="AllBlocksCleared", gc=False):
+    """The cache was emptied."""
+
+
+KvEvent = BlockStored | BlockRemoved | AllBlocksCleared
+
+
+class Batch(msgspec.Struct, array_like=True, gc=False):
+    """Events of one engine step.
+
+    Attributes:
+        ts: When, seconds since the epoch.
+        events: In order.
+        data_parallel_rank: Whose they are.
+    """
+
+    ts: float
+    events: list[BlockStored | BlockRemoved | AllBlocksCleared]
+    data_parallel_rank: int | None = None
+
+
+_DECODER = msgspec.msgpack.Decoder(Batch)
+
+
+def decode(payload: bytes) -> Batch:
+    """A batch from its third frame.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return _DECODER.decode(payload)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"KV events: {error}") from None
+
+
+class KvEventReader:
+    """Follows one publisher.
+
+    Args:
+        endpoint: Its ZMQ endpoint, which this side connects to.
+        replay_endpoint: Where missed batches can be had; empty for nowhere.
+        take: Called with each batch in order.
+        restarted: Called when a new publisher begins.
+        missed: Called when batches are lost for good.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        replay_endpoint: str,
+        take: Callable[[Batch], None],
+        restarted: Callable[[], None],
+        missed: Callable[[], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._replay_endpoint = replay_endpoint
+        self._take = take
+        self._restarted = restarted
+        self._missed = missed
+        self._next = 0
+        self._context = zmq.asyncio.Context()
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        socket = self._context.socket(zmq.SUB)
+        socket.set_hwm(QUEUE)
+        socket.setsockopt(zmq.SUBSCRIBE, b"")
+        try:
+            socket.connect(self._endpoint)
+            await self._catch_up()  # an agent that was restarted beside a running engine
+            while True:
+                frames = await socket.recv_multipart()
+                if len(frames) == 3 and len(frames[1]) == 8:
+                    await self._receive(int.from_bytes(frames[1], "big"), frames[2])
+        finally:
+            socket.close(linger=0)
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        self._context.destroy(linger=0)
+
+    def reset(self) -> None:
+        """The engine has gone: the next batch is a new publisher's first."""
+        self._next = 0
+
+    async def _receive(self, number: int, payload: bytes) -> None:
+        if number < self._next:
+            self._restarted()
+            self._next = 0
+        if number > self._next:
+            await self._catch_up(number)
+        if number > self._next:
+            _LOG.warning("KV events missed", extra={"first": self._next, "next": number})
+            self._missed()
+        if number >= self._next:
+            self._deliver(number, payload)
+
+    def _deliver(self, number: int, payload: bytes) -> None:
+        self._next = number + 1
+        try:
+            self._take(decode(payload))
+        except ValueError as error:
+            _LOG.warning("%s", error)
+            self._missed()
+
+    async def _catch_up(self, until: int | None = None) -> None:
+        """Ask for the batches from the next one on, at most those before ``until``."""
+        if not self._replay_endpoint:
+            return
+        socket = self._context.socket(zmq.DEALER)
+        try:
+            socket.connect(self._replay_endpoint)
+            await socket.send_multipart([b"", self._next.to_bytes(8, "big")])
+            while True:
+                frames = await asyncio.wait_for(socket.recv_multipart(), REPLAY_TIMEOUT)
+                number = int.from_bytes(frames[-2], "big", signed=True)
+                if number < 0 or (until is not None and number >= until):
+                    return
+                if number == self._next:
+                    self._deliver(number, frames[-1])
+                elif number > self._next:
+                    self._missed()
+                    self._deliver(number, frames[-1])
+        except TimeoutError:
+            return
+        finally:
+            with contextlib.suppress(zmq.ZMQError):
+                socket.close(linger=0)

@@ -1,0 +1,49 @@
+"""What all hand-over strategies share, and what they may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from warmfleet_worker.drain_events import HandoverFinished
+from warmfleet_worker.engines.base import Load
+
+BlockKey = tuple[bytes | int, int]
+"""Hash of a block as the engine's events write it, and its KV cache group."""
+
+Look = Callable[[], Awaitable[Load | None]]
+"""One fresh look at the engine's metrics; None when they could not be read."""
+
+
+class HandoverError(Exception):
+    """A hand-over cannot be done this way; the message says why, and the next strategy is tried."""
+
+
+class Handover(Protocol):
+    """One strategy."""
+
+    async def run(self, budget: float, progress: Callable[[int], None]) -> HandoverFinished:
+        """Hand the cache over; cancelled when the drain ends first.
+
+        Args:
+            budget: Logical seconds until the drain's deadline.
+            progress: Takes the tokens brought to safety by this drain so far.
+
+        Raises:
+            HandoverError: It cannot be done this way.
+        """
+
+
+class Ledger(Protocol):
+    """What a strategy wants to know about the engine's blocks."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether no event was missed."""
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens of the prefix blocks that the engine holds in accelerator memory."""
+
+    def unstored(self) -> Mapping[BlockKey, int]:
+        """Tokens by block that the engine holds and has not told to be in the shared store."""
