@@ -49,7 +49,7 @@ format: $(STAMP) ## Format and mend what lint can mend
 
 .PHONY: test
 test: lint ## Everything that needs no binary beyond pip packages (under 6 minutes on 2 cores)
-	$(PYTEST) tests --ignore=tests/controlplane -n $(JOBS) --dist=loadgroup
+	$(PYTEST) tests --ignore=tests/controlplane --ignore=tests/vllm -n $(JOBS) --dist=loadgroup
 
 .PHONY: demo
 demo: $(STAMP) ## The whole product on this machine in under 4 minutes; CLUSTER=controlplane: on a real control plane
@@ -62,6 +62,14 @@ controlplane: $(STAMP) ## Build (or find) kube-apiserver, etcd, scheduler, contr
 .PHONY: test-controlplane
 test-controlplane: controlplane ## The scenarios, and what only it can prove, on a real Kubernetes control plane
 	WARMFLEET_CLUSTER=controlplane $(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/controlplane tests/scenarios -n $(JOBS) --dist=loadgroup
+
+.PHONY: vllm
+vllm: $(STAMP) ## Install a real vLLM for CPUs into the user's cache (6 GB, some minutes, once)
+	$(PY) tests/vllm/environment.py
+
+.PHONY: test-vllm
+test-vllm: vllm ## The worker on a real vLLM: adapter, drain, hand-over, kills (under 12 minutes on 2 cores)
+	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm -x
 
 .PHONY: bench
 bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then the yardstick (about an hour)

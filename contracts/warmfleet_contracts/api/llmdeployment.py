@@ -207,6 +207,14 @@ class Slo(ApiModel):
 class KvTier(ApiModel):
     """A place besides GPU memory where KV blocks are kept."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(self.medium == 'fs') == has(self.claimName)",
+            "tiers: an fs tier needs claimName (a ReadWriteMany claim), and no other tier has one",
+            lambda s: (s.medium == "fs") == (s.claim_name is not None),
+        ),
+    )
+
     medium: Literal["cpu", "fs"]
     """Host memory or a shared file system."""
     size: Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(Mi|Gi|Ti)$")]
@@ -218,7 +226,24 @@ class KvTier(ApiModel):
 class KvCache(ApiModel):
     """How the KV cache is held and handed over."""
 
-    rules: ClassVar[tuple[Rule, ...]] = unsupported_rules("KvCache")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.tiers) || size(self.tiers) == 0 || (self.tiers[0].medium == 'cpu' && size(self.tiers) <= 2 && "
+            "self.tiers.exists_one(t, t.medium == 'cpu'))",
+            "tiers: list one cpu tier, then at most one fs tier: blocks reach the file system through host memory",
+            lambda s: (
+                not s.tiers
+                or (s.tiers[0].medium == "cpu" and len(s.tiers) <= 2 and sum(t.medium == "cpu" for t in s.tiers) == 1)
+            ),
+        ),
+        Rule(
+            "!has(self.handover) || !self.handover.exists(s, s == 'store') || "
+            "(has(self.tiers) && self.tiers.exists(t, t.medium == 'fs'))",
+            "handover: store needs an fs tier; add one to tiers or use auto",
+            lambda s: "store" not in s.handover or any(t.medium == "fs" for t in s.tiers),
+        ),
+        *unsupported_rules("KvCache"),
+    )
 
     dtype: Literal["auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     """Data type of the cache; auto is the model's."""
@@ -230,7 +255,7 @@ class KvCache(ApiModel):
         tuple[Literal["auto", "store", "migrate", "replay", "none"], ...],
         Field(min_length=1, max_length=4, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ("none",)
-    """Hand-over strategies in order of preference."""
+    """Hand-over strategies in order of preference; auto: those that the tiers allow."""
     min_retained_hit_ratio: Ratio | None = None
     """Slow scale-downs and rollouts so that the prefix hit ratio keeps at least this share of what it was. Where one
     worker holds more than that, one leaves at a time, and the next once the hits have come back."""

@@ -19,14 +19,9 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     "Scaling": (),
     "KvCache": (
         Rule(
-            "!has(self.handover) || self.handover.all(s, s == 'none')",
-            "handover: only none is supported yet; remove auto, store, migrate and replay",
-            lambda s: all(x == "none" for x in s.handover),
-        ),
-        Rule(
-            "!has(self.tiers) || size(self.tiers) == 0",
-            "tiers are not supported yet; remove them",
-            lambda s: not s.tiers,
+            "!has(self.handover) || !self.handover.exists(s, s == 'migrate' || s == 'replay')",
+            "handover: migrate and replay are not supported yet; use store, auto or none",
+            lambda s: not {"migrate", "replay"} & set(s.handover),
         ),
         Rule(
             "!has(self.minRetainedHitRatio)",

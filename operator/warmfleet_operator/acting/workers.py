@@ -24,6 +24,7 @@ from warmfleet_operator.adapters.resources import LLM_DEPLOYMENTS, PODS
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.specs.common import Object
+from warmfleet_operator.specs.kv import resolve
 from warmfleet_operator.specs.worker import WorkerTemplate, worker_name, worker_pod
 from warmfleet_operator.state.decisions import Problem
 from warmfleet_operator.state.records import (
@@ -231,8 +232,7 @@ class WorkerActor:
 
     async def _tell(self, job: diff.Job, worker: WorkerRecord, reason: str) -> None:
         spec = job.record.spec
-        wanted = spec.kv_cache.handover if spec is not None else ("none",)
-        chosen = tuple(Strategy(s) for s in wanted if s != "auto") or (Strategy.NONE,)
+        chosen = tuple(Strategy(s) for s in resolve(spec)) if spec is not None else (Strategy.NONE,)
         spent = job.now - worker.drain_since if worker.drain_since is not None else 0.0
         request = DrainRequest(reason=str(reason), deadline_seconds=max(0.0, job.deadline - spent), strategies=chosen)
         try:

@@ -1,11 +1,12 @@
 """The engine's command line and environment from a deployment's spec.
 
-Flags are those of ``vllm serve``. What warmfleet sets comes first and ``engine.args`` last, because the last occurrence
-of a flag wins in the engine's argument parser.
+Flags are those of ``vllm serve``. What warmfleet sets comes first and ``engine.args`` after it, because the last
+occurrence of a flag wins in the engine's argument parser; only the shutdown timeout is not the user's to set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +76,16 @@ def _secret_env(name: str, secret: str, key: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
 
 
-def arguments(spec: LLMDeploymentSpec, variant: Variant, *, shutdown_seconds: int) -> list[str]:
+def arguments(
+    spec: LLMDeploymentSpec, variant: Variant, *, shutdown_seconds: int, extra: Sequence[str] = ()
+) -> list[str]:
     """Arguments after the engine's command.
 
     Args:
         spec: The deployment's spec.
         variant: The variant the worker is of.
         shutdown_seconds: Time for running requests after SIGTERM; 0 would leave their clients hanging.
+        extra: Further flags of ours, before the user's.
 
     Raises:
         ValueError: ``shutdown_seconds`` is not positive.
@@ -92,7 +96,7 @@ def arguments(spec: LLMDeploymentSpec, variant: Variant, *, shutdown_seconds: in
     args = [source.model, "--served-model-name", spec.model.name]
     # The router, the agent and the probes all reach the engine by the pod's address.
     args += ["--host", POD_ADDRESS, "--port", str(labels.ENGINE_PORT)]
-    args += ["--shutdown-timeout", str(shutdown_seconds), "--tensor-parallel-size", str(variant.tensor_parallel)]
+    args += ["--tensor-parallel-size", str(variant.tensor_parallel)]
     if variant.pipeline_parallel > 1:
         args += ["--pipeline-parallel-size", str(variant.pipeline_parallel)]
     if spec.model.max_model_len is not None:
@@ -101,17 +105,18 @@ def arguments(spec: LLMDeploymentSpec, variant: Variant, *, shutdown_seconds: in
         args += ["--quantization", spec.model.quantization]
     if spec.kv_cache.dtype != "auto":
         args += ["--kv-cache-dtype", spec.kv_cache.dtype]
-    return [*args, *source.args, *spec.engine.args]
+    return [*args, *source.args, *extra, *spec.engine.args, "--shutdown-timeout", str(shutdown_seconds)]
 
 
-def environment(spec: LLMDeploymentSpec) -> list[dict[str, Any]]:
-    """Environment of the engine container; the user's entries win."""
+def environment(spec: LLMDeploymentSpec, extra: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Environment of the engine container, with ``extra`` entries of ours; the user's entries win."""
     own: list[dict[str, Any]] = [
         POD_ADDRESS_ENV,
         {"name": "HF_HOME", "value": CACHE_MOUNT},
         {"name": "HOME", "value": CACHE_MOUNT},
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
         *weights(spec).env,
+        *extra,
     ]
     users = [{"name": e.name, "value": e.value} for e in spec.engine.env]
     names = {e["name"] for e in users}

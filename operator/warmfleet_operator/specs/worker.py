@@ -15,7 +15,7 @@ from warmfleet_contracts import labels
 from warmfleet_contracts.api import InstanceTypeSpec, LLMDeploymentSpec, Variant
 
 from warmfleet_operator.settings import Settings
-from warmfleet_operator.specs import engine
+from warmfleet_operator.specs import engine, kv
 from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV, RESTRICTED, Object, metadata, short_hash
 from warmfleet_operator.specs.overlay import merge
 from warmfleet_operator.state.records import DeploymentRecord
@@ -25,7 +25,6 @@ GRACE_MARGIN = 30
 """Seconds of the grace period beyond drain and engine shutdown."""
 _STARTUP_SECONDS = 3600
 """Longest start of an engine: large weights come slowly; the planner gives up earlier on what it has measured."""
-_USER = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +101,14 @@ def _pod_spec(template: WorkerTemplate) -> Object:
         "terminationGracePeriodSeconds": grace,
         "enableServiceLinks": False,
         "automountServiceAccountToken": False,
-        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, "fsGroup": _USER},
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, "fsGroup": kv.USER},
         "initContainers": [_agent(template)],
         "containers": [_engine(template)],
         "volumes": [
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
             {"name": "cache", "emptyDir": {}},
             *engine.weights(spec).volumes,
+            *kv.volumes(_kv(template)),
         ],
         "topologySpreadConstraints": [
             {
@@ -128,15 +128,24 @@ def _pod_spec(template: WorkerTemplate) -> Object:
     return built
 
 
+def _kv(template: WorkerTemplate) -> kv.KvPlan:
+    return kv.plan(template.record.key.name, template.spec)
+
+
 def _engine(template: WorkerTemplate) -> Object:
-    spec, settings = template.spec, template.settings
-    args = engine.arguments(spec, template.variant, shutdown_seconds=settings.engine_shutdown_seconds)
+    spec, settings, cache = template.spec, template.settings, _kv(template)
+    args = engine.arguments(
+        spec,
+        template.variant,
+        shutdown_seconds=settings.engine_shutdown_seconds,
+        extra=kv.arguments(cache),
+    )
     return {
         "name": labels.ENGINE_CONTAINER,
         "image": spec.engine.image,
         "command": list(settings.engine_command),
         "args": args,
-        "env": engine.environment(spec),
+        "env": engine.environment(spec, kv.engine_env(cache)),
         "ports": [{"name": "http", "containerPort": labels.ENGINE_PORT, "protocol": "TCP"}],
         "resources": _resources(template),
         "startupProbe": {
@@ -155,11 +164,13 @@ def _engine(template: WorkerTemplate) -> Object:
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
+            **kv.engine_security(cache),
         },
         "volumeMounts": [
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - where tensor parallelism exchanges data
             {"name": "cache", "mountPath": engine.CACHE_MOUNT},
             *engine.weights(spec).mounts,
+            *kv.engine_mounts(cache),
         ],
     }
 
@@ -185,7 +196,7 @@ def scale_quantity(quantity: str, factor: int) -> str:
 
 
 def _agent(template: WorkerTemplate) -> Object:
-    settings, spec = template.settings, template.spec
+    settings, spec, cache = template.settings, template.spec, _kv(template)
     values = {
         "WARMFLEET_AGENT_PORT": str(labels.AGENT_PORT),
         "WARMFLEET_ENGINE_URL": f"http://{POD_ADDRESS}:{labels.ENGINE_PORT}",
@@ -194,6 +205,7 @@ def _agent(template: WorkerTemplate) -> Object:
         "WARMFLEET_POLL_SECONDS": f"{settings.agent_poll_seconds:g}",
         "WARMFLEET_UNROUTE_SECONDS": f"{settings.unroute_seconds:g}",
         "WARMFLEET_DRAIN_DEADLINE_SECONDS": f"{spec.kv_cache.drain_deadline:g}",
+        **kv.agent_env(cache),
     }
     env: list[dict[str, Any]] = [
         {"name": "WARMFLEET_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
@@ -224,5 +236,6 @@ def _agent(template: WorkerTemplate) -> Object:
             "failureThreshold": 6,
         },
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": {**RESTRICTED, "runAsUser": _USER, "readOnlyRootFilesystem": True},
+        "securityContext": {**RESTRICTED, "runAsUser": kv.USER, "runAsGroup": kv.USER, "readOnlyRootFilesystem": True},
+        "volumeMounts": kv.agent_mounts(cache),
     }

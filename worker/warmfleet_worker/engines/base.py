@@ -22,12 +22,12 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OffloadState:
-    """What an engine's metrics say of its KV tiers below host memory, since its start.
+    """What an engine's metrics say of its KV tiers below accelerator memory, since its start.
 
     Attributes:
-        active_cascades: Writes to such a tier that are under way.
+        active_cascades: Writes from host memory to a tier below that are under way.
         stored_bytes: Copied from accelerator to host memory.
-        written_bytes: Written to such a tier.
+        written_bytes: Written to the tiers below.
         failed_cascades: Writes that failed.
         dropped_blocks: Blocks not written because the tier was too slow.
     """
@@ -61,7 +61,7 @@ class Load:
         kv_capacity_tokens: Tokens the KV cache holds; None while unknown.
         counters: Since the engine's start.
         latency: SLO counts since the engine's start.
-        offload: KV tiers below host memory; None without any.
+        offload: KV tiers below accelerator memory; None without any.
     """
 
     running: int | None

@@ -38,6 +38,7 @@ WANTED = (
     "vllm:prefix_cache_hits_total",
     "vllm:external_prefix_cache_hits_total",
     "vllm:num_preemptions_total",
+    "vllm:kv_offload_total_bytes_total",
     "vllm:kv_offload_store_bytes_total",
     "vllm:kv_offload_tiering_active_cascade_jobs",
     "vllm:kv_offload_tiering_write_bytes_total",
@@ -191,13 +192,12 @@ def _counters(samples: Samples) -> EngineCounters:
 
 
 def _offload(samples: Samples) -> OffloadState | None:
-    """Tiers below host memory; counters that have not counted yet are absent."""
-    active = _count(samples, "vllm:kv_offload_tiering_active_cascade_jobs")
-    if active is None:
+    """Tiers below accelerator memory; vLLM leaves out what it has not counted yet."""
+    if _count(samples, "vllm:kv_offload_total_bytes_total") is None:
         return None
     tiering = "vllm:kv_offload_tiering_"
     return OffloadState(
-        active_cascades=active,
+        active_cascades=_count(samples, f"{tiering}active_cascade_jobs") or 0,
         stored_bytes=_count(samples, "vllm:kv_offload_store_bytes_total") or 0,
         written_bytes=_count(samples, f"{tiering}write_bytes_total") or 0,
         failed_cascades=_count(samples, f"{tiering}cascade_job_failures_total") or 0,

@@ -75,7 +75,7 @@ class StoreHandover:
             progress: Takes the tokens stored since the drain began.
 
         Raises:
-            HandoverError: The engine has no tier below host memory.
+            HandoverError: The engine keeps its blocks in accelerator memory only.
         """
         end = self._clock.now() + (1 - RESERVE) * budget
         first = self._ledger.unstored()
@@ -87,7 +87,7 @@ class StoreHandover:
             load = await self._look()
             if load is not None:
                 if load.offload is None:
-                    raise HandoverError("the engine has no KV tier below host memory; give it one with medium fs")
+                    raise HandoverError("the engine has no OffloadingConnector; give the deployment an fs tier")
                 watch.look(load.offload, len(missing))
             idle = watch.last is not None and watch.last.active_cascades == 0
             if (idle and not missing) or watch.quiet >= QUIET or self._clock.now() >= end:
