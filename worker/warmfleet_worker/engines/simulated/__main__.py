@@ -86,7 +86,7 @@ async def _finish(engine: Engine, seconds: float) -> None:
     engine.accepting = False
     clock = engine.clock
     began = clock.now()
-    idle = await engine.until(lambda: not engine.streams, clock.real(seconds))
+    idle = await engine.until(lambda: not engine.at_work, clock.real(seconds))
     left = seconds - (clock.now() - began)
     if idle:
         await clock.sleep(max(0.0, min(TEARDOWN_SECONDS, left)))

@@ -66,6 +66,19 @@ class Cleared:
     """All cached blocks are gone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Offloaded:
+    """Blocks that can be found in a tier below accelerator memory.
+
+    Attributes:
+        hashes: Their hashes.
+        medium: CPU or STORAGE.
+    """
+
+    hashes: list[int]
+    medium: str
+
+
 @dataclass(slots=True)
 class Holding:
     """Blocks that one request holds.

@@ -7,6 +7,8 @@
 ``WARMFLEET_SIM_DTYPE``                 bf16, fp8 or mxfp4; from --dtype and --quantization when unset.
 ``WARMFLEET_SIM_STARTUP_SECONDS``       Logical seconds until the port opens (0).
 ``WARMFLEET_SIM_KV_TOKENS``             Tokens of the KV cache; the profile's when unset.
+``WARMFLEET_SIM_STORE_BYTES_PER_SECOND``  Bandwidth to the shared KV tier (2e9), per logical second.
+``VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES``  vLLM's own: 0 writes hashes into KV events as bytes.
 ``WARMFLEET_SIM_STREAM_INTERVAL_SECONDS``  Logical seconds between two chunks of a stream (0); never less than 20 ms
                                         of real time.
 ======================================  =========================================================================
@@ -18,8 +20,11 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from warmfleet_contracts.perfmodel import PerfProfile, lookup, profiles, resolve_profile_name
+
+from warmfleet_worker.engines.simulated.tier import BYTES_PER_SECOND, TierConfig
 
 DEFAULT_MAX_MODEL_LEN = 131_072
 _DTYPES = {"bf16": "bf16", "bfloat16": "bf16", "float16": "bf16", "half": "bf16", "fp8": "fp8", "mxfp4": "mxfp4"}
@@ -42,6 +47,7 @@ class KvEventsConfig:
         topic: First frame of every message.
         buffer_steps: Batches kept for replay.
         hwm: Messages queued for a slow subscriber.
+        whole_hashes: Hashes are bytes, not integers.
     """
 
     endpoint: str
@@ -49,6 +55,7 @@ class KvEventsConfig:
     topic: str
     buffer_steps: int
     hwm: int
+    whole_hashes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,7 @@ class EngineConfig:
     shutdown_timeout: float
     cache_dtype: str
     kv_events: KvEventsConfig | None
+    tier: TierConfig | None
     startup_seconds: float
     stream_interval: float
 
@@ -96,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--kv-events-config", type=json.loads)
+    parser.add_argument("--kv-transfer-config", type=json.loads)
     parser.add_argument("--tensor-parallel-size", "-tp", type=_positive, default=1)
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--dtype", default="auto")
@@ -143,7 +152,8 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str]) -> EngineConfi
         prefix_caching=args.enable_prefix_caching,
         shutdown_timeout=max(0.0, args.shutdown_timeout),
         cache_dtype=args.kv_cache_dtype,
-        kv_events=_kv_events(args.kv_events_config),
+        kv_events=_kv_events(args.kv_events_config, environ),
+        tier=_tier(args.kv_transfer_config, environ),
         startup_seconds=_number(environ, "WARMFLEET_SIM_STARTUP_SECONDS", default=0.0),
         stream_interval=_number(environ, "WARMFLEET_SIM_STREAM_INTERVAL_SECONDS", default=0.0),
     )
@@ -186,7 +196,25 @@ def _kv_tokens(profile: PerfProfile, cache_dtype: str) -> int:
     return profile.kv_tokens * (2 if cache_dtype.startswith(("fp8", "int8")) else 1)
 
 
-def _kv_events(raw: object) -> KvEventsConfig | None:
+def _tier(raw: object, environ: Mapping[str, str]) -> TierConfig | None:
+    """The OffloadingConnector, with host memory and at most one fs tier below it."""
+    if raw is None:
+        return None
+    flag = "--kv-transfer-config"
+    if not isinstance(raw, dict) or raw.get("kv_connector") != "OffloadingConnector":
+        raise ConfigError(f"{flag}: the simulated engine has the OffloadingConnector only")
+    extra = raw.get("kv_connector_extra_config")
+    if not isinstance(extra, dict) or not extra.get("cpu_bytes_to_use"):
+        raise ConfigError(f"{flag}: cpu_bytes_to_use must be specified in kv_connector_extra_config")
+    below = extra.get("secondary_tiers", [])
+    if not isinstance(below, list) or len(below) > 1 or any(t.get("type") != "fs" for t in below):
+        raise ConfigError(f"{flag}: secondary_tiers: the simulated engine has at most one, of type fs")
+    root = Path(str(below[0]["root_dir"])) if below else None
+    speed = _number(environ, "WARMFLEET_SIM_STORE_BYTES_PER_SECOND", default=BYTES_PER_SECOND)
+    return TierConfig(root, max(1.0, speed))
+
+
+def _kv_events(raw: object, environ: Mapping[str, str]) -> KvEventsConfig | None:
     if raw is None:
         return None
     if not isinstance(raw, dict):
@@ -206,4 +234,5 @@ def _kv_events(raw: object) -> KvEventsConfig | None:
         topic=str(raw.get("topic", "")),
         buffer_steps=int(raw.get("buffer_steps", 10_000)),
         hwm=int(raw.get("hwm", 100_000)),
+        whole_hashes=environ.get("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES") == "0",
     )

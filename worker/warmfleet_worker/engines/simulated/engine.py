@@ -7,14 +7,16 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from hashlib import sha256
 
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_worker.engines.simulated.blocks import BlockPool
+from warmfleet_worker.engines.simulated.blocks import BlockPool, Stored
 from warmfleet_worker.engines.simulated.config import EngineConfig
 from warmfleet_worker.engines.simulated.histograms import Statistics
-from warmfleet_worker.engines.simulated.kv_events import KvPublisher
+from warmfleet_worker.engines.simulated.kv_events import KvPublisher, PoolEvent
 from warmfleet_worker.engines.simulated.scheduler import Limits, QueueFull, Request, Scheduler
+from warmfleet_worker.engines.simulated.tier import FsTier, TierConfig
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,13 +71,20 @@ class Engine:
         self.accepting = True
         self.streams: set[Stream] = set()
         pool = BlockPool(
-            config.blocks, config.block_size, caching=config.prefix_caching, record=config.kv_events is not None
+            config.blocks,
+            config.block_size,
+            caching=config.prefix_caching,
+            record=config.kv_events is not None or config.tier is not None,
         )
+        self.tier = None if config.tier is None else _tier(config, config.tier, clock)
         limits = Limits(config.max_num_seqs, config.max_num_batched_tokens, config.max_num_queued_reqs)
-        self.scheduler = Scheduler(config.profile, pool, limits, Statistics(config.max_model_len), clock.now())
+        self.scheduler = Scheduler(
+            config.profile, pool, limits, Statistics(config.max_model_len), clock.now(), self.tier
+        )
         self._publisher: KvPublisher | None = None
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._storing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to run."""
@@ -83,6 +92,9 @@ class Engine:
             self._publisher = KvPublisher(self.config.kv_events, self.config.block_size, self.clock)
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(_crash)
+        if self.tier is not None:
+            self._storing = asyncio.create_task(self._store(self.tier))
+            self._storing.add_done_callback(_crash)
 
     def submit(self, prompt: list[int], max_tokens: int, finish_reason: str, *, every_chunk: bool) -> Stream:
         """Take in a request.
@@ -120,10 +132,11 @@ class Engine:
     async def halt(self) -> None:
         """Stop at once, as a killed engine process does: streams get nothing more, not even an end."""
         self.accepting = False
-        task, self._task = self._task, None
-        if task is not None:
+        tasks = [task for task in (self._task, self._storing) if task is not None]
+        self._task = self._storing = None
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._publisher is not None:
             await self._publisher.close()
             self._publisher = None
@@ -159,9 +172,38 @@ class Engine:
                 stream.poke()
         self._publish()
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a request runs or waits, or blocks have to be stored: a graceful shutdown waits for both."""
+        return bool(self.streams) or (self.tier is not None and self.tier.busy)
+
+    async def _store(self, tier: FsTier) -> None:
+        """Store blocks, and tell of it even while no request runs."""
+        running = asyncio.create_task(tier.run())
+        try:
+            while not running.done():
+                await asyncio.sleep(TICK)
+                self._publish()
+            running.result()
+        finally:
+            running.cancel()
+
     def _publish(self) -> None:
+        events: list[PoolEvent] = list(self.scheduler.pool.drain_events())
+        if self.tier is not None:
+            for event in events:
+                if isinstance(event, Stored):
+                    self.tier.store(event.hashes)
+            events += self.tier.take_events()
         if self._publisher is not None:
-            self._publisher.publish(self.scheduler.pool.drain_events())
+            self._publisher.publish(events)
+
+
+def _tier(config: EngineConfig, tier: TierConfig, clock: Clock) -> FsTier:
+    """The tier of engines with this configuration: those that agree in it share their blocks."""
+    facts = repr((config.model, config.block_size, config.cache_dtype, config.profile.dtype))
+    space = f"{config.model.replace('/', '_')}_{sha256(facts.encode()).hexdigest()[:12]}"
+    return FsTier(tier, space, config.block_size * config.profile.kv_bytes_per_token, clock)
 
 
 def _crash(task: asyncio.Task[None]) -> None:

@@ -71,6 +71,8 @@ class Statistics:
     computed_tokens: int = 0
     hit_tokens: int = 0
     query_tokens: int = 0
+    external_hit_tokens: int = 0
+    external_query_tokens: int = 0
     generation_tokens: int = 0
     preemptions: int = 0
     rejections: int = 0
@@ -93,6 +95,11 @@ class Statistics:
     request_computed: Histogram = field(init=False)
     params_max_tokens: Histogram = field(init=False)
     max_generation: Histogram = field(init=False)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens found in any tier."""
+        return self.hit_tokens + self.external_hit_tokens
 
     def __post_init__(self) -> None:
         bounds = one_two_five(self.max_model_len)

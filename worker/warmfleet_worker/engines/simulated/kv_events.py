@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -18,29 +18,60 @@ import zmq
 import zmq.asyncio
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_worker.engines.simulated.blocks import Cleared, Removed, Stored
+from warmfleet_worker.engines.simulated.blocks import Cleared, Offloaded, Removed, Stored
 from warmfleet_worker.engines.simulated.config import KvEventsConfig
 
 _LOG = logging.getLogger(__name__)
 _END = (-1).to_bytes(8, "big", signed=True)
 
 
-def wire_event(event: Stored | Removed | Cleared, block_size: int) -> dict[str, Any]:
-    """An event as vLLM writes it."""
+PoolEvent = Stored | Removed | Cleared | Offloaded
+Hash = Callable[[int], int | bytes]
+
+
+def wire_events(event: PoolEvent, block_size: int, name: Hash = int) -> list[dict[str, Any]]:
+    """An event as vLLM writes it: one, but of tiers below accelerator memory one a block.
+
+    Args:
+        event: The event.
+        block_size: Tokens of a block.
+        name: Form of a hash on the wire.
+    """
     if isinstance(event, Cleared):
-        return {"type": "AllBlocksCleared"}
+        return [{"type": "AllBlocksCleared"}]
+    hashes = [name(h) for h in event.hashes]
     if isinstance(event, Removed):
-        return {"type": "BlockRemoved", "block_hashes": event.hashes, "medium": "GPU", "group_idx": 0}
+        return [{"type": "BlockRemoved", "block_hashes": hashes, "medium": "GPU", "group_idx": 0}]
+    if isinstance(event, Offloaded):
+        return [_below(one, event.medium) for one in hashes]
+    return [_computed(event, hashes, block_size, name)]
+
+
+def _below(block: int | bytes, medium: str) -> dict[str, Any]:
     return {
         "type": "BlockStored",
-        "block_hashes": event.hashes,
-        "parent_block_hash": event.parent,
+        "block_hashes": [block],
+        "parent_block_hash": None,
+        "token_ids": [],
+        "block_size": 0,
+        "lora_id": None,
+        "medium": medium,
+        "lora_name": None,
+        "group_idx": 0,
+    }
+
+
+def _computed(event: Stored, hashes: list[int | bytes], block_size: int, name: Hash) -> dict[str, Any]:
+    return {
+        "type": "BlockStored",
+        "block_hashes": hashes,
+        "parent_block_hash": None if event.parent is None else name(event.parent),
         "token_ids": event.token_ids,
         "block_size": block_size,
         "lora_id": None,
         "medium": "GPU",
         "lora_name": None,
-        "extra_keys": [None] * len(event.hashes),
+        "extra_keys": [None] * len(hashes),
         "group_idx": 0,
         "kv_cache_spec_kind": "full_attention",
     }
@@ -73,9 +104,10 @@ class KvPublisher:
             self._router.bind(config.replay_endpoint)
             self._task = asyncio.create_task(self._replay(self._router))
 
-    def publish(self, events: Iterable[Stored | Removed | Cleared]) -> None:
+    def publish(self, events: Iterable[PoolEvent]) -> None:
         """Send events, if there are any, as one batch."""
-        wired = [wire_event(event, self._block_size) for event in events]
+        name = _whole if self._config.whole_hashes else int
+        wired = [wire for event in events for wire in wire_events(event, self._block_size, name)]
         if not wired:
             return
         payload = msgspec.msgpack.encode([self._clock.wall().timestamp(), wired, 0])
@@ -107,6 +139,11 @@ class KvPublisher:
                 if number >= start:
                     await router.send_multipart([client, b"", number.to_bytes(8, "big"), payload])
             await router.send_multipart([client, b"", _END, b""])
+
+
+def _whole(block: int) -> bytes:
+    """A hash in all its bytes."""
+    return block.to_bytes(8, "big")
 
 
 def _attach(socket: zmq.Socket[bytes], endpoint: str) -> None:

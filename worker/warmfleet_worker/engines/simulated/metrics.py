@@ -16,13 +16,14 @@ from prometheus_client.registry import Collector
 from warmfleet_worker.engines.simulated.config import EngineConfig
 from warmfleet_worker.engines.simulated.histograms import Histogram, Statistics
 from warmfleet_worker.engines.simulated.scheduler import Scheduler
+from warmfleet_worker.engines.simulated.tier import TierStatistics
 
 _COUNTERS = (
     ("prefix_cache_queries", "Prefix cache queries, in tokens.", "query_tokens"),
     ("prefix_cache_hits", "Prefix cache hits, in tokens.", "hit_tokens"),
     ("num_preemptions", "Preemptions.", "preemptions"),
     ("prompt_tokens", "Prompt tokens processed.", "prompt_tokens"),
-    ("prompt_tokens_cached", "Prompt tokens found in a cache.", "hit_tokens"),
+    ("prompt_tokens_cached", "Prompt tokens found in a cache.", "cached_tokens"),
     ("generation_tokens", "Tokens generated.", "generation_tokens"),
 )
 _HISTOGRAMS = (
@@ -72,6 +73,7 @@ class EngineCollector(Collector):
         self._config = config
         self._scheduler = scheduler
         self._http = http
+        self._tier = scheduler.tier
         self._labels = {"engine": "0", "model_name": config.served_names[0]}
 
     def collect(self) -> Iterable[Metric]:
@@ -85,6 +87,23 @@ class EngineCollector(Collector):
             yield _histogram(f"vllm:{name}", text, self._labels, getattr(statistics, attribute))
         yield self._cache_config()
         yield from self._http_families()
+        if self._tier is not None:
+            yield from self._offload(self._tier.statistics)
+
+    def _offload(self, done: TierStatistics) -> Iterable[Metric]:
+        """Families of the OffloadingConnector; vLLM shows most of them only once they have counted."""
+        directions = {"CPU_to_GPU": done.read_bytes, "GPU_to_CPU": done.stored_bytes}
+        rows: list[tuple[Mapping[str, str], float]] = [({"transfer_type": k}, v) for k, v in directions.items()]
+        yield self._counter("kv_offload_total_bytes", "Bytes copied by the connector.", rows)
+        if not done.stored_bytes:
+            return
+        yield self._counter("kv_offload_store_bytes", "Bytes copied to host memory.", [({}, done.stored_bytes)])
+        tier, name = {"tier": "1:fs"}, "kv_offload_tiering_"
+        yield self._gauge(f"{name}active_cascade_jobs", "Writes under way.", [(tier, done.jobs)])
+        if done.written_bytes:
+            yield self._counter(f"{name}write_bytes", "Bytes written to a tier.", [(tier, done.written_bytes)])
+        if done.failures:
+            yield self._counter(f"{name}cascade_job_failures", "Writes that failed.", [(tier, done.failures)])
 
     def _gauges(self) -> Iterable[Metric]:
         scheduler = self._scheduler
@@ -106,14 +125,16 @@ class EngineCollector(Collector):
         yield self._gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", [({}, usage)])
 
     def _tables(self, statistics: Statistics) -> Iterable[Metric]:
-        hits, computed = statistics.hit_tokens, statistics.computed_tokens
-        for name in ("external_prefix_cache_queries", "external_prefix_cache_hits"):
-            yield self._counter(name, "Prefix cache of a KV connector, in tokens.", [({}, 0)])
-        sources = {"local_compute": computed, "local_cache_hit": hits, "external_kv_transfer": 0}
+        hits, computed, external = statistics.hit_tokens, statistics.computed_tokens, statistics.external_hit_tokens
+        text = "Prefix cache of a KV connector, in tokens."
+        queries = statistics.external_query_tokens if self._tier is not None else 0
+        yield self._counter("external_prefix_cache_queries", text, [({}, queries)])
+        yield self._counter("external_prefix_cache_hits", text, [({}, external)])
+        sources = {"local_compute": computed, "local_cache_hit": hits, "external_kv_transfer": external}
         rows = [({"source": source}, value) for source, value in sources.items()]
         yield self._counter("prompt_tokens_by_source", "Prompt tokens by source.", rows)
-        tiers = ("host", "p2p", "disk", "external_unspecified")
-        rows = [({"source": "device"}, hits), *(({"source": tier}, 0) for tier in tiers)]
+        cached = {"device": hits, "host": 0, "p2p": 0, "disk": external, "external_unspecified": 0}
+        rows = [({"source": source}, value) for source, value in cached.items()]
         yield self._counter("prompt_tokens_cached_by_source", "Cached prompt tokens by tier.", rows)
         rows = [({"finished_reason": reason}, n) for reason, n in statistics.finished.items()]
         yield self._counter("request_success", "Requests finished.", rows)

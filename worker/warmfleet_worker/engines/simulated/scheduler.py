@@ -21,6 +21,7 @@ from warmfleet_contracts.perfmodel import PerfProfile, step_ms
 
 from warmfleet_worker.engines.simulated.blocks import BlockPool, Holding, block_hashes
 from warmfleet_worker.engines.simulated.histograms import Statistics
+from warmfleet_worker.engines.simulated.tier import FsTier
 from warmfleet_worker.engines.simulated.tokens import response_ids, seed_of
 
 _NEVER = math.inf
@@ -103,11 +104,19 @@ class Scheduler:
         limits: Batch limits.
         statistics: Where to count.
         now: Current logical time.
+        tier: KV tiers below accelerator memory; None without.
     """
 
     def __init__(
-        self, profile: PerfProfile, pool: BlockPool, limits: Limits, statistics: Statistics, now: float
+        self,
+        profile: PerfProfile,
+        pool: BlockPool,
+        limits: Limits,
+        statistics: Statistics,
+        now: float,
+        tier: FsTier | None = None,
     ) -> None:
+        self.tier = tier
         self.profile = profile
         self.pool = pool
         self.limits = limits
@@ -138,6 +147,9 @@ class Scheduler:
             request.hashes = block_hashes(request.prompt, self.pool.block_size)
         request.target = len(request.prompt)
         request.available_at = request.arrived + self.profile.ttft_overhead_ms / 1000.0
+        if self.tier is not None:
+            below = self.tier.match(request.hashes[self.pool.match(request.hashes) :])
+            request.available_at += below * self.tier.seconds_per_block
         self.waiting.append(request)
 
     def abort(self, request: Request, now: float) -> None:
@@ -208,18 +220,24 @@ class Scheduler:
 
     def _admit(self, request: Request) -> bool:
         size = self.pool.block_size
-        hits = min(self.pool.match(request.hashes), (request.target - 1) // size)
+        most = (request.target - 1) // size
+        hits = min(self.pool.match(request.hashes), most)
+        loaded = self.tier.match(request.hashes[hits:most]) if self.tier is not None else 0
         holding = self.pool.admit(request.hashes[:hits], -(-request.target // size))
         if holding is None:
             return False
         request.holding = holding
-        request.computed = hits * size
+        request.computed = (hits + loaded) * size
+        if loaded:
+            self.pool.commit(holding, request.hashes[: hits + loaded], request.prompt)
         if request.admitted_at is None:
             request.admitted_at = self._time
             request.cached = request.computed
             if self.pool.caching:
                 self.statistics.query_tokens += len(request.prompt)
-                self.statistics.hit_tokens += request.computed
+                self.statistics.hit_tokens += hits * size
+                self.statistics.external_query_tokens += len(request.prompt) - hits * size
+                self.statistics.external_hit_tokens += loaded * size
         return True
 
     def _make_room(self) -> bool:

@@ -1,0 +1,218 @@
+"""Hand-over by store: the ledger, the folder, and the whole of it against simulated engines that share a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from warmfleet_contracts.agent import Strategy
+from warmfleet_runtime.openmetrics import parse
+from warmfleet_worker.drain_events import EngineExited, EngineReady, HandoverFinished
+from warmfleet_worker.engines.vllm import VllmEngine
+from warmfleet_worker.kv.cache import EngineShm, WorkerCache, build
+from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored
+from warmfleet_worker.kv.folder import StoreFolder
+from warmfleet_worker.kv.handover import HandoverError
+from warmfleet_worker.kv.ledger import EventLedger
+from warmfleet_worker.settings import Settings, SettingsError, settings_from_env
+
+BLOCK = 16
+DAY = 86_400.0
+
+
+def ledger_of(*events: BlockStored | BlockRemoved | AllBlocksCleared) -> EventLedger:
+    ledger = EventLedger()
+    ledger.take(Batch(0.0, list(events)))
+    return ledger
+
+
+def test_a_block_is_missing_until_an_event_says_it_is_stored() -> None:
+    ledger = ledger_of(BlockStored([b"a", b"b", b"c"], 16, "GPU", 0), BlockStored([b"a"], 0, "STORAGE", 0))
+    assert (ledger.held_tokens, set(ledger.unstored())) == (48, {(b"b", 0), (b"c", 0)})
+    ledger.take(Batch(1.0, [BlockStored([b"b"], 0, "CPU", 0), BlockRemoved([b"c"], "GPU", 0)]))
+    assert (ledger.held_tokens, ledger.unstored()) == (32, {(b"b", 0): 16})
+    ledger.take(Batch(2.0, [BlockStored([b"a", b"b"], 16, "GPU", 1)]))
+    assert ledger.held_tokens == 32, "the same tokens in a second group of layers are no new tokens"
+    ledger.take(Batch(3.0, [BlockStored([b"a"], 16, "GPU", 0), AllBlocksCleared()]))
+    assert (ledger.held_tokens, ledger.unstored()) == (0, {})
+
+
+def write(folder: Path, space: str, name: str, *, age: float = 0.0, size: int = 100) -> Path:
+    path = folder / space / name[:3] / f"{name[3:5]}_g0" / f"{name}.bin"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    os.utime(path, (1e9 - age, 1e9 - age))
+    return path
+
+
+def test_the_folder_is_asked_in_the_space_of_the_same_configuration(tmp_path: Path) -> None:
+    folder = StoreFolder(tmp_path)
+    write(tmp_path, "m_aaa_r0", "01" * 32)
+    write(tmp_path, "m_bbb_r0", "02" * 32)
+    own = folder.spaces(like=(b"\x01" * 32, 0))
+    assert [p.name for p in own] == ["m_aaa_r0"]
+    keys = [(b"\x01" * 32, 0), (b"\x02" * 32, 0), (b"\x01" * 32, 1), (7, 0)]
+    assert folder.present(keys, own) == {keys[0]}
+    assert folder.present(keys, folder.spaces()) == {keys[0], keys[1]}
+
+
+def test_pruning_takes_the_old_then_the_oldest_and_what_killed_engines_left(tmp_path: Path) -> None:
+    folder = StoreFolder(tmp_path)
+    ages = {"a" * 16: 9 * DAY, "b" * 16: 3 * DAY, "c" * 16: 2 * DAY, "d" * 16: DAY}
+    paths = [write(tmp_path, "m_r0", name, age=age) for name, age in ages.items()]
+    left_over = paths[3].with_suffix(".bin_123.tmp")
+    left_over.write_bytes(b"half")
+    os.utime(left_over, (1e9 - DAY, 1e9 - DAY))
+    pruned = folder.prune(now=1e9, max_age=7 * DAY, max_bytes=250)
+    assert [p.exists() for p in paths] == [False, False, True, True]
+    assert not left_over.exists()
+    assert (pruned.files, pruned.left_bytes, pruned.refused) == (3, 200, 0)
+    assert folder.prune(now=1e9, max_age=7 * DAY, max_bytes=250).files == 0
+
+
+def test_one_agent_prunes_at_a_time_and_the_folder_is_private(tmp_path: Path) -> None:
+    folder = StoreFolder(tmp_path / "chat")
+    folder.make_private()
+    assert (tmp_path / "chat").stat().st_mode & 0o777 == 0o770
+    assert [folder.take_turn(now=now, period=300.0) for now in (1e9, 1e9 + 299, 1e9 + 301)] == [True, False, True]
+
+
+def test_only_the_shared_memory_of_the_engine_that_exited_is_removed(tmp_path: Path) -> None:
+    old, other = tmp_path / "vllm_offload_old.mmap", tmp_path / "psm_x"
+    old.touch()
+    other.touch()
+    cache = WorkerCache(shm=EngineShm(tmp_path))
+    cache.engine_was(EngineExited())
+    assert old.exists(), "nothing is known of it: the engine may be starting"
+    cache.engine_was(EngineReady())
+    new = tmp_path / "vllm_offload_new.mmap"
+    new.touch()
+    cache.engine_was(EngineExited())
+    assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WARMFLEET_HANDOVER", "teleport"), ("WARMFLEET_KV_EVENTS", "/run/x"), ("WARMFLEET_KV_STORE", "relative")],
+)
+def test_a_setting_that_cannot_be_used_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        settings_from_env({"WARMFLEET_POD_UID": "u", "WARMFLEET_POD_IP": "127.0.0.1", name: value})
+
+
+# -- against simulated engines -----------------------------------------------------------------------------------------
+
+
+class Scene:
+    """Engines that share a folder, each with what its agent would have."""
+
+    def __init__(self, launch, folder: Path) -> None:
+        self._launch, self.folder = launch, folder
+        self.count = 0
+        self.open: list[tuple[WorkerCache, VllmEngine, asyncio.Task[None]]] = []
+
+    async def worker(self, *, speed: str = "1e11") -> tuple[WorkerCache, Callable[[str], Awaitable[dict]], str]:
+        self.count += 1
+        events, replay = (f"ipc://{self.folder}/{kind}{self.count}" for kind in "er")
+        extra = {
+            "spec_name": "TieringOffloadingSpec",
+            "cpu_bytes_to_use": 2**30,
+            "secondary_tiers": [{"type": "fs", "root_dir": str(self.folder / "kv"), "enable_kv_events": True}],
+        }
+        connector = {"kv_connector": "OffloadingConnector", "kv_connector_extra_config": extra}
+        published = {"enable_kv_cache_events": True, "endpoint": events, "replay_endpoint": replay}
+        engine, client = await self._launch(
+            *("--kv-transfer-config", json.dumps(connector), "--kv-events-config", json.dumps(published)),
+            WARMFLEET_SIM_STORE_BYTES_PER_SECOND=speed,
+            VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES="0",
+        )
+        adapter = VllmEngine(str(client.make_url("")).rstrip("/"), slo_ttft=2.0, slo_tpot=0.05)
+        settings = Settings("u", "127.0.0.1", kv_events=events, kv_replay=replay, kv_store=self.folder / "kv")
+        cache = build(settings, adapter, engine.clock)
+        self.open.append((cache, adapter, asyncio.create_task(cache.run())))
+
+        async def ask(prompt: str) -> dict:
+            body = {"prompt": prompt, "max_tokens": 1, "model": "tiny"}
+            async with client.post("/v1/completions", json=body) as answer:
+                return await answer.json()
+
+        return cache, ask, str(client.make_url("/metrics"))
+
+    async def close(self) -> None:
+        for cache, adapter, task in self.open:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            cache.close()
+            await adapter.close()
+
+
+@pytest.fixture
+async def scene(launch, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+    scene = Scene(launch, tmp_path_factory.mktemp("s"))
+    yield scene
+    await scene.close()
+
+
+async def hand_over(cache: WorkerCache, budget: float) -> tuple[HandoverFinished, list[int]]:
+    told: list[int] = []
+    return await cache.strategies[Strategy.STORE].run(budget, told.append), told
+
+
+def text(topic: str) -> str:
+    return " ".join(f"{topic}{i}" for i in range(405))
+
+
+async def test_everything_stored_is_acknowledged_and_found_by_another_worker(scene: Scene) -> None:
+    leaving, ask, _ = await scene.worker()
+    first = [await ask(text(topic)) for topic in "abc"]
+    report, _ = await hand_over(leaving, 600.0)
+    assert (report.partial, report.dropped_tokens) == (False, 0), report
+    tokens = [answer["usage"]["prompt_tokens"] // BLOCK * BLOCK for answer in first]
+    assert report.kept_tokens == sum(tokens) == leaving.held_tokens
+
+    heir, ask, url = await scene.worker()
+    again = [await ask(text(topic)) for topic in "abc"]
+    assert [a["choices"] for a in again] == [a["choices"] for a in first]
+    async with scene.open[1][1]._session.get(url) as answer:
+        samples = parse(await answer.text(), wanted=["vllm:external_prefix_cache_hits_total"])
+    assert samples.total("vllm:external_prefix_cache_hits_total") == sum(tokens)
+    # The heir has stored nothing itself: that its blocks are safe only the folder can say.
+    report, _ = await hand_over(heir, 600.0)
+    assert (report.partial, report.kept_tokens, report.moved_tokens) == (False, sum(tokens), 0), report
+
+
+async def test_a_store_that_is_too_slow_gives_a_partial_report_before_the_deadline(scene: Scene) -> None:
+    leaving, ask, _ = await scene.worker(speed="1e5")
+    await ask(text("slow"))
+    started = scene.open[0][0]
+    report, told = await hand_over(started, 90.0)
+    assert report.partial
+    assert (report.kept_tokens, report.dropped_tokens) == (0, leaving.held_tokens)
+    assert "not in the store" in report.message
+    assert "1 writes are under way" in report.message
+    assert told
+
+
+async def test_tokens_stored_during_the_drain_are_told_as_moved(scene: Scene) -> None:
+    leaving, ask, _ = await scene.worker(speed="3e6")
+    await ask(text("moved"))
+    report, told = await hand_over(leaving, 3600.0)
+    assert not report.partial, report
+    assert report.moved_tokens == report.kept_tokens == leaving.held_tokens
+    assert told[0] == 0
+    assert told[-1] == report.moved_tokens
+
+
+async def test_an_engine_without_tiers_is_left_to_the_next_strategy(launch, tmp_path: Path) -> None:
+    engine, client = await launch()
+    adapter = VllmEngine(str(client.make_url("")).rstrip("/"), slo_ttft=2.0, slo_tpot=0.05)
+    settings = Settings("u", "127.0.0.1", kv_events=f"ipc://{tmp_path}/none", kv_store=tmp_path / "kv")
+    cache = build(settings, adapter, engine.clock)
+    with pytest.raises(HandoverError, match="OffloadingConnector"):
+        await hand_over(cache, 60.0)
+    cache.close()
+    await adapter.close()
