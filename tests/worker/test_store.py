@@ -198,8 +198,10 @@ async def test_a_store_that_is_too_slow_gives_a_partial_report_before_the_deadli
 
 
 async def test_tokens_stored_during_the_drain_are_told_as_moved(scene: Scene) -> None:
-    leaving, ask, _ = await scene.worker(speed="3e6")
+    leaving, ask, _ = await scene.worker(speed="5e5")
     await ask(text("moved"))
+    while not leaving.held_tokens:  # noqa: ASYNC110 - events come from another thread
+        await asyncio.sleep(0.01)
     report, told = await hand_over(leaving, 3600.0)
     assert not report.partial, report
     assert report.moved_tokens == report.kept_tokens == leaving.held_tokens

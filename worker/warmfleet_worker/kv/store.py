@@ -5,7 +5,7 @@ the ``fs`` tier in *cascades* as soon as it is computed. So nothing has to be fl
 see that it is true, block by block::
 
     missing = held - acknowledged,   acknowledged = {storage events} + {files in the folder}
-    done    when missing is empty, or when nothing moves any more (no cascade, no byte, QUIET looks in a row)
+    done    when nothing moves any more (no cascade, no byte, no event) in two looks, or QUIET ones if some are missing
     kept    = tokens(held) - tokens(missing);   moved = those of them acknowledged since the drain began
 
 A block the engine itself had loaded from the folder has no storage event, so the folder is asked about what is left.
@@ -89,8 +89,7 @@ class StoreHandover:
                 if load.offload is None:
                     raise HandoverError("the engine has no OffloadingConnector; give the deployment an fs tier")
                 watch.look(load.offload, len(missing))
-            idle = watch.last is not None and watch.last.active_cascades == 0
-            if (idle and not missing) or watch.quiet >= QUIET or self._clock.now() >= end:
+            if watch.quiet >= (QUIET if missing else 1) or self._clock.now() >= end:
                 break
             await self._clock.sleep(LOOK_REAL * self._clock.scale)
         missing = self._ledger.unstored()
