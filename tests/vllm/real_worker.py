@@ -105,7 +105,7 @@ class RealWorker:
         claim: Folder that stands for the shared volume.
         folder: Folder of its own.
         kv_cache: Changes to ``spec.kvCache``.
-        pace: File with the seconds that each write to storage takes; None: as fast as it can.
+        gate: File with the number of write jobs that its storage may do; None: all.
     """
 
     name: str
@@ -113,7 +113,7 @@ class RealWorker:
     claim: Path
     folder: Path
     kv_cache: dict[str, Any] = field(default_factory=dict)
-    pace: Path | None = None
+    gate: Path | None = None
     engine: subprocess.Popen[bytes] | None = None
     agent: subprocess.Popen[bytes] | None = None
     shared_memory: set[str] = field(default_factory=set)
@@ -182,7 +182,7 @@ class RealWorker:
             )
 
     def _real(self, words: list[str]) -> tuple[list[str], dict[str, str]]:
-        """What differs from a pod with an accelerator: the port, the copies within the host, the pace of storage."""
+        """What differs from a pod with an accelerator: the port, copies within the host, the gate to the storage."""
         assert words[:2] == ["vllm", "serve"]
         words = [str(self.environment.python), "-m", "vllm.entrypoints.cli.main", *words[1:]]
         words[words.index("--port") + 1] = str(self.engine_port)
@@ -192,10 +192,9 @@ class RealWorker:
             extra = config["kv_connector_extra_config"]
             assert extra["spec_name"] == "TieringOffloadingSpec"
             extra |= {"spec_name": "HostTieringSpec", "spec_module_path": "warmfleet_worker.engines.host_offload"}
-            if self.pace is not None:
+            if self.gate is not None:
                 (tier,) = extra["secondary_tiers"]
-                tier |= {"type": "SlowTier", "module_path": "slow_tier", "pace": str(self.pace), "n_write_threads": 1}
-                tier["n_read_threads"] = 1  # reading threads write too when they have nothing to read
+                tier |= {"type": "GatedTier", "module_path": "gated_tier", "gate": str(self.gate)}
             words[place] = json.dumps(config)
         python_path = os.pathsep.join(str(p) for p in (REPOSITORY / "worker", HERE / "engine_side"))
         return words, {**_QUIET, "PYTHONPATH": python_path}
