@@ -25,7 +25,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from warmfleet_contracts.api.base import ApiModel
+from warmfleet_contracts.wire import ApiModel
 
 PROTOCOL_VERSION = "v1"
 _MAX_COUNT = 2**53

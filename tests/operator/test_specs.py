@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import kubernetes_validate
@@ -88,7 +89,7 @@ def test_the_engine_gets_the_flags_of_the_spec() -> None:
         "--shutdown-timeout 30",
     ):
         assert flag in text
-    assert args[-2:] == ["--max-num-seqs", "8"]
+    assert args[-4:-2] == ["--max-num-seqs", "8"]
     resources = container(built, "engine")["resources"]
     assert resources["limits"] == {"nvidia.com/gpu": "4"}
     assert resources["requests"] == {"nvidia.com/gpu": "4", "cpu": "16", "memory": "128Gi"}
@@ -99,6 +100,63 @@ def test_a_shutdown_timeout_of_zero_is_refused() -> None:
     assert found.spec is not None
     with pytest.raises(ValueError, match="--shutdown-timeout"):
         engine.arguments(found.spec, found.spec.variants[0], shutdown_seconds=0)
+
+
+def test_a_user_cannot_set_the_shutdown_timeout() -> None:
+    args = container(pod(engine={"image": "v", "args": ["--shutdown_timeout=0", "--shutdown-timeout", "0"]}), "engine")
+    assert args["args"][-2:] == ["--shutdown-timeout", "30"]
+
+
+TIERS = [{"medium": "cpu", "size": "8Gi"}, {"medium": "fs", "size": "2Ti", "claimName": "shared"}]
+
+
+def flag(built: dict[str, Any], name: str) -> Any:
+    args = container(built, "engine")["args"]
+    return json.loads(args[args.index(name) + 1])
+
+
+def variables(built: dict[str, Any], name: str) -> dict[str, str]:
+    return {e["name"]: e.get("value", "") for e in container(built, name)["env"]}
+
+
+def test_tiers_become_a_connector_and_the_agent_sees_the_same_folder() -> None:
+    built = pod(kvCache={"tiers": TIERS, "handover": ["auto"]})
+    kubernetes_validate.validate(built, "1.34", strict=True)
+    extra = flag(built, "--kv-transfer-config")["kv_connector_extra_config"]
+    assert extra["cpu_bytes_to_use"] == 8 * 2**30
+    assert extra["offload_prompt_only"] is False
+    (tier,) = extra["secondary_tiers"]
+    agent = variables(built, "agent")
+    assert tier["root_dir"] == agent["WARMFLEET_KV_STORE"] == "/kv/chat"
+    assert agent["WARMFLEET_HANDOVER"] == "store"
+    assert agent["WARMFLEET_KV_STORE_BYTES"] == str(2 * 2**40)
+    events = flag(built, "--kv-events-config")
+    assert events["endpoint"] == agent["WARMFLEET_KV_EVENTS"]
+    assert events["replay_endpoint"] == agent["WARMFLEET_KV_REPLAY"]
+    assert variables(built, "engine")["VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES"] == "0"
+    volumes = {v["name"]: v for v in built["spec"]["volumes"]}
+    assert volumes["kv"]["persistentVolumeClaim"]["claimName"] == "shared"
+    for name in ("engine", "agent"):
+        one = container(built, name)
+        assert {"run", "kv"} <= {m["name"] for m in one["volumeMounts"]}
+        assert (one["securityContext"]["runAsUser"], one["securityContext"]["runAsGroup"]) == (1000, 1000)
+    mounts = {m["name"]: m["mountPath"] for m in container(built, "agent")["volumeMounts"]}
+    assert mounts["shm"] == agent["WARMFLEET_ENGINE_SHM"]
+
+
+def test_host_memory_alone_keeps_blocks_but_hands_none_over() -> None:
+    built = pod(kvCache={"tiers": TIERS[:1], "handover": ["auto"]})
+    kubernetes_validate.validate(built, "1.34", strict=True)
+    assert flag(built, "--kv-transfer-config")["kv_connector_extra_config"]["spec_name"] == "CPUOffloadingSpec"
+    assert variables(built, "agent")["WARMFLEET_HANDOVER"] == "none"
+    assert "--kv-events-config" not in container(built, "engine")["args"]
+
+
+def test_without_tiers_the_engine_is_left_alone() -> None:
+    built = pod()
+    assert not {"--kv-transfer-config", "--kv-events-config"} & set(container(built, "engine")["args"])
+    assert {v["name"] for v in built["spec"]["volumes"]} >= {"shm", "cache"}
+    assert "runAsUser" not in container(built, "engine")["securityContext"]
 
 
 def test_readiness_is_the_agents_and_the_engines_prestop_asks_it_to_drain() -> None:

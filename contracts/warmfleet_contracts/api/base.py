@@ -1,74 +1,13 @@
-"""Building blocks of the API models: the base class, cross-field rules, durations, shared small types.
-
-A cross-field rule is written once, as a :class:`Rule` with two faces: the CEL text that goes into the CRD, so that
-the API server refuses a bad object, and the Python predicate that refuses it everywhere else (the CLI, the
-operator's own parse, tests). A test holds the two faces against each other on every sample.
-"""
+"""Building blocks of the API models: durations, conditions, shared small types, and the base from :mod:`..wire`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One cross-field rule of a model.
-
-    Attributes:
-        cel: The rule as CEL over ``self``; true means valid.
-        message: What a person is told: the field and the fix.
-        check: The same rule over the parsed model; None for transition rules (``oldSelf``), which only the API
-            server can judge.
-    """
-
-    cel: str
-    message: str
-    check: Callable[[Any], bool] | None
-
-
-class ApiModel(BaseModel):
-    """Base of all API models: camelCase on the wire, immutable, unknown fields ignored.
-
-    Unknown fields are ignored because the API server has already pruned or warned about them, and an operator that
-    is older than the CRD must keep working.
-    """
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        frozen=True,
-        extra="ignore",
-        use_attribute_docstrings=True,
-    )
-
-    rules: ClassVar[tuple[Rule, ...]] = ()
-
-    @model_validator(mode="after")
-    def _apply_rules(self) -> Self:
-        broken = [rule.message for rule in type(self).rules if rule.check is not None and not rule.check(self)]
-        if broken:
-            raise PydanticCustomError("rule", "{message}", {"message": "; ".join(broken)})
-        return self
-
-    def to_wire(self) -> dict[str, Any]:
-        """The JSON form: camelCase keys, unset optional fields left out."""
-        return self.model_dump(by_alias=True, exclude_none=True, mode="json")
-
+from warmfleet_contracts.wire import ApiModel, Rule
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
@@ -169,3 +108,20 @@ class ObjectMeta(ApiModel):
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     deletion_timestamp: str | None = None
+
+
+__all__ = [
+    "DURATION_PATTERN",
+    "ApiModel",
+    "Condition",
+    "Duration",
+    "LongText",
+    "Name",
+    "NonNegative",
+    "ObjectMeta",
+    "Ratio",
+    "Rule",
+    "ShortText",
+    "format_duration",
+    "parse_duration",
+]
