@@ -12,11 +12,15 @@ import sys
 from collections.abc import Sequence
 
 SUBCOMMANDS = {
+    "status": ("warmfleet_cli.status", "all fleets in one table: workers, demand, cost, reason, forecast"),
+    "explain": ("warmfleet_cli.explain", "how the last decision about a fleet came about, with its figures"),
+    "plan": ("warmfleet_cli.plan_cmd", "what the planner would do: a dry run on manifests and a snapshot"),
+    "snapshot": ("warmfleet_cli.snapshot_cmd", "save what a decision is made from"),
     "demo": ("warmfleet_cli.demo.command", "the whole product on this machine, in under 4 minutes"),
     "simulate": ("warmfleet_cli.simulate", "replay a trace through the planner, beside rivals and the optimum"),
 }
 """Name -> (module, one line of help)."""
-EXTRAS = {"demo": "demo", "simulate": "simulation"}
+EXTRAS = {"status": "cli", "explain": "cli", "plan": "cli", "snapshot": "cli", "demo": "demo", "simulate": "simulation"}
 """Name -> extra of the distribution that brings what the subcommand needs."""
 
 
