@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 from kubernetes.aio import config as kube_config
+from rich.console import Console
 from warmfleet_runtime.kubeclient import ApiError, KubeClient, Resource
 
 GROUP = "warmfleet.dev/v1alpha1"
@@ -37,6 +39,8 @@ def read(args: argparse.Namespace, work: Callable[[KubeClient], Awaitable[T]]) -
     Raises:
         ClusterError: It cannot be reached, or refused a request.
     """
+    if args.kubeconfig and not Path(args.kubeconfig).is_file():
+        raise ClusterError(f"--kubeconfig {args.kubeconfig}: no such file")
 
     async def run() -> T:
         try:
@@ -55,14 +59,22 @@ def read(args: argparse.Namespace, work: Callable[[KubeClient], Awaitable[T]]) -
         raise ClusterError(f"the API server cannot be reached: {error or type(error).__name__}") from error
 
 
+def console() -> Console:
+    """Standard output; wide enough for the tables where it is no terminal."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=max(140, plain.width))
+
+
 def namespace(args: argparse.Namespace) -> str:
     """The namespace asked for, else the context's, else ``default``."""
     if args.namespace:
         return str(args.namespace)
+    if args.kubeconfig and not Path(args.kubeconfig).is_file():
+        return "default"  # who reads the cluster afterwards says what is wrong
     try:
         contexts, active = kube_config.list_kube_config_contexts(args.kubeconfig)  # type: ignore[no-untyped-call]
     except (kube_config.ConfigException, OSError):
-        return "default"  # who reads the cluster afterwards says what is wrong with the kubeconfig
+        return "default"
     chosen = next((c for c in contexts if c["name"] == args.context), active)
     return str((chosen.get("context") or {}).get("namespace") or "default")
 

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         json.dump(chain, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        show(Console(), chain)
+        show(cluster.console(), chain)
     return 0
 
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         json.dump([_row(one, snapshot) for one in made.deployments.values()], sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        _show(Console(), made, snapshot, chains=args.explain)
+        _show(cluster.console(), made, snapshot, chains=args.explain)
     return int(any(p.stalled for one in made.deployments.values() for p in one.problems))
 
 

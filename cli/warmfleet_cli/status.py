@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")
     elif found:
-        show(Console(), found)
+        show(cluster.console(), found)
     else:
         sys.stderr.write(f"no LLMDeployments in {inside or 'any namespace'}\n")
     return 0

@@ -7,6 +7,9 @@ from dataclasses import replace
 from planning_world import START, decide, deployment, settled, spec, traffic, variant, workers, world
 from warmfleet_operator.planning import draft as drafts
 from warmfleet_operator.planning import plan as planner
+from warmfleet_operator.planning import trace
+from warmfleet_operator.planning.blend import Basis
+from warmfleet_operator.planning.mix import Short
 from warmfleet_operator.state.decisions import DeploymentPlan, Note, Stage
 
 
@@ -61,3 +64,8 @@ def test_a_step_s_own_line_takes_the_place_of_the_plain_one(monkeypatch) -> None
     monkeypatch.setattr(planner, "prepare", with_a_note)
     made = decide(world(workers(2), traffic(5.0, at=START)), settled(2))
     assert [n.text for n in _lines(made, Stage.BLEND)] == ["97 % of the time"]
+
+
+def test_every_reason_to_stop_buying_has_words() -> None:
+    assert set(trace._SHORT) == set(Short)
+    assert set(trace._BASIS) == set(Basis) - {Basis.REACTIVE}

@@ -168,7 +168,7 @@ def _foreseen(draft: Draft, rule: ChosenBy, count: str) -> str:
     queue = f" with a queue of {draft.traffic.queue}" if rule is ChosenBy.QUEUE else ""
     ahead = f"expected up to {need.forecast:.4g} {_AHEAD[need.basis]}" if need.forecast is not None else ""
     what = f"demand {need.now:.4g} req/s{queue}, {ahead}, needs {need.up:.4g} to {need.down:.4g} req/s"
-    return f"{what} over {_per_worker(draft):.3g} req/s per worker -> {count}"
+    return f"{what} over {_per_worker(draft):.3g} req/s per worker{_corrected(draft)} -> {count}"
 
 
 def _tail(draft: Draft, rule: ChosenBy) -> str:

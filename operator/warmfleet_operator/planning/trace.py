@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from warmfleet_operator.planning.blend import DOWN, UP
+from warmfleet_operator.planning.blend import DOWN, UP, Basis
 from warmfleet_operator.planning.capacity import Offer
 from warmfleet_operator.planning.draft import Draft
 from warmfleet_operator.planning.explain import Verdict
@@ -19,9 +19,15 @@ from warmfleet_operator.state.decisions import Note, Stage
 MOST_VICTIMS = 8
 """Victims that are named; the others are counted."""
 
+_BASIS = {
+    Basis.FORECAST: "by the trusted forecast",
+    Basis.PRIOR: "by the built-in margin, no forecast being trusted",
+    Basis.EVENT: "for a declared event",
+}
 _SHORT = {
     Short.STOCK: "the InstanceTypes' limit.accelerators leave no room",
     Short.MAX: "scaling.max or variants[].max leaves no room",
+    Short.BUDGET: "scaling.budget pays for no more",
     Short.BLOCKED: "no type can be bought: pods found no node on them",
     Short.GATE: "starts fail, the next attempt waits",
 }
@@ -94,11 +100,22 @@ def _blend(draft: Draft) -> Note:
             f"spec.replicas {draft.spec.replicas}" if draft.fixed else "the need is unknown; the last decision is held"
         )
         return Note(Stage.BLEND, text, _known(replicas=draft.spec.replicas))
+    figures = _known(
+        need_up=need.up, need_down=need.down, need_now=need.now, forecast=need.forecast, chance=need.chance
+    )
+    if need.basis is not Basis.REACTIVE:
+        ahead = "" if need.forecast is None else f"up to {need.forecast:.3g} req/s until a new worker serves, "
+        risk = "" if need.chance is None else f", exceeded with a chance of {need.chance:.2g}"
+        text = (
+            f"{ahead}{_BASIS[need.basis]}{risk}: {need.up:.3g} req/s of capacity are needed, {need.down:.3g} must stay "
+            "when workers leave"
+        )
+        return Note(Stage.BLEND, text, figures)
     text = (
         f"{need.up:.3g} req/s of capacity are needed (demand / {UP:g}), {need.down:.3g} must stay when workers leave "
         f"(demand / {DOWN:g})"
     )
-    return Note(Stage.BLEND, text, _known(need_up=need.up, need_down=need.down, need_now=need.now))
+    return Note(Stage.BLEND, text, figures)
 
 
 def _mix(draft: Draft) -> Note:
