@@ -192,7 +192,7 @@ def test_the_revision_ignores_the_operators_images_but_not_the_users() -> None:
 def test_the_revision_is_a_matter_of_what_runs_in_the_pod_not_of_how_the_operator_steers() -> None:
     steering = [
         {"slo": {"ttft": "9s"}},
-        {"kvCache": {"drainDeadline": "9s"}},
+        {"kvCache": {"drainDeadline": "9s", "minRetainedHitRatio": 0.5}},
         {"rollout": {"maxSurge": 3}},
         {"routing": {"mode": "none"}},
     ]

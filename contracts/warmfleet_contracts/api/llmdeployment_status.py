@@ -85,7 +85,7 @@ class KvCacheStatus(ApiModel):
     hit_ratio: float | None = None
     """Prefix-cache hits per prompt token over the last minutes; absent while unknown."""
     retained: float | None = None
-    """Share of the hit ratio kept over the last scale-down; absent before one."""
+    """Share of the hit ratio that is left after workers went, by the planner's model; absent when none went lately."""
 
 
 class LLMDeploymentStatus(ApiModel):

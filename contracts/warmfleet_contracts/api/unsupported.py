@@ -23,11 +23,6 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
             "handover: migrate and replay are not supported yet; use store, auto or none",
             lambda s: not {"migrate", "replay"} & set(s.handover),
         ),
-        Rule(
-            "!has(self.minRetainedHitRatio)",
-            "minRetainedHitRatio is not supported yet; remove it",
-            lambda s: s.min_retained_hit_ratio is None,
-        ),
     ),
 }
 

@@ -95,7 +95,7 @@ def build(view: View, types: Mapping[str, InstanceTypeRecord], stamp: str) -> di
         variants=tuple(_variants(view)),
         scaling=_scaling(plan) if plan is not None else None,
         rollout=_rollout(plan.rollout) if plan is not None and plan.rollout is not None else None,
-        kv_cache=KvCacheStatus(hit_ratio=round(ratio, 2)) if ratio is not None else None,
+        kv_cache=_kv_cache(plan, ratio),
         cost_per_hour=cost,
         saved_per_hour=saving(view, cost),
         conditions=tuple(Condition.model_validate(c) for c in conditions(view, stamp)),
@@ -119,6 +119,16 @@ def _scaling(plan: DeploymentPlan) -> ScalingStatus:
             )
             for note in plan.trace()[:64]
         ),
+    )
+
+
+def _kv_cache(plan: DeploymentPlan | None, ratio: float | None) -> KvCacheStatus | None:
+    retained = plan.figures.get("retained") if plan is not None else None
+    if ratio is None and retained is None:
+        return None
+    return KvCacheStatus(
+        hit_ratio=None if ratio is None else round(ratio, 2),
+        retained=None if retained is None else round(retained, 2),
     )
 
 

@@ -18,7 +18,7 @@ from functools import partial
 
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 
-from warmfleet_operator.planning import advisory, explain, failures, limits, rollout, roster, schedules, trace
+from warmfleet_operator.planning import advisory, explain, failures, limits, pace, rollout, roster, schedules, trace
 from warmfleet_operator.planning.draft import CannotPlanError, Draft, prepare
 from warmfleet_operator.planning.exchange import exchange
 from warmfleet_operator.planning.mix import Short, Stock, share_out
@@ -107,7 +107,9 @@ def _finish(draft: Draft, snapshot: FleetSnapshot, now: float) -> Decision:
     verdict = explain.explain(draft, out, desired, now)
     rule, message = schedules.named(draft.bounds, verdict.chosen_by, verdict.message)
     rule, message = rollout.named(draft.rolling, growth.counts, growth.added, rule, message)
-    verdict = replace(verdict, chosen_by=rule, message=message)
+    message += f"; {out.waits}" if out.waits else ""
+    figures = verdict.figures | ({"retained": pace.modelled(out.memory, now)} if out.memory.losses else {})
+    verdict = replace(verdict, chosen_by=rule, message=message, figures=figures)
     rolled, previous = rollout.report(draft.rolling), rollout.owed(draft.rolling, growth.added, growth.total)
     result = DeploymentPlan(
         key=draft.record.key,

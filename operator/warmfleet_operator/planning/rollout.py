@@ -65,6 +65,11 @@ class Rolling:
     obstacle: str = ""
 
     @property
+    def serving(self) -> list[WorkerRecord]:
+        """Of the replaced ones, those that serve."""
+        return [r.worker for r in self.replaced if r.worker.phase is WorkerPhase.READY]
+
+    @property
     def previous(self) -> LLMDeploymentSpec | None:
         """What the workers that a canary keeps are made from."""
         wanted, notes = self.wanted, self.wanted.memory.rollout
@@ -231,7 +236,7 @@ def _leaving(rolling: Rolling, roster: Roster, cover: Cover, allowed: int) -> li
         allowed: Most that may leave now for the sake of the cache.
     """
     idle = [r.worker for r in rolling.replaced if r.worker.phase is not WorkerPhase.READY]
-    serving = [r.worker for r in rolling.replaced if r.worker.phase is WorkerPhase.READY]
+    serving = rolling.serving
     spare = min(cover.routed + len(serving) - cover.target, len(serving))
     if spare > 0 or not serving:
         return [*idle, *serving[: max(0, min(spare, allowed))]]

@@ -4,7 +4,8 @@
 
     surplus    = workers that may go while the rest stays above need.down   (hit ratio without them, see demand)
     want       = there - surplus
-    leave      = min(surplus, there - max of want over the hold), within maxStep per stepPeriod for those that serve
+    leave      = min(surplus, there - max of want over the hold), within maxStep per stepPeriod for those that serve,
+                 at the pace that the prefix cache allows, and if it is worth it (see pace)
 
 Above scaling.max (or replicas) the surplus leaves at once. Stuck workers leave as soon as others carry the load.
 """
@@ -17,7 +18,7 @@ from functools import partial
 
 from warmfleet_contracts.reasons import ChosenBy, VictimReason
 
-from warmfleet_operator.planning import blend, capacity, demand, limits, rollout, victims
+from warmfleet_operator.planning import blend, capacity, demand, limits, pace, rollout, victims
 from warmfleet_operator.planning.blend import SLACK, Need
 from warmfleet_operator.planning.draft import Draft
 from warmfleet_operator.planning.mix import Short, keep
@@ -25,7 +26,7 @@ from warmfleet_operator.planning.mix.enlist import count, running_cost
 from warmfleet_operator.planning.victims import Credit, Pick
 from warmfleet_operator.state.decisions import Victim
 from warmfleet_operator.state.memory import DeploymentMemory
-from warmfleet_operator.state.records import FleetSnapshot, WorkerRecord
+from warmfleet_operator.state.records import FleetSnapshot, WorkerPhase, WorkerRecord
 
 AVOID = 900.0
 """Seconds for which a type is not bought after pods found no node on it and others took their place."""
@@ -45,6 +46,7 @@ class Shrink:
         want: Workers that the rule wants, without scaling.min and the limits on time.
         rule: What decided about the surplus; None when there is none.
         memory: The memory with this decision.
+        waits: Why some of the surplus stays for the sake of the cache; empty when none does.
     """
 
     victims: tuple[Victim, ...]
@@ -52,6 +54,7 @@ class Shrink:
     want: int
     rule: ChosenBy | None
     memory: DeploymentMemory
+    waits: str = ""
 
 
 def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
@@ -62,6 +65,8 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
     settled = not over and not draft.growth.given and draft.growth.budget is None and _all_needed(draft)
     given, picks = _given(draft, [] if settled else _picks(draft, snapshot))
     surplus = _surplus(draft, picks, snapshot, now)
+    leaving_now = bool(surplus or over or given or draft.roster.retiring or draft.memory.losses or draft.gate.replace)
+    paced, hits = _pace(draft, snapshot, now) if leaving_now else (pace.IDLE, None)
     want = there - len(surplus) if surplus else there
     memory = replace(
         memory,
@@ -87,7 +92,7 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
     elif dear := _beyond_budget(draft, picks):
         chosen, rule = dear, ChosenBy.BUDGET
     else:
-        chosen, rule, memory = _timely(draft, surplus, memory, there, now)
+        chosen, rule, memory = _timely(draft, surplus, memory, there, now, paced)
     stuck, memory = _stuck(draft, memory, now)
     gone = [p.victim() for p in chosen]
     failed = [_failed(w) for w in draft.gate.replace]
@@ -96,9 +101,23 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
         leaving[pick.worker.variant] = leaving.get(pick.worker.variant, 0) + 1
     told = [*(p.worker.uid for p in (*given, *chosen)), *(w.uid for w in draft.gate.replace)]
     memory = replace(memory, chosen={uid: memory.chosen.get(uid, now) for uid in told})
-    retired = _retired(draft, there - len(chosen), len(chosen), now)
+    retired = _retired(draft, there - len(chosen), [p.worker for p in chosen], paced, now)
     away = [victims.victim(p.worker, VictimReason.PREEMPTED, _PREEMPTED) for p in given]
-    return Shrink((*failed, *stuck, *retired, *away, *gone), leaving, want, rule, memory)
+    everyone = (*failed, *stuck, *retired, *away, *gone)
+    fresh = [v.uid for v in everyone if v.drain and v.uid not in draft.memory.chosen]
+    memory = pace.left(memory, [paced.shares[uid] for uid in fresh if uid in paced.shares], hits, now)
+    waits = paced.text() if rule is ChosenBy.CACHE_RETENTION else ""
+    return Shrink(everyone, leaving, want, rule, memory, waits)
+
+
+def _pace(draft: Draft, snapshot: FleetSnapshot, now: float) -> tuple[pace.Pace, float | None]:
+    """What leaving costs the cache now, and the hit ratio."""
+    seen = snapshot.demand.get(draft.record.key)
+    hits = demand.sane(seen.hit_ratio, 1.0) if seen is not None else None
+    serving = [r.worker for r in draft.roster.retiring if r.worker.phase is WorkerPhase.READY]
+    ready = [*draft.roster.ready, *serving]
+    floor = draft.spec.kv_cache.min_retained_hit_ratio
+    return pace.measure(floor, hits, ready, snapshot.telemetry, draft.memory, now), hits
 
 
 def _picks(draft: Draft, snapshot: FleetSnapshot) -> list[Pick]:
@@ -220,6 +239,7 @@ def _timely(
     memory: DeploymentMemory,
     there: int,
     now: float,
+    paced: pace.Pace,
 ) -> tuple[list[Pick], ChosenBy | None, DeploymentMemory]:
     """Who of the surplus may go now."""
     scaling = draft.spec.scaling
@@ -231,9 +251,12 @@ def _timely(
     steps = limits.recent_steps(memory.steps, now, scaling.scale_down.step_period)
     left = len(surplus) if draft.advisory else scaling.scale_down.max_step - len(steps)
     chosen: list[Pick] = []
+    due = [p for p in surplus[: max(0, allowed)] if _worth(draft, p, memory, now, paced)]
     fresh = held = 0
-    for pick in surplus[: max(0, allowed)]:
+    for pick in due:
         counted = pick.credit is Credit.READY and pick.worker.uid not in memory.chosen
+        if counted and not paced.more([p.worker for p in chosen if p.credit is Credit.READY], [pick.worker]):
+            continue
         if counted and fresh >= left:
             held += 1
             continue
@@ -242,7 +265,18 @@ def _timely(
     memory = replace(memory, steps=steps + (now,) * fresh)
     if chosen:
         return chosen, ChosenBy.REACTIVE_DOWN, memory
-    return [], ChosenBy.STEP_LIMIT if held else ChosenBy.STABILIZING, memory
+    if held or allowed <= 0:
+        return [], ChosenBy.STEP_LIMIT if held else ChosenBy.STABILIZING, memory
+    return [], ChosenBy.CACHE_RETENTION, memory
+
+
+def _worth(draft: Draft, pick: Pick, memory: DeploymentMemory, now: float, paced: pace.Pace) -> bool:
+    """Whether leaving saves more GPU time than recomputing the cache costs."""
+    if pick.credit is not Credit.READY or pick.worker.uid in memory.chosen:
+        return True
+    low = now - memory.low_since if memory.low_since is not None else 0.0
+    prefill = draft.rates[pick.worker.variant] * draft.traffic.workload.input_tokens
+    return paced.pays(pick.worker, prefill, max(draft.hold, low))
 
 
 def _panic(draft: Draft, now: float) -> DeploymentMemory:
@@ -276,7 +310,7 @@ def _failed(worker: WorkerRecord) -> Victim:
     return victims.victim(worker, VictimReason.FAILED, worker.failure or "its pod ended")
 
 
-def _retired(draft: Draft, target: int, leaving: int, now: float) -> tuple[Victim, ...]:
+def _retired(draft: Draft, target: int, chosen: list[WorkerRecord], paced: pace.Pace, now: float) -> tuple[Victim, ...]:
     if not draft.roster.retiring:
         return ()
     routed = [w for w in draft.roster.ready if w.first_ready is not None and now - w.first_ready >= ROUTED_AFTER]
@@ -287,7 +321,7 @@ def _retired(draft: Draft, target: int, leaving: int, now: float) -> tuple[Victi
     cover = rollout.Cover(
         routed=len(routed),
         carried=carried,
-        target=max(target, sum(draft.rolling.sizes.values()) - leaving),
+        target=max(target, sum(draft.rolling.sizes.values()) - len(chosen)),
         need=draft.need if draft.need is not None else blend.reactive(draft.traffic),
         least=draft.growth.floor if not draft.fixed else 1,
         rates=draft.rates,
@@ -302,5 +336,5 @@ def _retired(draft: Draft, target: int, leaving: int, now: float) -> tuple[Victi
             covered=covered,
             offers=draft.offers,
         ),
-        *rollout.leavers(draft.rolling, draft.roster, cover, len(draft.rolling.replaced)),
+        *rollout.leavers(draft.rolling, draft.roster, cover, paced.more(chosen, draft.rolling.serving)),
     )
