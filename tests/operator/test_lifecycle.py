@@ -50,7 +50,11 @@ async def test_a_fleet_at_rest_causes_no_writes() -> None:
         await fleet.instance_type()
         await fleet.router()
         await serving(fleet, replicas=3)
-        await asyncio.sleep(fleet.clock.real(180))  # the template counts as good after two minutes, and that is noted
+        await fleet.until(
+            lambda: any("template.json" in (m.get("data") or {}) for m in fleet.objects("configmaps")),
+            what="the template counts as good, and that is noted",
+        )
+        await asyncio.sleep(fleet.clock.real(90))
         fleet.api.requests.reset()
         await asyncio.sleep(fleet.clock.real(600))
         rows = [r for r in fleet.api.requests.as_json() if "warmfleet-operator" in r["user_agent"]]
@@ -172,8 +176,14 @@ async def test_a_paused_deployment_is_left_alone_but_reported(fleet: Fleet) -> N
     body["metadata"]["annotations"] = {labels.PAUSED: "true"}
     await fleet.apply(body)
     await fleet.until(lambda: fleet.condition("Paused").get("status") == "True", what="pause is said")
+    await fleet.until(lambda: "Paused" in fleet.events(), what="an event says so")
     await asyncio.sleep(fleet.clock.real(30))
     assert len(fleet.workers()) == 2
+    body["metadata"]["annotations"] = {labels.PAUSED: "false"}
+    await fleet.apply(body)
+    await fleet.until(lambda: len(fleet.workers()) == 3 and "Resumed" in fleet.events(), what="it goes on")
+    body["metadata"]["annotations"] = {labels.PAUSED: "true"}
+    await fleet.apply(body)
     await fleet.kube.delete(resources.LLM_DEPLOYMENTS, "chat", "prod")
     await fleet.until(lambda: fleet.deployment() is None, what="a paused deployment can be deleted")
 

@@ -12,10 +12,11 @@ from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
 from warmfleet_contracts.reasons import ChosenBy, EventReason, Reason
 from warmfleet_operator.acting.conditions import View, conditions
 from warmfleet_operator.acting.events import EventRecorder, about_deployment
+from warmfleet_operator.acting.executor import rollout_news
 from warmfleet_operator.acting.instancetypes import measured, stocked_out
 from warmfleet_operator.acting.status import StatusWriter, build, significant
 from warmfleet_operator.state import parse
-from warmfleet_operator.state.decisions import DeploymentPlan, Problem, VariantPlan
+from warmfleet_operator.state.decisions import DeploymentPlan, Problem, RolloutPlan, VariantPlan
 from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory
 from warmfleet_operator.state.records import Demand, InstanceTypeRecord, Key, WorkerPhase, WorkerRecord
 from warmfleet_runtime.clock import ManualClock
@@ -110,6 +111,51 @@ def test_limits_pauses_drains_and_zero() -> None:
     assert found["Paused"] == ("True", "PausedByAnnotation")
     assert found["Draining"] == ("True", "WorkersDraining")
     assert said(view(spec={"replicas": 0}))["Ready"] == ("True", "ScaledToZero")
+
+
+def rolled(state: Reason | None, updated: int = 1, total: int = 3) -> RolloutPlan:
+    return RolloutPlan(state, "t1-abc", updated, updated, total, "the message")
+
+
+@pytest.mark.parametrize(
+    ("plan", "rolling", "reconciling"),
+    [
+        (rolled(None, 3), None, None),
+        (rolled(Reason.ROLLING_OUT), ("True", "RollingOut"), ("True", "RollingOut")),
+        (rolled(Reason.CANARY), ("True", "Canary"), None),
+        (rolled(Reason.ROLLOUT_WAITING), ("True", "RolloutWaiting"), None),
+        (rolled(Reason.ROLLED_BACK), ("True", "RolledBack"), None),
+        (rolled(Reason.ROLLED_BACK, 3), ("False", "RolledBack"), None),
+    ],
+)
+def test_a_rollout_is_a_condition_while_it_lasts(
+    plan: RolloutPlan, rolling: tuple[str, str] | None, reconciling: tuple[str, str] | None
+) -> None:
+    shown = view(worker(), rollout=plan)
+    found = said(shown)
+    assert found["Ready"][0] == "True"
+    assert (found.get("RollingOut"), found.get("Reconciling")) == (rolling, reconciling)
+    status = build(shown, types(), STAMP)["rollout"]
+    assert status["state"] == (str(plan.state) if plan.state else "Updated")
+    assert (status["revision"], status["updated"], status["total"]) == ("t1-abc", plan.updated, plan.total)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "news"),
+    [
+        ("", None, None),
+        ("", Reason.ROLLING_OUT, None),
+        ("Updated", Reason.ROLLING_OUT, EventReason.ROLLOUT_STARTED),
+        ("RollingOut", Reason.CANARY, None),
+        ("RollingOut", Reason.ROLLED_BACK, EventReason.ROLLED_BACK),
+        ("RolledBack", Reason.ROLLED_BACK, None),
+        ("Canary", None, EventReason.ROLLOUT_COMPLETED),
+        ("Updated", None, None),
+    ],
+)
+def test_each_turn_of_a_rollout_is_told_once(before: str, now: Reason | None, news: EventReason | None) -> None:
+    shown = view(worker(), rollout=rolled(now), status={"rollout": {"state": before, "revision": "t1-abc"}})
+    assert rollout_news(shown, rolled(now)) is news
 
 
 def test_a_transition_time_changes_only_with_the_status() -> None:

@@ -20,6 +20,14 @@ from warmfleet_operator.state.records import Demand, DeploymentRecord, WorkerPha
 _IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 
 
+PAUSES = {
+    labels.PAUSED: "nothing but the status is written",
+    labels.PAUSED_SCALE_IN: "no worker is removed or replaced; drains that have begun go on",
+    labels.PAUSED_SCALE_OUT: "no worker is added or replaced, and no drain is cancelled",
+}
+"""What each pause annotation holds back."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What conditions and status are derived from.
@@ -221,10 +229,8 @@ def _rolling_out(view: View) -> list[_State]:
 
 def _paused(view: View) -> list[_State]:
     annotations = dict(view.record.annotations)
-    keys = (labels.PAUSED, labels.PAUSED_SCALE_IN, labels.PAUSED_SCALE_OUT)
-    found = [key for key in keys if labels.is_true(annotations, key)]
+    found = [key for key in PAUSES if labels.is_true(annotations, key)]
     if not found:
         return []
-    return [
-        _State(ConditionType.PAUSED, holds=True, reason=Reason.PAUSED_BY_ANNOTATION, message=f"by {', '.join(found)}")
-    ]
+    text = "; ".join(f"{key}: {PAUSES[key]}" for key in found)
+    return [_State(ConditionType.PAUSED, holds=True, reason=Reason.PAUSED_BY_ANNOTATION, message=text)]

@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from warmfleet_contracts.reasons import EventReason, Reason
+from warmfleet_contracts import labels
+from warmfleet_contracts.reasons import ConditionType, EventReason, Reason
 from warmfleet_runtime.clock import Clock
 
 from warmfleet_operator.acting import diff
 from warmfleet_operator.acting.children import ChildrenKeeper, wanted_children
-from warmfleet_operator.acting.conditions import View
+from warmfleet_operator.acting.conditions import PAUSES, View
 from warmfleet_operator.acting.events import about_deployment
 from warmfleet_operator.acting.status import UPDATED, StatusWriter, fleet_cost
 from warmfleet_operator.acting.workers import Tools, WorkerActor
@@ -181,12 +182,23 @@ class FleetExecutor:
 
     def _announce_rollout(self, view: View) -> None:
         rolled = view.plan.rollout if view.plan is not None else None
-        news = _rollout_news(view, rolled) if rolled is not None else None
+        news = rollout_news(view, rolled) if rolled is not None else None
         if rolled is not None and news is not None:
             self._tools.events.emit(about_deployment(view.record), news, rolled.message, dedupe=rolled.revision)
 
+    def _announce_pause(self, view: View) -> None:
+        annotations = dict(view.record.annotations)
+        named = [f"{key}: {what}" for key, what in PAUSES.items() if labels.is_true(annotations, key)]
+        conditions = parse.items(view.record.status.get("conditions"))
+        was = any(c.get("type") == str(ConditionType.PAUSED) for c in conditions)
+        if was == bool(named) or not conditions:
+            return
+        reason, text = (EventReason.PAUSED, "; ".join(named)) if named else (EventReason.RESUMED, "nothing is paused")
+        self._tools.events.emit(about_deployment(view.record), reason, text)
+
     def _announce(self, view: View) -> None:
         self._announce_rollout(view)
+        self._announce_pause(view)
         for problem in view.all_problems:
             invalid = problem.reason is Reason.INVALID_SPEC
             if problem.stalled:
@@ -197,7 +209,7 @@ class FleetExecutor:
                 self._tools.events.emit(subject, reason, problem.message, dedupe=str(problem.reason))
 
 
-def _rollout_news(view: View, rolled: RolloutPlan) -> EventReason | None:
+def rollout_news(view: View, rolled: RolloutPlan) -> EventReason | None:
     """What happened to the rollout since the last status; None when nothing did, or nothing was known before."""
     before = parse.mapping(view.record.status.get("rollout"))
     was, now = before.get("state"), str(rolled.state) if rolled.state is not None else UPDATED
