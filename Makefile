@@ -76,6 +76,10 @@ bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then th
 	$(PY) bench/reaction.py
 	$(PY) bench/yardstick.py
 
+.PHONY: bench-forecast
+bench-forecast: $(STAMP) ## The forecast against its baselines on every trace, with plots in out/forecast (about 3 minutes)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) bench/forecast.py --ablate
+
 .PHONY: clean
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

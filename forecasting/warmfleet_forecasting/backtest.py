@@ -4,7 +4,7 @@
 
     fold      12 hours of origins; models of a fold are fitted on the cells before it, and nothing later
     experts   persistence, yesterday, last week, prophet: change + quantiles of past errors;   boosting: quantiles
-    walk      q(i) = conformal( combine( experts(i) ) ),   i = first .. N - 1;          the last one is the forecast
+    walk      q(i) = conformal( combine( experts(i) ) ),   i = first .. N - 1;       the last one is the forecast
 
 So what is published was made exactly as what was judged: same folds, same weights, same corrections. Folds are
 remembered (``Fold``, a few kilobytes), so that a refit costs one fit; without memory the last day before the present
@@ -185,4 +185,5 @@ def walk(
         names.append(boosting.NAME)
     stacked = np.stack(experts)
     mixed, weights = combine(grid, stacked, horizon, first, half_life_s)
-    return Walk(horizon, first, conformal(mixed, truth, horizon, first), stacked, tuple(names), weights)
+    final = conformal(mixed, truth, horizon, first) if near else mixed
+    return Walk(horizon, first, final, stacked, tuple(names), weights)

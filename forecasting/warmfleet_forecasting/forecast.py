@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from lightgbm.basic import LightGBMError
+from warmfleet_contracts.leadwindow import LeadWindowTable
 
 from warmfleet_forecasting.backtest import Fold
 from warmfleet_forecasting.config import DAY_S, Event, ForecastConfig
 from warmfleet_forecasting.grid import STEP_S
+from warmfleet_forecasting.leadwindow import Untrusted, learn
 from warmfleet_forecasting.model import Model, fit
 from warmfleet_forecasting.result import Curve, ForecastResult, TrustReason
 from warmfleet_forecasting.series import Floats, Series
@@ -26,6 +28,8 @@ FAR_S: Floats = np.concatenate([np.arange(3.0, 13.0) * 1800.0, np.arange(7.0, 25
 """Every half hour up to 6 h, then every hour up to 24 h."""
 PROBABILITIES: Floats = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
 _MOST_GAP_S = 1800.0
+_TABLE_S = 14 * DAY_S
+_LEAST_STEP_S = 60.0
 _LEAST_HISTORY_S = DAY_S
 
 
@@ -94,6 +98,9 @@ def _judged(
     elif known_s < _LEAST_HISTORY_S:
         message = f"{known_s / 3600:.1f} h of history are known; a day is needed. {message}"
         trusted, reason = False, TrustReason.TOO_LITTLE_HISTORY
+    table = _lead_table(series)
+    if isinstance(table, Untrusted):
+        message += f"; no lead-window table: {table.message}"
     if series.rejected:
         message += f"; {series.rejected} values were no rates (negative or infinite) and count as gaps"
     return ForecastResult(
@@ -105,8 +112,17 @@ def _judged(
         reason=reason,
         message=message,
         valid_for_s=config.valid_for_s,
+        lead_table=None if isinstance(table, Untrusted) else table,
         memory=Memory(model.folds, trusted),
     )
+
+
+def _lead_table(series: Series) -> LeadWindowTable | Untrusted:
+    """Learned at the history's own resolution: a start-up time is minutes, and the grid's cells are ten of them."""
+    fine = series.last(_TABLE_S).resample(_LEAST_STEP_S)
+    if not 1.0 <= fine.step_s <= STEP_S:
+        return Untrusted("TooCoarse", f"steps of {fine.step_s:g} s say nothing about the next minutes")
+    return learn(fine.values, step_s=fine.step_s, now=series.end)
 
 
 def _carry(

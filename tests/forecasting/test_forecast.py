@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from warmfleet_contracts.leadwindow import LeadWindowTable
 from warmfleet_forecasting.backtest import folds_of
 from warmfleet_forecasting.config import DAY_S, Event, ForecastConfig, Holiday, Seasonality
 from warmfleet_forecasting.forecast import event_factors, forecast
@@ -47,6 +48,13 @@ def test_a_daily_shape_is_forecast_trusted_and_explained(good: ForecastResult) -
     assert np.abs(good.near.quantile(0.5) / expected - 1).max() < 0.08
     later = np.interp(good.far.offsets_s / 600.0 - 0.5, np.arange(truth.size), truth)
     assert np.abs(good.far.quantile(0.5) / later - 1).max() < 0.2
+
+
+def test_the_lead_window_table_comes_with_it_or_the_message_says_why_not(good: ForecastResult) -> None:
+    assert isinstance(good.lead_table, LeadWindowTable)
+    hourly = forecast(series(daily(2)[::6], 3600.0), CONFIG)
+    assert hourly.lead_table is None
+    assert "no lead-window table" in hourly.message
 
 
 def test_quantiles_ascend_and_the_first_hour_follows_the_present(good: ForecastResult) -> None:

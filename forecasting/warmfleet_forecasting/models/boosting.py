@@ -65,7 +65,7 @@ def boosted(grid: Grid, horizon: int, fold: int, end: int, utc_offset_s: float =
         return answer
     data = lightgbm.Dataset(table[rows], truth[rows], params=dict(_PARAMETERS), free_raw_data=False)
     for column, probability in enumerate(PROBABILITIES):
-        trees = lightgbm.train({**_PARAMETERS, "alpha": float(probability)}, data, _ROUNDS)
+        trees = lightgbm.train({**_PARAMETERS, "alpha": float(probability)}, data, _ROUNDS, keep_training_booster=True)
         answer[:, column] = trees.predict(table[fold:end], num_threads=1)
     answer = np.sort(answer, axis=1)
     middle = answer[:, 1:2]
