@@ -5,7 +5,7 @@ then. Its distribution depends on how the traffic has been moving, and is learne
 
     need(L, p)  = (level + floor) * exp(min(location + scale * residual_p, log MOST_RATIO)) - floor
     location    = drift + momentum_gain * log(level/mid) + trend_gain * log(mid/slow)
-                  + shape_gain * rise(offset, L)
+                  + shape_gain * rise(offset, L) + anchor_gain * (shape(offset) - log(slow))
     scale       = scale_base + volatility_gain * volatility + calm_gain * calm_volatility
     rise(o, L)  = max of shape over [o, o + L] - shape(o)          shape: log of the expected demand since issuedAt
     level, mid, slow = means of the rate with exponential memory of 1, 5 and 20 minutes
@@ -135,6 +135,8 @@ class Window:
         volatility_gain: Scale per volatility.
         calm_gain: Scale per calm volatility.
         drift: Location when nothing moves.
+        anchor_gain: Location per distance of the shape from log(slow), within [-1, 1]: how much traffic returns to
+            what it usually is at this time.
     """
 
     lead_s: float
@@ -146,6 +148,7 @@ class Window:
     volatility_gain: float = 0.0
     calm_gain: float = 0.0
     drift: float = 0.0
+    anchor_gain: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,7 @@ class LeadWindowTable:
                 w.volatility_gain,
                 w.calm_gain,
                 w.drift,
+                w.anchor_gain,
             )
             for w in wire.windows
         )
@@ -207,6 +211,7 @@ class LeadWindowTable:
                     volatility_gain=round(w.volatility_gain, 4),
                     calm_gain=round(w.calm_gain, 4),
                     drift=round(w.drift, 5),
+                    anchor_gain=round(w.anchor_gain, 4),
                 )
                 for w in self.windows
             ),
@@ -237,7 +242,8 @@ def _window_fault(window: Window, length: int) -> str:
     rest = window.residuals
     if len(rest) != length or not _within(rest, _MOST_LOG) or any(b < a for a, b in pairwise(rest)):
         return f"{where}: residuals must be finite, ascend, and be as many as the probabilities"
-    if not _within((window.momentum_gain, window.trend_gain, window.shape_gain, window.drift), _MOST_GAIN):
+    gains = (window.momentum_gain, window.trend_gain, window.shape_gain, window.anchor_gain, window.drift)
+    if not _within(gains, _MOST_GAIN):
         return f"{where}: drift and gains must be finite and within {_MOST_GAIN:g}"
     scales = (window.scale_base, window.volatility_gain, window.calm_gain)
     if not _within(scales, _MOST_GAIN) or min(scales) < 0.0:
@@ -271,6 +277,14 @@ def rise(table: LeadWindowTable, offset_s: float, lead_s: float) -> float:
     inside = table.shape[math.floor(begin) + 1 : math.ceil(end)]
     base = _at(table.shape, begin)
     return max((*inside, base, _at(table.shape, end))) - base
+
+
+def _anchor(table: LeadWindowTable, offset_s: float, slow: float) -> float:
+    """Distance of the expected from the present demand, logarithm within [-1, 1]; 0 outside of the shape."""
+    x = offset_s / table.shape_step_s
+    if len(table.shape) < 2 or not 0.0 <= x <= len(table.shape) - 1 or slow <= 0.0:
+        return 0.0
+    return min(max(_at(table.shape, x) - math.log(slow), -1.0), 1.0)
 
 
 def _at(curve: Sequence[float], x: float) -> float:
@@ -315,6 +329,7 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
     if level <= 0.0:
         return Outlook(table.probabilities, (0.0,) * len(table.probabilities))
     momentum, trend = _log_ratio(level, mid), _log_ratio(mid, slow)
+    apart = _anchor(table, offset_s, slow)
     volatility, calm = math.sqrt(state.variance), math.sqrt(state.calm_variance)
     best: list[float] = []
     before: tuple[float, list[float]] | None = None
@@ -324,6 +339,7 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
             + window.momentum_gain * momentum
             + window.trend_gain * trend
             + window.shape_gain * rise(table, offset_s, window.lead_s)
+            + window.anchor_gain * apart
         )
         scale = window.scale_base + window.volatility_gain * volatility + window.calm_gain * calm
         logs = [location + scale * residual for residual in window.residuals]

@@ -28,7 +28,7 @@ TABLE = LeadWindowTable(
     probabilities=(0.5, 0.9, 0.99),
     windows=(
         Window(60.0, (0.0, 1.3, 2.4), 0.2, 0.1, 0.0, 0.02, 0.3),
-        Window(300.0, (0.2, 1.5, 2.9), 0.4, 0.3, 0.8, 0.03, 0.5, 0.2, 0.01),
+        Window(300.0, (0.2, 1.5, 2.9), 0.4, 0.3, 0.8, 0.03, 0.5, 0.2, 0.01, 0.1),
         Window(1200.0, (0.5, 2.0, 4.0), 0.3, 0.9, 0.9, 0.05, 0.6, 0.3),
     ),
     shape=tuple(math.sin(k / 20.0) for k in range(289)),
@@ -117,6 +117,13 @@ def test_growth_raises_the_need() -> None:
     assert outlook(TABLE, calm, 300.0, 0.0).quantile(0.9) == base
 
 
+def test_what_is_usual_at_this_time_draws_the_need() -> None:
+    table = replace(TABLE, shape=(math.log(200.0),) * 9)
+    calm = TrafficState(0.0, 100.0, 100.0, 100.0)
+    drawn = maximum(table, calm, 300.0, 0.9, 0.0) / maximum(table, calm, 300.0, 0.9, -1.0)
+    assert drawn == pytest.approx((200.0 / 100.5) ** 0.1, rel=0.01)
+
+
 def test_wire_form_round_trips_and_is_small() -> None:
     table = replace(
         TABLE, windows=tuple(replace(TABLE.windows[1], lead_s=60.0 * k) for k in (1, 2, 3, 5, 8, 10, 15, 20))
@@ -159,6 +166,7 @@ HOSTILE = [
             {"volatility_gain": math.nan},
             {"calm_gain": -1e12},
             {"drift": math.nan},
+            {"anchor_gain": 1e12},
         )
     ),
 ]
@@ -185,6 +193,7 @@ def _raw(table: LeadWindowTable) -> object:
                 "volatility_gain": w.volatility_gain,
                 "calm_gain": w.calm_gain,
                 "drift": w.drift,
+                "anchor_gain": w.anchor_gain,
             }
         )
         for w in table.windows

@@ -78,7 +78,7 @@ def test_shape_begins_when_it_is_issued() -> None:
 def test_a_day_is_too_short_for_a_shape_and_enough_for_a_margin() -> None:
     table = table_of(daily(1.0))
     assert table.shape == ()
-    assert all(w.shape_gain == 0.0 for w in table.windows)
+    assert all(w.shape_gain == w.anchor_gain == 0.0 for w in table.windows)
 
 
 def test_noise_buys_more_than_calm() -> None:

@@ -60,6 +60,8 @@ class LeadWindow(ApiModel):
     """Added to the logarithm per log(mean of 5 minutes / mean of 20 minutes)."""
     shape_gain: float = 0.0
     """Added to the logarithm per rise of the shape within the window."""
+    anchor_gain: float = 0.0
+    """Added to the logarithm per distance of the shape from the logarithm of the mean of 20 minutes."""
     scale_base: float = 1.0
     """Scale of the residuals without volatility."""
     volatility_gain: float = 0.0
@@ -76,7 +78,7 @@ class LeadWindows(ApiModel):
     windows: Annotated[tuple[LeadWindow, ...], Field(min_length=1, max_length=16, json_schema_extra=_ATOMIC)]
     """By ascending lead."""
     shape: Annotated[tuple[float, ...], Field(max_length=320, json_schema_extra=_ATOMIC)] = ()
-    """Logarithm of the expected demand at equal steps since issuedAt; only differences count."""
+    """Logarithm of the expected demand (requests/s) at equal steps since issuedAt."""
     shape_step: Duration = 300.0
     """Length of a step of the shape."""
     peak: float = 0.0

@@ -49,6 +49,7 @@ class Features:
         level: Mean with a memory of 1 minute, requests/s; NaN where nothing was known yet.
         momentum: log(level/mid), within [-3, 3].
         trend: log(mid/slow), within [-3, 3].
+        slow: log(slow).
         volatility: Of the last half hour.
         calm: Volatility of the last six hours.
     """
@@ -56,6 +57,7 @@ class Features:
     level: Floats
     momentum: Floats
     trend: Floats
+    slow: Floats
     volatility: Floats
     calm: Floats
 
@@ -83,7 +85,9 @@ def features(rates: Floats, step_s: float, floor: float) -> Features:
     ratios = [
         np.clip(np.log(np.maximum(a, 1e-12) / np.maximum(b, 1e-12)), -3.0, 3.0) for a, b in ((level, mid), (mid, slow))
     ]
-    return Features(means[0], ratios[0], ratios[1], np.sqrt(volatile[0]), np.sqrt(volatile[1]))
+    return Features(
+        means[0], ratios[0], ratios[1], np.log(np.maximum(slow, 1e-12)), np.sqrt(volatile[0]), np.sqrt(volatile[1])
+    )
 
 
 def _next_known(values: Floats) -> Floats:
@@ -123,21 +127,35 @@ def sustained(rates: Floats, step_s: float, steps: int) -> Floats:
 def day_shape(rates: Floats, step_s: float, floor: float) -> Floats:
     """Expected log demand of the next day as it was known at the end, at offsets of one step; empty without a day.
 
-    A weighted mean of the smoothed logarithms of earlier days, each from the same offset on, levels removed.
+    A weighted mean of the smoothed logarithms of earlier days, each from the same offset on.
     """
     day = round(DAY_S / step_s)
-    curve = smooth_log(rates, step_s, floor)
-    total, weight = np.zeros(day), np.zeros(day)
-    for days, share in _DAY_WEIGHTS.items():
-        past = curve[len(curve) - days * day :][:day] if len(curve) >= days * day else np.empty(0)
-        good = np.isfinite(past)
-        if good.any():
-            total += np.where(good, past - np.mean(past[good]), 0.0) * share
-            weight += good * share
-    known = np.flatnonzero(weight > 0)
+    ahead = np.concatenate([smooth_log(rates, step_s, floor), np.full(day, np.nan)])
+    curve = _earlier(ahead, day)[len(rates) :]
+    known = np.flatnonzero(np.isfinite(curve))
     if not len(known):
         return np.empty(0)
-    return np.asarray(np.interp(np.arange(day), known, total[known] / weight[known]), dtype=np.float64)
+    return np.asarray(np.interp(np.arange(day), known, curve[known]), dtype=np.float64)
+
+
+def anchors(rates: Floats, step_s: float, floor: float) -> Floats:
+    """Expected log demand at the end of each step, as earlier days had it; NaN where none is known."""
+    return _earlier(smooth_log(rates, step_s, floor), round(DAY_S / step_s))
+
+
+def _earlier(values: Floats, day: int) -> Floats:
+    """Weighted mean over earlier days at the same time; NaN where none is known."""
+    length = len(values)
+    total, weight = np.zeros(length), np.zeros(length)
+    for days, share in _DAY_WEIGHTS.items():
+        shift = days * day
+        if shift >= length:
+            continue
+        past = values[: length - shift]
+        good = np.isfinite(past)
+        total[shift:] += np.where(good, past, 0.0) * share
+        weight[shift:] += good * share
+    return np.asarray(np.divide(total, weight, out=np.full(length, np.nan), where=weight > 0), dtype=np.float64)
 
 
 def smooth_log(rates: Floats, step_s: float, floor: float) -> Floats:
@@ -164,14 +182,4 @@ def rises(rates: Floats, step_s: float, floor: float, steps: int) -> Floats:
         return np.full(length, np.nan)
     top = np.full(length, np.nan)
     top[: length - steps] = sliding_window_view(curve, steps + 1).max(axis=1)
-    rise = top - curve
-    total, weight = np.zeros(length), np.zeros(length)
-    for days, share in _DAY_WEIGHTS.items():
-        shift = days * day
-        if shift >= length:
-            continue
-        past = rise[: length - shift]
-        good = np.isfinite(past)
-        total[shift:] += np.where(good, past, 0.0) * share
-        weight[shift:] += good * share
-    return np.asarray(np.divide(total, weight, out=np.full(length, np.nan), where=weight > 0), dtype=np.float64)
+    return _earlier(top - curve, day)

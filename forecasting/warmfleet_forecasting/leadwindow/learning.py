@@ -3,13 +3,13 @@
 For each lead L, over the steps t of the history whose window is over, weighted by age::
 
     y      = log( (sustained(t, L) + floor) / (level(t) + floor) )
-    y      ~ location . (1, momentum, trend, rise) + scale . (1, volatility, calm) * e
-    location: weighted least squares, Huber's weights, a little ridge; shape_gain within [0, 1.3]
+    y      ~ location . (1, momentum, trend, rise, anchor) + scale . (1, volatility, calm) * e
+    location: weighted least squares, Huber's weights, a little ridge; shape_gain within [0, 1.3], anchor_gain [0, 0.5]
     scale   : not negative, fitted to |y - location| (Glejser 1969), iterated with the location
     e       : its weighted empirical quantiles, so that the table is calibrated on the past whatever its distribution is
 
 Ages count half every three days. The steps of the first day know no earlier day: once half a day of steps knows one,
-only these are used, and before that the gain of the shape is 0.
+only these are used, and before that the gains of rise and anchor are 0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 from warmfleet_contracts.leadwindow import LeadWindowTable, Window
 
-from warmfleet_forecasting.leadwindow.features import Features, day_shape, features, rises, sustained
+from warmfleet_forecasting.leadwindow.features import Features, anchors, day_shape, features, rises, sustained
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,6 +38,8 @@ _WARM_UP_S = 1800.0
 _FLOOR_SHARE = 0.005
 _HUBER = 2.5
 _ROUNDS = 3
+_MOST_SHAPE = (1.3, 0.5)
+"""Largest gains of rise and anchor: a shape that is wrong must not do more harm than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,11 @@ def learn(
     known = features(history, step_s, floor)
     windows = [_window(history, known, step_s, floor, lead) for lead in LEADS_S if lead >= step_s]
     late = 0.0 if ended is None else max(0.0, now - ended)
-    shape = _shape(history, step_s, floor, late) if any(w is not None and w.shape_gain for w in windows) else ()
+    shape = (
+        _shape(history, step_s, floor, late)
+        if any(w is not None and (w.shape_gain or w.anchor_gain) for w in windows)
+        else ()
+    )
     found = tuple(w for w in windows if w is not None)
     if not found:
         return Untrusted("TooLittleHistory", "no window of the history is free of gaps; collect more")
@@ -115,15 +121,16 @@ def _window(history: Floats, known: Features, step_s: float, floor: float, lead_
     with np.errstate(divide="ignore", invalid="ignore"):
         y = np.log((target + floor) / (known.level + floor))
     rise = rises(history, step_s, floor, steps)
+    anchor = np.clip(anchors(history, step_s, floor) - known.slow, -1.0, 1.0)
     warm = np.arange(len(history)) >= _WARM_UP_S / step_s
     rows = np.flatnonzero(warm & np.isfinite(y) & np.isfinite(known.momentum))
-    shaped = rows[np.isfinite(rise[rows])]
+    shaped = rows[np.isfinite(rise[rows] + anchor[rows])]
     with_shape = len(shaped) * step_s >= 12 * 3600.0
     rows = shaped if with_shape else rows
     if len(rows) * step_s < LEAST_HISTORY_S / 2:
         return None
     ones = np.ones(len(rows))
-    moves = [ones, known.momentum[rows], known.trend[rows]] + ([rise[rows]] if with_shape else [])
+    moves = [ones, known.momentum[rows], known.trend[rows]] + ([rise[rows], anchor[rows]] if with_shape else [])
     spreads = np.column_stack([ones, known.volatility[rows], known.calm[rows]])
     weight: Floats = np.asarray(0.5 ** ((len(history) - 1 - rows) * step_s / _HALF_LIFE_S), dtype=np.float64)
     location, scale = _fit(np.column_stack(moves), spreads, y[rows], weight)
@@ -138,6 +145,7 @@ def _window(history: Floats, known: Features, step_s: float, floor: float, lead_
         volatility_gain=float(scale[1]),
         calm_gain=float(scale[2]),
         drift=float(location[0]),
+        anchor_gain=float(location[4]) if with_shape else 0.0,
     )
 
 
@@ -153,7 +161,7 @@ def _fit(moves: Floats, spreads: Floats, y: Floats, weight: Floats) -> tuple[Flo
         ridge[0, 0] = 1e-9
         location = np.clip(np.linalg.solve(normal + ridge, weighted.T @ y), -3.0, 3.0)
         if len(location) > 3:
-            location[3] = min(max(float(location[3]), 0.0), 1.3)
+            location[3:] = np.clip(location[3:], 0.0, _MOST_SHAPE)
         apart = np.abs(y - moves @ location)
         root = np.sqrt(weight) / spread
         gram = (spreads * root[:, None]).T @ (spreads * root[:, None])
