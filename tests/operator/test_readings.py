@@ -182,3 +182,22 @@ vllm_router_retries_total{route="/v1/completions"} 12
     assert sum(sample.dispatched.values()) == 6
     assert sum(sample.unserved.values()) == 15
     assert sum(sample.retries.values()) == 12
+
+
+def test_what_a_worker_serves_is_known_once_the_window_is_full() -> None:
+    seen = readings()
+    for i in range(61):
+        now = 5.0 * i
+        latency = {"ttftCount": 20 * i, "ttftWithinSlo": 19 * i, "tpotCount": 20 * i, "tpotWithinSlo": 20 * i}
+        failed = {"failedRequests": 2 * i}
+        answer = state(requests=22 * i, running=6 if i % 2 else 10, counters=failed, latency=latency)
+        assert seen.agent_answered(worker(), answer, now) is None
+        told = seen.telemetry(now)["u-w"]
+        if now < 250.0:
+            assert (told.served, told.batch) == (None, None)
+    assert told.served == pytest.approx(4.0), "without those that failed"
+    assert told.batch == pytest.approx(8.0)
+    assert told.attainment == pytest.approx(0.95)
+    assert seen.agent_answered(worker(), state(requests=1500, running=9), 500.0) is None
+    told = seen.telemetry(500.0)["u-w"]
+    assert (told.served, told.batch) == (None, None), "nobody saw the time in between"

@@ -267,6 +267,26 @@ def _quiet(seconds: float, *, silent: int, reporting: int) -> int:
     return made.deployments[KEY].desired
 
 
+def test_a_checkpoint_that_somebody_forged_holds_a_fleet_back_for_an_hour_at_most() -> None:
+    data = checkpoint.dump(DeploymentMemory(deployment().uid, generation=1), 0.0) | {
+        "wants": [[-1e9, 9]],
+        "panic": 1e9,
+        "avoid": {"h100": 1e9},
+        "failures": {"main": [10, -1e9, {f"u{i}": -1e9 for i in range(9)}]},
+        "startups": {"h100": [[-1e9, 1e9]] * 20},
+        "learned": {"main@h100": [0.6, 2.0, -1e9, 10**9]},
+        "silentSince": -1e9,
+    }
+    fleet = Cluster(world(record=deployment(spec(scaling=scaling(1, 9, maxStep=9)))))
+    fleet.memory = PlannerMemory({KEY: checkpoint.load(json.loads(json.dumps(data)), START)})
+    for _ in range(240):
+        fleet.tick(5.0, {KEY: traffic(40.0, at=fleet.now + 5.0)})
+    assert fleet.serving() >= 3
+    for _ in range(1700):
+        fleet.tick(5.0, {KEY: traffic(1.0, at=fleet.now + 5.0)})
+    assert fleet.serving() == 1
+
+
 # -- advice --------------------------------------------------------------------------------------------------------
 
 

@@ -51,8 +51,13 @@ class Gate:
     problem: Problem | None = None
 
 
+_OPEN = Gate()
+
+
 def record(memory: DeploymentMemory, workers: Sequence[WorkerRecord], generation: int, now: float) -> DeploymentMemory:
     """Note new failed starts; forget old ones and those that a worker which serves has disproved."""
+    if not memory.failures and not any(w.phase is WorkerPhase.FAILED for w in workers):
+        return memory if memory.generation == generation else replace(memory, generation=generation)
     before = memory.failures if memory.generation in (None, generation) else {}
     told = {uid for known in memory.failures.values() for uid in known.times} | memory.chosen.keys()
     variants: dict[str, list[WorkerRecord]] = {name: [] for name in before}
@@ -91,6 +96,8 @@ def _noted(known: FailedStarts, workers: Sequence[WorkerRecord], told: AbstractS
 
 def gate(memory: DeploymentMemory, roster: Roster, now: float) -> Gate:
     """What may be replaced and created now."""
+    if not memory.failures and not roster.failed:
+        return _OPEN
     failed = tuple(sorted(roster.failed, key=lambda w: (w.first_seen, w.key)))
     movable = [w for w in failed if not w.protected]
     failing = {name: known for name, known in memory.failures.items() if len(known.times) >= MAX_FAILED_STARTS}

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,8 @@ from warmfleet_operator.state.records import InstanceTypeRecord, WorkerPhase, Wo
 
 WARM_AFTER = 600.0
 """Seconds of readiness before a worker's figures count; the first minutes of it are in no window then."""
+LOOK = 60
+"""Seconds between two looks at a fleet."""
 EVERY = 300.0
 """Seconds between two observations of a variant."""
 REMEMBERED = 7 * 24 * 3600.0
@@ -77,6 +80,11 @@ def observe(
         memory: Its memory.
         now: Logical seconds.
     """
+    if memory.looked_at is None:  # the fleets do not all look at the same moment
+        return replace(memory, looked_at=now - zlib.crc32(memory.uid.encode()) % LOOK)
+    if 0.0 <= now - memory.looked_at < LOOK:
+        return memory
+    memory = replace(memory, looked_at=now)
     learned = {key: known for key, known in memory.learned.items() if now - known.at < REMEMBERED}
     changed = len(learned) != len(memory.learned)
     for variant in spec.variants:

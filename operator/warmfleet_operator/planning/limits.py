@@ -98,6 +98,7 @@ def moved(memory: DeploymentMemory, shift: float) -> DeploymentMemory:
             name: tuple((at + shift, seconds) for at, seconds in times) for name, times in memory.startups.items()
         },
         watched=one(memory.watched),
+        looked_at=one(memory.looked_at),
         silent_since=one(memory.silent_since),
         rollout=memory.rollout.moved(shift),
         losses=tuple((at + shift, share) for at, share in memory.losses),

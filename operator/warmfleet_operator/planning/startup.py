@@ -47,6 +47,8 @@ def startup_lead(
     """
     p50, p90 = _prior(record)
     own = () if memory is None or record is None else memory.startups.get(record.name, ())
+    if not own:
+        return min(MOST, max(LEAST, p50 if quantile <= 0.5 else p90))
     samples = plausible([seconds for _, seconds in own])
     rest = max(0, MIN_SAMPLES - len(samples))
     weighted = [(seconds, 1.0) for seconds in samples]

@@ -32,6 +32,8 @@ MOST_STARTS = 12
 _GRAIN = 10.0
 _MOST = 1e9
 _MOST_COUNT = 10**9
+_LONGEST_WAIT = 3600.0
+"""Seconds for which what was read may hold anything back: nobody can write a fleet into a longer standstill."""
 _Entry = TypeVar("_Entry")
 
 
@@ -150,9 +152,9 @@ def load(data: object, now: float) -> DeploymentMemory:
     return DeploymentMemory(
         uid=uid,
         desired={name: _count(data, "desired", count) for name, count in _table(data, "desired").items()},
-        wants=tuple((now - a, c) for a, c in _pairs(data, "wants")),
+        wants=tuple((now - max(0.0, a), c) for a, c in _pairs(data, "wants")),
         steps=tuple(at for at, count in steps for _ in range(min(count, 10_000))),
-        panic_until=None if panic is None else now + panic,
+        panic_until=None if panic is None else now + min(panic, _LONGEST_WAIT),
         low_since=None if low is None else now - low,
         input_tokens=means[0],
         output_tokens=means[1],
@@ -164,7 +166,7 @@ def load(data: object, now: float) -> DeploymentMemory:
         chosen={name: now - age for name, age in _floats(data, "chosen").items()},
         since={name: now - age for name, age in _floats(data, "since").items()},
         failures={name: _failed(entry, now) for name, entry in _table(data, "failures").items()},
-        avoid={name: now + rest for name, rest in _floats(data, "avoid").items()},
+        avoid={name: now + min(rest, _LONGEST_WAIT) for name, rest in _floats(data, "avoid").items()},
         traffic=_read_traffic(data.get("traffic"), now),
         steering=_read_steering(data.get("steering")),
         peak=_rate(data, "peak") or 0.0,
@@ -172,7 +174,7 @@ def load(data: object, now: float) -> DeploymentMemory:
         forecast_since=None if since is None else now - max(0.0, since),
         learned={name: _learned(entry, now) for name, entry in _table(data, "learned").items()},
         startups={name: _startups(entry, now) for name, entry in _table(data, "startups").items()},
-        silent_since=None if silent is None else now - silent,
+        silent_since=None if silent is None else now - max(0.0, silent),
         rollout=_rollout(data.get("rollout") or {}, now),
         losses=_losses(data, now),
         hits_before=_number(data, "hitsBefore"),
@@ -254,8 +256,8 @@ def _newest(table: Mapping[str, _Entry], at: Callable[[_Entry], float]) -> list[
 def _failed(entry: object, now: float) -> FailedStarts:
     if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[2], Mapping) or len(entry[2]) > 64:
         raise _bad("failures", entry)
-    at = None if entry[1] is None else now - _real("failures", entry[1])
-    times = {str(uid): now - _real("failures", age) for uid, age in entry[2].items()}
+    at = None if entry[1] is None else now - max(0.0, _real("failures", entry[1]))
+    times = {str(uid): now - max(0.0, _real("failures", age)) for uid, age in entry[2].items()}
     return FailedStarts(times, min(10, _whole("failures", entry[0])), at)
 
 
@@ -278,7 +280,7 @@ def _startups(entry: object, now: float) -> tuple[tuple[float, float], ...]:
         age, seconds = (_real("startups", value) for value in pair)
         if seconds < 0:
             raise _bad("startups", pair)
-        found.append((now - age, seconds))
+        found.append((now - max(0.0, age), seconds))
     return tuple(sorted(found))
 
 

@@ -140,6 +140,7 @@ class DeploymentMemory:
         startups: Measured start-up times by InstanceType, (time of readiness, seconds), oldest first.
         starts: Starts under way by UID; not in the checkpoint, because nobody saw the time in between.
         watched: Since when this process has seen the deployment; not in the checkpoint.
+        looked_at: When what workers show was last looked at; not in the checkpoint.
         silent_since: Since when some ready workers do not report; None while all do.
         rollout: Template revisions.
         losses: (time, share of the fleet's cached prefixes) of workers that left and whose hits may not have come back.
@@ -174,6 +175,7 @@ class DeploymentMemory:
     startups: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     starts: Mapping[str, Start] = field(default_factory=dict)
     watched: float | None = None
+    looked_at: float | None = None
     silent_since: float | None = None
     rollout: RolloutMemory = RolloutMemory()
     losses: tuple[tuple[float, float], ...] = ()
