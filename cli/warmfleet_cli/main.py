@@ -17,10 +17,19 @@ SUBCOMMANDS = {
     "plan": ("warmfleet_cli.plan_cmd", "what the planner would do: a dry run on manifests and a snapshot"),
     "snapshot": ("warmfleet_cli.snapshot_cmd", "save what a decision is made from"),
     "demo": ("warmfleet_cli.demo.command", "the whole product on this machine, in under 4 minutes"),
+    "forecast": ("warmfleet_cli.forecast", "what traffic is expected of a history, and how far to trust it"),
     "simulate": ("warmfleet_cli.simulate", "replay a trace through the planner, beside rivals and the optimum"),
 }
 """Name -> (module, one line of help)."""
-EXTRAS = {"status": "cli", "explain": "cli", "plan": "cli", "snapshot": "cli", "demo": "demo", "simulate": "simulation"}
+EXTRAS = {
+    "status": "cli",
+    "explain": "cli",
+    "plan": "cli",
+    "snapshot": "cli",
+    "demo": "demo",
+    "forecast": "cli,forecasting,traces",
+    "simulate": "simulation",
+}
 """Name -> extra of the distribution that brings what the subcommand needs."""
 
 

@@ -31,6 +31,7 @@ FORECASTS = Resource("warmfleet.dev/v1alpha1", "trafficforecasts")
 INSTANCE_TYPES = Resource("warmfleet.dev/v1alpha1", "instancetypes", namespaced=False)
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOUR = 3600.0
+OBEDIENT = "service_fits:fit"
 
 
 @dataclass
@@ -85,7 +86,7 @@ class World:
         configuration.client_session_kwargs = {"trust_env": False}
         return configuration
 
-    def start(self, entry: str = "service_fits:fit", **overrides: Any) -> ForecasterProcess:
+    def start(self, entry: str = OBEDIENT, **overrides: Any) -> ForecasterProcess:
         values: dict[str, Any] = {
             "operator_url": "http://127.0.0.1:1/metrics",
             "listen_address": "127.0.0.1",
@@ -128,8 +129,8 @@ class World:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while not condition():
-            for task, _ in self._running:
-                if task.done():
+            for task, stop in self._running:
+                if task.done() and not stop.is_set():
                     raise AssertionError(f"the forecaster ended: {task.result()}")
             if loop.time() > end:
                 raise AssertionError(f"timed out: {what}; {self.status()}")

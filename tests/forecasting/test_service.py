@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import sys
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +16,7 @@ import pytest
 from warmfleet_contracts.api.trafficforecast import TrafficForecast
 from warmfleet_forecasting.history import HistoryError, HistoryProblem, Key
 from warmfleet_forecasting.service import sharding
+from warmfleet_forecasting.service.process import ENTRY
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # these folders are no packages
 
@@ -60,6 +62,31 @@ async def test_from_a_deployment_to_the_status_of_its_forecast(world: World) -> 
     # no longer asked for: the object that was made goes
     await world.kube.patch(DEPLOYMENTS, "chat", {"spec": {"scaling": {"forecast": None}}}, "prod")
     await world.until(lambda: not world.forecast(), what="removal")
+
+
+async def test_the_shipped_models_fill_a_status_and_declared_events_raise_it(world: World) -> None:
+    world.history.hours = 26.0
+    start, end = (world.clock.wall() + timedelta(hours=h) for h in (6, 8))
+    event = {"name": "launch", "start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}", "factor": 5}
+    await world.apply(deployment(forecast={"history": "26h"}))
+    await world.apply(deployment("launched", forecast={"history": "26h"}, events=[event]))
+    world.start(ENTRY, fit_deadline_seconds=90.0)
+    await world.until(lambda: world.issued() and world.issued("launched"), seconds=100, what="forecasts")
+    statuses = []
+    for name in ("chat", "launched"):
+        made = TrafficForecast.model_validate(world.forecast(name)).status
+        assert made is not None
+        assert len(json.dumps(world.status(name))) < 16 * 1024
+        assert [s.horizon for s in made.skill] == [600.0, 1800.0, 3600.0]
+        assert made.reason
+        statuses.append(made)
+    plain, raised = ({p.offset: p.q50 for p in made.far} for made in statuses)
+    issued = datetime.fromisoformat(statuses[1].issued_at or "")
+    during = [o for o in raised if start <= issued + timedelta(seconds=o) < end]
+    after = [o for o in raised if issued + timedelta(seconds=o) > end + timedelta(hours=1)]
+    assert during
+    assert all(raised[o] > 3.0 * plain[o] for o in during)
+    assert all(raised[o] < 2.0 * plain[o] for o in after)
 
 
 async def test_an_external_forecast_is_left_alone(world: World) -> None:
@@ -122,9 +149,24 @@ async def test_without_history_the_forecast_ages_and_then_is_not_trusted(world: 
     assert kept["near"]
     await world.until(lambda: "has expired" in world.status()["message"], what="expiry")
     assert world.status()["issuedAt"] == kept["issuedAt"], "an old forecast is never dated anew"
+    assert kept["trusted"] is True
     assert world.status()["trusted"] is False
+    assert world.status()["conditions"][0]["reason"] == "ForecastExpired"
     world.history.problem = None
     await world.until(lambda: world.status()["issuedAt"] > kept["issuedAt"], what="recovery")
+
+
+async def test_a_new_process_keeps_what_the_old_one_published(world: World) -> None:
+    await world.apply(deployment(forecast={}))
+    world.start()
+    await world.until(world.issued, what="a forecast")
+    good = world.status()
+    await world.stop()
+    world.history.last = math.nan
+    world.start(valid_seconds=36_000.0)
+    await world.until(lambda: world.status()["reason"] == "HistoryGap", what="the reason")
+    assert world.status()["near"] == good["near"]
+    assert world.status()["issuedAt"] == good["issuedAt"]
 
 
 async def test_two_replicas_share_the_deployments(world: World) -> None:
@@ -162,7 +204,7 @@ async def test_a_status_that_says_nothing_new_is_not_written(world: World) -> No
 
 async def test_a_process_that_grew_too_large_is_replaced(world: World) -> None:
     await world.apply(deployment(forecast={}))
-    world.start("service_fits:ready", refit_seconds=60.0, valid_seconds=900.0, fit_memory_mib=300)
+    world.start(refit_seconds=60.0, valid_seconds=900.0, fit_memory_mib=300)
     await world.until(world.issued, what="a forecast")
     first = world.status()["message"]
     world.history.last = BLOAT

@@ -2,8 +2,8 @@
 
 A server refuses more than 11,000 points per series, and a query that forgot to aggregate may return millions. So a
 range is asked for in chunks of :data:`CHUNK_POINTS`; an answer that grows beyond ``most_bytes`` is hung up on and its
-chunk halved, down to :data:`LEAST_POINTS`, after which the query is refused with the fix. All answers together have a
-budget too.
+chunk halved (so is one that Prometheus finds too large itself), down to :data:`LEAST_POINTS`, after which the query is
+refused with the fix. All answers together have a budget too.
 
 The value at time t is taken for the cell that *ends* at t, which is what a range function over the step means. In
 counter mode the raw counters are fetched instead, and restarts are handled here (see :mod:`.counters`).
@@ -68,7 +68,7 @@ class PrometheusSettings:
 
 
 class _TooLargeError(Exception):
-    """An answer was hung up on."""
+    """An answer was hung up on, or Prometheus would not work it out for its size."""
 
 
 class PrometheusHistory:
@@ -108,12 +108,11 @@ class PrometheusHistory:
             last = min(stop, at + size - 1)
             try:
                 answer = await self._range(query, at * STEP_S, last * STEP_S, headers)
-            except _TooLargeError:
+            except _TooLargeError as error:
                 if size <= LEAST_POINTS:
                     raise HistoryError(
                         HistoryProblem.TOO_LARGE,
-                        f"more than {self._settings.most_bytes} bytes for {size} points of {query!r}; "
-                        "aggregate it to one series, for example with sum()",
+                        f"{error} for {size} points of {query!r}; aggregate it to one series, for example with sum()",
                     ) from None
                 size = max(LEAST_POINTS, min(size, last - at + 1) // 2)
                 continue
@@ -178,6 +177,8 @@ class PrometheusHistory:
                     return _parse(body, query)
                 problem = _refusal(status, body, query)
                 if status not in _RETRIED:
+                    if problem.problem is HistoryProblem.TOO_LARGE:
+                        raise _TooLargeError(str(problem)) from None
                     raise problem
             if attempt == self._settings.attempts - 1:
                 raise problem
@@ -200,7 +201,7 @@ class PrometheusHistory:
                 body += chunk
                 if len(body) > self._settings.most_bytes:
                     answer.close()
-                    raise _TooLargeError
+                    raise _TooLargeError(f"more than {self._settings.most_bytes} bytes")
             return answer.status, bytes(body)
 
 
@@ -229,6 +230,6 @@ def _refusal(status: int, body: bytes, query: str) -> HistoryError:
     except (ValueError, AttributeError):
         said = body[:200].decode(errors="replace")
     if status == 422 and "too many samples" in said:
-        return HistoryError(HistoryProblem.TOO_LARGE, f"{query!r}: {said}")
+        return HistoryError(HistoryProblem.TOO_LARGE, said)
     problem = HistoryProblem.UNREACHABLE if status in _RETRIED else HistoryProblem.REFUSED
     return HistoryError(problem, f"Prometheus answered {status} to {query!r}: {said[:300]}")

@@ -63,10 +63,12 @@ class Fitted:
 
     Attributes:
         status: The forecast as a TrafficForecast's status, without generation and conditions.
+        carried: Whether it is an earlier forecast, or none, because none could be made now.
         previous: The result, pickled, for the next fit.
     """
 
     status: dict[str, Any]
+    carried: bool
     previous: bytes
 
 

@@ -22,7 +22,7 @@ from warmfleet_forecasting.metrics import Metrics
 from warmfleet_forecasting.series import BadHistoryError
 from warmfleet_forecasting.service import status as told
 from warmfleet_forecasting.service.board import Assignment
-from warmfleet_forecasting.service.pool import FitError, FitPool
+from warmfleet_forecasting.service.pool import FitError, FitPool, Fitted
 from warmfleet_forecasting.service.schedule import Schedule
 from warmfleet_forecasting.service.status import Status
 
@@ -98,8 +98,10 @@ class Refitter:
         published = self._written.get(assignment.key) or self._published(assignment.key)
         problem = True
         try:
-            status = await self._forecast(assignment, now)
-            problem = False
+            fitted = await self._forecast(assignment, now)
+            status, problem = fitted.status, fitted.carried
+            if "issuedAt" not in status:  # a new process remembers nothing, but what was published still holds
+                status = told.aged(published, status["reason"], status["message"], now)
         except HistoryError as error:
             self._metrics.history_failures.labels(str(error.problem)).inc()
             status = told.aged(published, str(error.problem), str(error), now)
@@ -113,7 +115,7 @@ class Refitter:
         written = await self._write(assignment, published, status)
         return written and not problem
 
-    async def _forecast(self, assignment: Assignment, now: float) -> Status:
+    async def _forecast(self, assignment: Assignment, now: float) -> Fitted:
         config = assignment.config
         try:
             series = await self._history.series(assignment.target, now - config.history_s, now)
@@ -122,10 +124,10 @@ class Refitter:
         began = time.monotonic()
         fitted = await self._pool.fit(series, config, self._previous.get(assignment.key))
         self._metrics.fit_seconds.observe(time.monotonic() - began)
-        self._metrics.fits.labels("Fitted").inc()
+        self._metrics.fits.labels("Carried" if fitted.carried else "Fitted").inc()
         if self._schedule.current(assignment):
             self._previous[assignment.key] = fitted.previous
-        return fitted.status
+        return fitted
 
     async def _write(self, assignment: Assignment, published: Status, status: Status) -> bool:
         if not self._schedule.current(assignment) or not told.worth_writing(published, status):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import warnings
 
 from warmfleet_forecasting.config import ForecastConfig
-from warmfleet_forecasting.result import TrustReason
+from warmfleet_forecasting.forecast import forecast
+from warmfleet_forecasting.result import ForecastResult
 from warmfleet_forecasting.series import Series
-from warmfleet_forecasting.service.persistence import hold
 from warmfleet_forecasting.service.pool import Fitted
 from warmfleet_forecasting.service.status import status_of
 
-ENTRY = f"{__name__}:fit"
 
-
-def fit(series: Series, config: ForecastConfig, previous: bytes | None) -> Fitted:  # noqa: ARG001
+def fit(series: Series, config: ForecastConfig, previous: bytes | None) -> Fitted:
     """Forecast and put into the form of a status.
 
     Args:
@@ -25,7 +24,9 @@ def fit(series: Series, config: ForecastConfig, previous: bytes | None) -> Fitte
         previous: :attr:`Fitted.previous` of the last time; None at the start.
     """
     logging.disable(logging.INFO)
+    before: ForecastResult | None = pickle.loads(previous) if previous else None  # noqa: S301 - our own bytes
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = hold(series, config, TrustReason.TOO_LITTLE_HISTORY, "the level holds")
-    return Fitted(status_of(result), pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
+        warnings.simplefilter("ignore")  # those of numerical libraries; what counts is in the result's reason
+        result = forecast(series, config, before)
+    carried = result.carried or not math.isfinite(result.issued_at)
+    return Fitted(status_of(result), carried, pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
