@@ -140,7 +140,7 @@ async def test_a_first_fit_that_crashes_is_a_reason_and_no_curve(world: World) -
 
 async def test_without_history_the_forecast_ages_and_then_is_not_trusted(world: World) -> None:
     await world.apply(deployment(forecast={}))
-    world.start(refit_seconds=120.0, valid_seconds=600.0)
+    world.start(refit_seconds=120.0, valid_seconds=2000.0)
     await world.until(world.issued, what="a forecast")
     world.history.problem = HistoryError(HistoryProblem.UNREACHABLE, "Prometheus is away")
     await world.until(lambda: world.status()["reason"] == "HistoryUnreachable", what="the reason")
