@@ -73,3 +73,8 @@ async def test_labels_of_a_built_in_kind(client, pod):
 async def test_apply_without_a_kind_is_refused(widgets):
     code, status = await widgets.patch(f"{WIDGETS}/w", {"spec": {}}, APPLY)
     assert (code, status["reason"]) == (400, "BadRequest")
+
+
+async def test_a_small_number_stays_a_number(widgets):
+    _, item = await apply(widgets, config(size="small", free={"ratio": 7e-05}))
+    assert item["spec"]["free"] == {"ratio": 7e-05}
