@@ -10,7 +10,8 @@ T is a day for the first hour, four days for later leads, where a week matters. 
 origins at which it spoke, so one that joins late is not judged by other hours. Averaging quantiles keeps the shape of
 the band (Vincentisation); the root of n is how much a relative difference in loss means: with two hours of evidence all
 models speak, after a day the better ones do. Weights differ by probability because the model that knows the middle best
-is not the one that knows the tail.
+is not the one that knows the tail. No origin counts for more than ten times the recent mean loss of persistence, or one
+spike nobody saw coming would decide the weights of the next days.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from warmfleet_forecasting.series import Floats
 _SHARPNESS = 10.0 / 12.0
 HALF_LIFE_S = 86_400.0
 _TINY = 1e-12
+_MOST_LOSS = 10.0
+_LEAST_COUNT = 5.0
+_PRIOR: Floats = np.array([2.0, 1.0, 1.0, 2.0])
+"""Weight of persistence before any evidence: little is seen of the tails, and there it is hard to beat."""
 
 
 def combine(grid: Grid, experts: Floats, horizon: int, first: int, half_life_s: float) -> tuple[Floats, Floats]:
@@ -57,6 +62,7 @@ def combine(grid: Grid, experts: Floats, horizon: int, first: int, half_life_s: 
         known[:, horizon:] = values[:, : max(0, size - horizon)]
         return np.asarray(lfilter([1.0], [1.0, -(0.5 ** (grid.step_s / half_life_s))], known, axis=1))
 
+    losses = np.minimum(losses, _cap(np.where(present[0], losses[0], 0.0), present[0], grid.step_s / half_life_s))
     lost = recent(np.where(present, losses, 0.0))
     held = recent(np.where(present, losses[:1], 0.0))
     seen = recent(present.astype(np.float64))
@@ -68,10 +74,21 @@ def combine(grid: Grid, experts: Floats, horizon: int, first: int, half_life_s: 
     return mixed, weights
 
 
+def _cap(held: Floats, counted: npt.NDArray[np.bool_], step: float) -> Floats:
+    """The most that one origin may count: ten times the recent mean loss of persistence, shape (N, P)."""
+    memory = [1.0, -(0.5**step)]
+    count = lfilter([1.0], memory, counted.astype(np.float64), axis=0)
+    mean = lfilter([1.0], memory, held, axis=0) / np.maximum(count, _TINY)
+    cap = np.full(held.shape, np.inf)
+    cap[1:] = np.where(count[:-1] >= _LEAST_COUNT, _MOST_LOSS * mean[:-1], np.inf)
+    return cap
+
+
 def _weights(lost: Floats, held: Floats, seen: Floats, speaks: npt.NDArray[np.bool_]) -> Floats:
     """Weights of the experts that speak, shape (K, N, P), summing to 1 along K where any does."""
     ratio = (lost + _TINY) / (held + _TINY)
     best = np.where((seen > 1e-6) & speaks, ratio, np.inf).min(axis=0)
     excess = np.where((seen > 1e-6) & speaks, ratio / np.where(np.isfinite(best), best, 1.0) - 1.0, 0.0)
     weights = np.where(speaks, np.exp(-np.minimum(_SHARPNESS * np.sqrt(seen) * excess, 50.0)), 0.0)
+    weights[0] *= _PRIOR
     return np.asarray(weights / np.maximum(weights.sum(axis=0), _TINY))
