@@ -165,6 +165,24 @@ def test_a_template_that_does_not_come_up_is_rolled_back_and_that_ends(trouble: 
     assert (fleets.on({"image": "vllm:3"}), fleets.state) == (5, None)
 
 
+def test_workers_that_fail_after_they_were_ready_cost_one_old_worker_at_most() -> None:
+    fleets = fleet()
+    fleets.apply(engine=NEW)
+    for _ in range(90):
+        fleets.run(TICK)
+        people = [
+            replace(w, phase=WorkerPhase.FAILED, failure="CrashLoopBackOff")
+            if w.revision == revision(NEW) and w.first_ready is not None and fleets.now - w.first_ready >= 40.0
+            else w
+            for w in fleets.snapshot.workers
+        ]
+        fleets.snapshot = replace(fleets.snapshot, workers=tuple(people))
+    assert fleets.state is Reason.ROLLED_BACK
+    assert "CrashLoopBackOff" in fleets.made.rollout.message
+    assert (fleets.on(NEW), fleets.on(OLD)) == (0, 3)
+    assert fleets.lowest == 2, "one was let go before the first new one failed"
+
+
 def test_the_rejection_outlives_a_restart_with_its_template() -> None:
     fleets = fleet()
     fleets.broken.add(revision(NEW))
