@@ -90,12 +90,13 @@ def wanted(record: DeploymentRecord, workers: Sequence[WorkerRecord], memory: De
         spec = with_template(spec, notes.good)
         own = revisions(spec)
     updated, outdated = split(workers, own)
-    notes = replace(notes, seen_at=now)
+    if own != notes.good_revisions:
+        notes = replace(notes, seen_at=now)
     if not back and not outdated and own != notes.good_revisions and _serves(updated, now):
         notes = replace(notes, good=spec, good_revisions=dict(own), strikes={}, waited=0.0)
     return Wanted(
         record=replace(record, spec=spec, revisions=own) if back else record,
-        memory=replace(memory, rollout=notes),
+        memory=memory if notes is memory.rollout else replace(memory, rollout=notes),
         revisions=own,
         updated=tuple(updated),
         outdated=tuple(outdated),
@@ -109,15 +110,12 @@ def split(workers: Sequence[WorkerRecord], own: Mapping[str, str]) -> tuple[list
     updated: list[WorkerRecord] = []
     outdated: list[WorkerRecord] = []
     for worker in workers:
-        if not worker.leaving:
-            (outdated if is_outdated(worker, own) else updated).append(worker)
+        if worker.leaving:
+            continue
+        target = own.get(worker.variant)
+        same = worker.revision == target or target is None or not comparable(worker.revision)
+        (updated if same else outdated).append(worker)
     return updated, outdated
-
-
-def is_outdated(worker: WorkerRecord, own: Mapping[str, str]) -> bool:
-    """Whether the worker was made from another template of its variant."""
-    target = own.get(worker.variant)
-    return target is not None and worker.revision != target and comparable(worker.revision)
 
 
 def _falls_back(notes: RolloutMemory) -> bool:
@@ -145,7 +143,7 @@ def _judged(
     if target != notes.target:
         notes = replace(notes, target=target, strikes={}, waited=0.0, seen_at=now, rejected=(), why="")
     if notes.good is None or own == notes.good_revisions:
-        return replace(notes, strikes={}, waited=0.0)
+        return replace(notes, strikes={}, waited=0.0) if notes.strikes or notes.waited else notes
     mine, _ = split(workers, own)
     mine = [w for w in mine if comparable(w.revision)]
     notes = replace(notes, strikes=_strikes(notes, mine, now), waited=_waited(notes, mine, now))
