@@ -36,6 +36,8 @@ def revisions(spec: LLMDeploymentSpec) -> dict[str, str]:
 
 def fingerprint(found: Mapping[str, str]) -> str:
     """One revision for all variants together: that of the variant when there is only one."""
+    if len(found) == 1:
+        return next(iter(found.values()))
     distinct = sorted(set(found.values()))
     return distinct[0] if len(distinct) == 1 else _hash(sorted(found.items())) if distinct else ""
 
