@@ -10,15 +10,15 @@ Use of the table by a planner, for a start-up time L, a hold H >= L and a chance
 What a backtest with this rule over other traces than those that are scored showed (costs over the clairvoyant optimum,
 300 s start-up, 99 % in time, the chance q swept):
 
-- one q for all moments is as good as one that weighs cost against worth of the margin at each moment, within 0.5 %;
-  q is 2-8 %, not 1 %: windows overlap, most overshoots are short, and a queue of some seconds is in time;
-- distribution over [0, L] against that at the moment L alone: within 0.5 %, and far fewer scale actions;
-- down over 2 L against 1.4 L or 3 L: within 1 % of cost, but 2-6 times fewer actions than letting go at ``up``;
+- one q for all moments costs within 0.7 % of one that weighs cost against worth of the margin at each moment, and less
+  under heavy noise; q is 1-8 %: windows overlap, most overshoots are short, and a queue of some seconds is in time;
+- distribution over [0, L] against that around the moment L alone: within 1 %, and fewer scale actions;
+- down over 2 L against 1.4 L or 3 L: within 1 % of cost; letting go at ``up`` costs as much with 3-9 times the actions;
 - recovery: without it an overload that was missed lasts long, because what is bought covers the demand and hardly the
-  queue, and everybody behind a queue is late. It is worth 1-4 % of the cost at equal attainment;
-- rounding up against rounding to the nearest worker: within 0.5 %.
+  queue, and everybody behind a queue is late. It is worth 0.3-4 % of cost at equal attainment, most with jumps;
+- rounding up against rounding to the nearest worker: within 1 %.
 
-With the true maxima instead of quantiles the rule costs 1.02-1.03 times the optimum: what is left is the forecast.
+With the true maxima instead of quantiles the rule cost 1.02-1.03 times the optimum: what is left is the forecast.
 """
 
 from warmfleet_forecasting.leadwindow.learning import LEADS_S, PROBABILITIES, Untrusted, learn
