@@ -5,7 +5,9 @@ the picture ``docs/benchmarks.svg`` from them, and prints one line per claim::
 
     {"claim": ..., "value": ..., "target": ..., "met": ...}
 
-``--only weeks,steps`` runs some families; results of the others stay as they are. ``--page`` runs nothing.
+``--only weeks,steps`` runs some families; results of the others stay as they are. ``--policy warmfleet`` runs some
+policies and puts their rows into the results there are. ``--page`` runs nothing. ``seeds`` repeats the weeks over ten
+seeds with the best rivals alone (``--seeds 3`` for fewer).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ import page  # noqa: E402  (beside this file)
 import speed  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from warmfleet_simulation import scenarios  # noqa: E402
-from warmfleet_simulation.ours import Ours  # noqa: E402
+from warmfleet_simulation.ours import Ours, Reactive  # noqa: E402
 from warmfleet_simulation.picture import picture  # noqa: E402
 from warmfleet_simulation.policy import Policy  # noqa: E402
 from warmfleet_simulation.rivals import RIVALS  # noqa: E402
@@ -38,6 +40,11 @@ FINE = tuple(2.0 ** (k / 3) for k in range(-3, 4))
 """Multiples of every knob's default for the weeks: 0.5 to 2 in seven equal ratios."""
 COARSE = tuple(2.0 ** (k / 2) for k in range(-2, 3))
 """Where the question is not which policy is a percent better: five."""
+NARROW = tuple(2.0 ** (k / 3) for k in (-2, 0, 2))
+"""Every second point around the default, for the planner that steers towards its knob by itself: it runs the whole
+planning code in every lane, and its curve is nearly straight."""
+BEST_RIVALS = ("static-peak", "dynamo-planner", "hourly-ilp")
+"""Those that were best in some week at equal attainment; the others never were."""
 SEED = 1
 
 
@@ -54,25 +61,28 @@ def data_dir() -> Path:
     return folder
 
 
-def run_one(family: str, index: int, folder: str) -> dict[str, Any]:
+def contenders(scenario: scenarios.Scenario, only: frozenset[str]) -> list[Policy]:
+    """The policies of a scenario, the shipped planner among them with and without a forecast."""
+    known = list(scenario.instead.values()) if scenario.instead else [*RIVALS.values(), Reactive(), Ours()]
+    return [p for p in known if not only or p.name in only]
+
+
+def run_one(family: str, index: int, folder: str, only: frozenset[str], seed: int = SEED) -> dict[str, Any]:
     """One scenario of a family, as it is written to its result file."""
-    scenario = scenarios.suite(Path(folder) / "traces", SEED)[family]()[index]
-    policies: list[Policy] = list({**RIVALS, **(scenario.instead or {})}.values())
-    if scenario.instead:
-        policies = list(scenario.instead.values())
-    else:
-        policies.append(Ours())
+    scenario = scenarios.suite(Path(folder) / "traces", seed)[family]()[index]
+    policies = contenders(scenario, only)
     begin = time.perf_counter()
     result = sweep(
         scenario.name,
         scenario.fleet,
         scenario.load,
         policies,
-        seed=SEED,
+        seed=seed,
         grid=FINE if family == "weeks" else COARSE,
+        grids={"warmfleet": NARROW},
         disturbance=scenario.disturbance,
     )
-    if family == "weeks" and index == 0:
+    if family == "weeks" and index == 0 and not only:
         (ROOT / "docs" / "benchmarks.svg").write_text(picture(result), encoding="utf-8")
     return {
         "family": family,
@@ -91,21 +101,55 @@ def run_one(family: str, index: int, folder: str) -> dict[str, Any]:
     }
 
 
-def run(families: list[str], jobs: int, folder: Path) -> None:
+def repeated(index: int, folder: str, seed: int) -> dict[str, Any]:
+    """One week with one seed: ours and the best rivals, the cost where each reaches the objective."""
+    scenario = scenarios.suite(Path(folder) / "traces", seed)["weeks"]()[index]
+    begin = time.perf_counter()
+    policies: list[Policy] = [RIVALS[name] for name in BEST_RIVALS]
+    ours = sweep("", scenario.fleet, scenario.load, [Ours()], seed=seed, grid=NARROW)
+    others = sweep(scenario.name, scenario.fleet, scenario.load, policies, seed=seed, grid=FINE)
+    return {
+        "family": "seeds",
+        "index": index,
+        "seed": seed,
+        "scenario": scenario.name,
+        "optimum": ours.optimum,
+        "cost": {c.policy: c.cost_at_objective for c in (*ours.curves, *others.curves)},
+        "attainment": ours.curves[0].untuned.score.attainment,
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+
+
+def write(found: dict[str, Any]) -> None:
+    """Writes a result file; where only some policies ran, the rows of the others stay."""
+    if found["family"] == "seeds":
+        path = RESULTS / "seeds" / f"{found['index']:02d}-{found['seed']:02d}.json"
+    else:
+        path = RESULTS / f"{found['family']}-{found['index']:02d}.json"
+        names = {row["policy"] for row in found["rows"]}
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": [], "classes": {}}
+        found["rows"] = [r for r in before["rows"] if r["policy"] not in names] + found["rows"]
+        found["classes"] = {**before["classes"], **found["classes"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    sys.stderr.write(f"{found['scenario']}: {found['seconds']} s\n")
+
+
+def run(families: list[str], jobs: int, folder: Path, only: frozenset[str], seeds: int) -> None:
     """Runs families and writes their result files."""
-    RESULTS.mkdir(exist_ok=True)
     suite = scenarios.suite(folder / "traces", SEED)
     sizes = {"weeks": 4, "steps": 3, "forecast": 4, "lengths": 1, "classes": 4, "types": 1, "models": 1, "startups": 12}
-    work = [(family, i) for family in families for i in range(sizes.get(family) or len(suite[family]()))]
     with Progress(disable=not sys.stderr.isatty()) as bar, ProcessPoolExecutor(jobs) as pool:
-        task = bar.add_task("scenarios", total=len(work))
-        futures = {pool.submit(run_one, family, i, str(folder)): (family, i) for family, i in work}
+        futures: list[Future[dict[str, Any]]] = []
+        for family in families:
+            if family == "seeds":
+                futures += [pool.submit(repeated, i, str(folder), s) for s in range(1, seeds + 1) for i in range(4)]
+                continue
+            count = sizes.get(family) or len(suite[family]())
+            futures += [pool.submit(run_one, family, i, str(folder), only) for i in range(count)]
+        task = bar.add_task("scenarios", total=len(futures))
         for future in as_completed(futures):
-            family, i = futures[future]
-            found = future.result()
-            text = json.dumps(found, indent=1) + "\n"
-            (RESULTS / f"{family}-{i:02d}.json").write_text(text, encoding="utf-8")
-            sys.stderr.write(f"{found['scenario']}: {found['seconds']} s\n")
+            write(future.result())
             bar.advance(task)
 
 
@@ -113,16 +157,19 @@ def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="comma-separated families, speed among them")
+    parser.add_argument("--policy", help="comma-separated policies; the rows of the others stay")
+    parser.add_argument("--seeds", type=int, default=10, help="how many seeds the weeks are repeated over")
     parser.add_argument("--page", action="store_true", help="run nothing; write the page from the results there are")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2)))
     args = parser.parse_args()
     folder = data_dir()
-    names = [*scenarios.suite(folder / "traces", SEED), "speed"]
+    names = [*scenarios.suite(folder / "traces", SEED), "seeds", "speed"]
     chosen = names if args.only is None else args.only.split(",")
     if unknown := [name for name in chosen if name not in names]:
         parser.error(f"unknown families {', '.join(unknown)}; choose from {', '.join(names)}")
     if not args.page:
-        run([name for name in chosen if name != "speed"], args.jobs, folder)
+        only = frozenset(args.policy.split(",")) if args.policy else frozenset()
+        run([name for name in chosen if name != "speed"], args.jobs, folder, only, args.seeds)
         if "speed" in chosen:
             RESULTS.mkdir(exist_ok=True)
             text = json.dumps(speed.measure(folder / "traces"), indent=1) + "\n"

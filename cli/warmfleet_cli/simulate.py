@@ -108,10 +108,10 @@ def _write(args: argparse.Namespace, result: Result, load: Load, notes: list[str
 
 
 def _policies(names: str) -> list[Policy]:
-    from warmfleet_simulation.ours import Ours  # noqa: PLC0415 - heavy
+    from warmfleet_simulation.ours import Ours, Reactive  # noqa: PLC0415 - heavy
     from warmfleet_simulation.rivals import RIVALS  # noqa: PLC0415
 
-    known: dict[str, Policy] = {**RIVALS, Ours.name: Ours()}
+    known: dict[str, Policy] = {**RIVALS, Reactive.name: Reactive(), Ours.name: Ours()}
     if names == "all":
         return list(known.values())
     wanted = [name.strip() for name in names.split(",") if name.strip()]

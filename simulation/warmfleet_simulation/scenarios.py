@@ -25,6 +25,7 @@ from warmfleet_simulation.fleet import (
     make_load,
     standard_fleet,
 )
+from warmfleet_simulation.ours import Ours
 from warmfleet_simulation.policy import Policy
 from warmfleet_simulation.rivals.sageserve import ForecastFault, SageServe
 from warmfleet_simulation.scaling import load_clean, thin, window_of
@@ -129,8 +130,8 @@ def forecast_faults(folder: Path, seed: int) -> list[Scenario]:
         replace(
             base,
             name=f"forecast {name}",
-            note="only policies with a forecast change; the planner as shipped uses none",
-            instead={"hourly-ilp": SageServe(fault)},
+            note="for the policies that have one; the others stay as they are",
+            instead={"hourly-ilp": SageServe(fault), "warmfleet": Ours(fault=fault)},
         )
         for name, fault in faults.items()
     ]

@@ -11,7 +11,7 @@ For each policy three points are published:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +65,7 @@ class Result:
     curves: tuple[Curve, ...]
 
 
-def sweep(
+def sweep(  # noqa: PLR0913 - keyword arguments
     scenario: str,
     fleet: Fleet,
     load: Load,
@@ -73,6 +73,7 @@ def sweep(
     *,
     seed: int,
     grid: tuple[float, ...] = GRID,
+    grids: Mapping[str, tuple[float, ...]] | None = None,
     disturbance: Disturbance | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
@@ -85,11 +86,12 @@ def sweep(
         policies: To be compared.
         seed: Of the start-up times.
         grid: Multiples of each knob's default.
+        grids: By policy name, where it is another one.
         disturbance: What goes wrong.
         progress: Called with steps done and all steps.
     """
     objective = max(service.attainment for service in fleet.services)
-    runs = [(policy, policy.knob.values(grid)) for policy in policies]
+    runs = [(policy, policy.knob.values((grids or {}).get(policy.name, grid))) for policy in policies]
     lanes = simulate(fleet, load, runs, seed=seed, disturbance=disturbance, keep_actions=True, progress=progress)
     curves, at = [], 0
     for policy, knobs in runs:

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from warmfleet_contracts.leadwindow import LeadWindowTable
+from warmfleet_contracts.traces import FloatArray
 from warmfleet_simulation.engine import simulate
 from warmfleet_simulation.fleet import Fleet, Service, WorkerType, calm, make_load
-from warmfleet_simulation.ours import Ours
+from warmfleet_simulation.ours import Ours, Reactive, shipped
 from warmfleet_simulation.policy import GRID, Base, Observation, Policy
 from warmfleet_simulation.rivals import RIVALS
 from warmfleet_simulation.rivals.sageserve import ForecastFault, SageServe
@@ -17,7 +19,7 @@ from warmfleet_simulation.sweep import cost_at, rows, sweep, tuned
 
 from .conftest import constant
 
-ALL: list[Policy] = [*RIVALS.values(), Ours()]
+ALL: list[Policy] = [*RIVALS.values(), Reactive(), Ours()]
 
 
 def seen(
@@ -129,10 +131,38 @@ def test_every_knob_starts_at_its_default_and_goes_from_cheap_to_safe(policy: Po
     assert ordered.all() if policy.knob.more_is_safer else not ordered.any()
 
 
+def test_the_forecast_is_learned_from_the_past_alone_and_the_planner_steers(one_type: Fleet) -> None:
+    minutes = np.arange(1440)
+    rate = 20.0 + 10.0 * np.sin(minutes / 1440 * 6 * np.pi)
+    load = make_load((synthetic("waves", rate),), one_type, seed=3, step_s=30.0, tune_days=0.3)
+    given: list[int] = []
+
+    def learner(rates: FloatArray) -> LeadWindowTable | None:
+        given.append(len(rates))
+        past = load.arrivals[: len(rates) * 2 - 1, 0, 0]  # a step is seen when it is over
+        assert rates.mean() == pytest.approx((past.sum() + past[0]) / len(rates) / 60.0)
+        return shipped(rates)
+
+    lane = simulate(one_type, load, [(Ours(learner, 6 * 3600.0), np.ones(1))], seed=3, keep_actions=True)[0]
+    assert given == [360, 720, 1080]
+    assert "learned from its own traffic" in " ".join(a.reason for a in lane.actions)
+    assert lane.score.attainment > 0.97
+
+
+def test_a_forecast_that_is_wrong_by_half_costs_little(one_type: Fleet) -> None:
+    rate = np.full(540, 20.0)
+    load = make_load((synthetic("flat", rate),), one_type, seed=3, step_s=30.0, tune_days=0.26)
+    faults = [ForecastFault(), ForecastFault(absent=True), ForecastFault(factor=1.5), ForecastFault(factor=0.5)]
+    lanes = [simulate(one_type, load, [(Ours(fault=f), np.ones(1))], seed=3)[0] for f in faults]
+    for lane in lanes:
+        assert lane.score.cost < 1.35 * lanes[0].score.cost
+        assert lane.score.attainment > 0.95
+
+
 def test_ours_is_the_shipped_planner_and_gives_its_reasons(one_type: Fleet) -> None:
     rate = np.concatenate([np.full(60, 8.0), np.full(120, 30.0), np.full(120, 8.0)])
     load = make_load((synthetic("jump", rate),), one_type, seed=3, tune_days=0.01)
-    lane = simulate(one_type, load, [(Ours(), np.ones(1))], seed=3, keep_actions=True)[0]
+    lane = simulate(one_type, load, [(Reactive(), np.ones(1))], seed=3, keep_actions=True)[0]
     reasons = " ".join(a.reason for a in lane.actions)
     assert "ReactiveUp" in reasons
     assert "ReactiveDown" in reasons
