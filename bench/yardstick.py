@@ -79,7 +79,7 @@ def run_one(family: str, index: int, folder: str, only: frozenset[str], seed: in
         policies,
         seed=seed,
         grid=FINE if family == "weeks" else COARSE,
-        grids={"warmfleet": NARROW},
+        grids={"warmfleet": (1.0,) if family == "noise" else NARROW},
         disturbance=scenario.disturbance,
     )
     if family == "weeks" and index == 0 and not only:
@@ -91,6 +91,7 @@ def run_one(family: str, index: int, folder: str, only: frozenset[str], seed: in
         "note": scenario.note,
         "objective": result.objective,
         "optimum": result.optimum,
+        "hours": float(scenario.load.score.sum()) * scenario.load.step_s / 3600.0,
         "gap": result.optimum_plan_cost / result.optimum - 1.0 if result.optimum else None,
         "seconds": round(time.perf_counter() - begin, 1),
         "rows": rows(result),
@@ -138,7 +139,17 @@ def write(found: dict[str, Any]) -> None:
 def run(families: list[str], jobs: int, folder: Path, only: frozenset[str], seeds: int) -> None:
     """Runs families and writes their result files."""
     suite = scenarios.suite(folder / "traces", SEED)
-    sizes = {"weeks": 4, "steps": 3, "forecast": 4, "lengths": 1, "classes": 4, "types": 1, "models": 1, "startups": 12}
+    sizes = {
+        "weeks": 4,
+        "steps": 3,
+        "noise": 3,
+        "forecast": 4,
+        "lengths": 1,
+        "classes": 4,
+        "types": 1,
+        "models": 1,
+        "startups": 12,
+    }
     with Progress(disable=not sys.stderr.isatty()) as bar, ProcessPoolExecutor(jobs) as pool:
         futures: list[Future[dict[str, Any]]] = []
         for family in families:

@@ -117,6 +117,17 @@ def flash_crowd(seed: int) -> Scenario:
     return _short("flash crowd", "five times the rate within 3 minutes, twice a day", synthetic("flash", rate), seed)
 
 
+def noisy(workers: float, seed: int) -> Scenario:
+    """Constant demand at 80 % of a fleet, +-20 % from minute to minute: nothing that is worth a scale action."""
+    rng = np.random.default_rng(seed)
+    unit = 2.0
+    rate = workers * unit * 0.8 * (1.0 + 0.2 * rng.uniform(-1.0, 1.0, 2 * 1440))
+    fleet = Fleet((WorkerType("standard", price=6.88),), (Service("noisy", (unit,), max_workers=4 * int(workers) + 4),))
+    load = make_load((synthetic("noise", rate),), fleet, seed=seed, step_s=30.0, tune_days=1.0)
+    note = f"constant demand for {workers:g} workers at 80 %, +-20 % noise by minute"
+    return Scenario(f"noise {workers:g} workers", note, fleet, load)
+
+
 def forecast_faults(folder: Path, seed: int) -> list[Scenario]:
     """The week of azure2024_code for policies whose forecast is absent, late or wrong by half."""
     base = diurnal(folder, "azure2024_code_digitised", seed)
@@ -235,6 +246,7 @@ def suite(folder: Path, seed: int) -> Mapping[str, Callable[[], list[Scenario]]]
             for name in ("azure2024_code_digitised", "servegen_m_small_8d", "servegen_m_large", "sageserve_A")
         ],
         "steps": lambda: [steps(2.0, seed), steps(4.0, seed), flash_crowd(seed)],
+        "noise": lambda: [noisy(n, seed) for n in (2.0, 10.0, 100.0)],
         "forecast": lambda: forecast_faults(folder, seed),
         "lengths": lambda: [length_shift(seed)],
         "classes": lambda: [classes(folder, level, seed) for level in _LEVELS],
