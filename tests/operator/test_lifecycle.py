@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from fleet import Fleet, llm_deployment
 from warmfleet_contracts import labels
@@ -186,6 +187,23 @@ async def test_a_paused_deployment_is_left_alone_but_reported(fleet: Fleet) -> N
     await fleet.apply(body)
     await fleet.kube.delete(resources.LLM_DEPLOYMENTS, "chat", "prod")
     await fleet.until(lambda: fleet.deployment() is None, what="a paused deployment can be deleted")
+
+
+async def test_a_schedule_holds_by_the_wall_time_of_the_operators_clock(fleet: Fleet) -> None:
+    today = fleet.clock.wall()
+    days = [f"{today + timedelta(days=n):%a}" for n in (0, 3)]
+    whole = {"start": "00:00", "end": "00:00"}
+    schedules = [
+        {"name": "today", "days": [days[0], f"{today + timedelta(days=1):%a}"], "min": 3, **whole},
+        {"name": "later", "days": [days[1]], "min": 4, **whole},
+    ]
+    fleet.start_operator()
+    await fleet.apply(llm_deployment(scaling={"min": 1, "max": 5, "schedules": schedules}))
+    await fleet.until(lambda: fleet.ready() == 3, what="as many as the schedule of today asks for are ready")
+    await fleet.until(
+        lambda: ((fleet.deployment() or {}).get("status") or {}).get("desiredReplicas") == 3, what="it is reported"
+    )
+    assert len(fleet.workers()) == 3
 
 
 async def test_a_second_operator_takes_over_where_the_first_stopped(fleet: Fleet) -> None:
