@@ -6,8 +6,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import contract
 import pytest
 from conftest import Start
+from contract import replayed
 from real_worker import BLOCK, RealWorker, Stream, blocks_on_disk, prompt
 from warmfleet_contracts.agent import AgentState, Phase, Strategy
 from warmfleet_runtime.openmetrics import parse
@@ -25,6 +27,8 @@ class Departed:
 
     Attributes:
         texts: Its answers by topic.
+        metrics: Its exposition after some load.
+        events: Its KV events until then.
         torn: Its answer to one more prompt, and the files of that prompt's blocks.
         state: The agent's last word.
         exit_code: The engine's.
@@ -39,6 +43,8 @@ class Departed:
         self.torn = (worker.complete(prompt("a torn page")), set[Path]())
         worker.until(lambda: len(set(claim.rglob("*.bin")) - before) >= len(prompt("")) // BLOCK, 20, "not stored")
         self.torn[1].update(set(claim.rglob("*.bin")) - before)
+        self.metrics = worker.metrics()
+        self.events = replayed(f"ipc://{worker.run}/kv-replay")
         self.stream = Stream()
         thread = self.stream.follow(worker, prompt("a long story", 200), STREAMED)
         worker.until(lambda: self.stream.chunks > 5, 60, "no token")
@@ -77,6 +83,11 @@ def test_the_agent_reads_a_real_engine(departed: Departed) -> None:
     assert seen.latency.ttft_count == len(TOPICS)
     assert seen.engine.ready_after_seconds is not None
     assert seen.engine.ready_after_seconds > 1
+
+
+def test_metrics_and_events_are_those_that_were_recorded(departed: Departed) -> None:
+    contract.check("metrics", contract.metric_facts(departed.metrics))
+    contract.check("events", contract.event_facts(departed.events))
 
 
 def test_a_stream_in_flight_completes_and_readiness_goes_first(departed: Departed) -> None:

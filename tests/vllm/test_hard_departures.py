@@ -6,15 +6,18 @@ Whatever happens, the worker that stays answers as before, and what is reported 
 from __future__ import annotations
 
 import time
+import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import contract
 import pytest
 from conftest import Start
-from real_worker import BLOCK, REQUEST_TIMEOUT, RealWorker, blocks_on_disk, prompt
+from real_worker import BLOCK, REQUEST_TIMEOUT, RealWorker, Stream, blocks_on_disk, prompt
 from warmfleet_contracts.agent import DrainReport, Phase
 
 PROMPTS = 8
+STREAMED = 400
 FULL = PROMPTS * (len(prompt("x")) // BLOCK)
 
 pytestmark = pytest.mark.timeout(600)
@@ -35,6 +38,15 @@ def report_of(worker: RealWorker, seconds: float) -> DrainReport:
     assert drain is not None
     assert drain.report is not None
     return drain.report
+
+
+def status_of_request(worker: RealWorker) -> int:
+    """Status of a new request."""
+    try:
+        worker.complete("hello", 1)
+    except urllib.error.HTTPError as error:
+        return error.code
+    return 200
 
 
 def handing_over(worker: RealWorker) -> None:
@@ -87,7 +99,7 @@ def test_an_engine_killed_in_its_hand_over_leaves_only_whole_blocks(
     survivor.until(lambda: blocks_on_disk(claim) - before >= FULL, 30, "the survivor cannot store the lost blocks")
 
 
-def test_an_engine_whose_agent_dies_still_stores_everything(
+def test_an_engine_whose_agent_dies_still_finishes_and_stores_everything(
     gated: dict[str, RealWorker], survivor: RealWorker, claim: Path
 ) -> None:
     worker = gated["orphaned"]
@@ -98,13 +110,20 @@ def test_an_engine_whose_agent_dies_still_stores_everything(
     assert worker.agent is not None
     worker.agent.kill()
     worker.agent.wait(10)
+    stream = Stream()
+    thread = stream.follow(worker, prompt("to the end", 100), STREAMED)
+    worker.until(lambda: stream.chunks > 5, 60, "no token")
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(worker.terminate)
         time.sleep(2)
         assert not ending.done()
+        facts = {"health": worker.health(), "new request": status_of_request(worker)}
         assert blocks_on_disk(claim) - before < FULL
         allow(worker)
-        assert ending.result() == 0
+        code = ending.result()
+    thread.join(60)
+    contract.check("shutdown", {**facts, "exit code": code, "stream": stream.finish_reason, "ended": stream.done})
+    assert stream.chunks == STREAMED
     assert blocks_on_disk(claim) - before >= FULL
     assert warm(survivor, "orphaned") == expected
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from warmfleet_contracts.agent import Strategy
+from warmfleet_runtime.clock import ScaledClock
 from warmfleet_runtime.openmetrics import parse
 from warmfleet_worker.drain_events import EngineExited, EngineReady, HandoverFinished
 from warmfleet_worker.engines.vllm import VllmEngine
@@ -17,7 +20,9 @@ from warmfleet_worker.kv.cache import EngineShm, WorkerCache, build
 from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored
 from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import HandoverError
+from warmfleet_worker.kv.hot import HALF_LIFE, HEAD_BLOCKS, HEADS, Head, HotHeads
 from warmfleet_worker.kv.ledger import EventLedger
+from warmfleet_worker.kv.prewarm import HotNotes, NotedHead, prewarm
 from warmfleet_worker.settings import Settings, SettingsError, settings_from_env
 
 BLOCK = 16
@@ -218,3 +223,85 @@ async def test_an_engine_without_tiers_is_left_to_the_next_strategy(launch, tmp_
         await hand_over(cache, 60.0)
     cache.close()
     await adapter.close()
+
+
+# -- pre-warming -------------------------------------------------------------------------------------------------------
+
+
+def computed(hashes: list[bytes], parent: bytes | None, *, first: int = 0) -> BlockStored:
+    tokens = list(range(first, first + 4 * len(hashes)))
+    return BlockStored(hashes, 4, "GPU", 0, parent, tokens)
+
+
+def test_a_head_that_many_prompts_extend_is_hotter_than_one_that_was_seen_last() -> None:
+    hot = HotHeads()
+    hot.take(Batch(0.0, [computed([b"a", b"b"], None)]))
+    for i in range(3):
+        hot.take(Batch(1.0 + i, [computed([b"x%d" % i], b"b", first=100 * i + 8)]))
+    hot.take(Batch(5.0, [computed([b"c"], None, first=500)]))
+    first, second = hot.hottest(5.0)
+    assert list(first.tokens)[:8] == list(range(8))
+    assert list(second.tokens) == [500, 501, 502, 503]
+    assert first.heat_at(5.0) > 3.9
+    assert first.heat_at(5.0 + HALF_LIFE) == pytest.approx(first.heat_at(5.0) / 2)
+
+
+def test_heads_are_bounded_and_the_coldest_goes() -> None:
+    hot = HotHeads()
+    for i in range(3 * HEADS):
+        hot.take(Batch(float(i), [computed([b"%d/%d" % (i, n) for n in range(2 * HEAD_BLOCKS)], None)]))
+    heads = hot.hottest(1e3)
+    assert len(heads) == HEADS
+    assert {len(h.tokens) for h in heads} == {4 * HEAD_BLOCKS}
+    assert {h.used_at for h in heads} == set(map(float, range(2 * HEADS, 3 * HEADS)))
+    assert len(hot._head_of) == HEADS * HEAD_BLOCKS
+
+
+def test_notes_of_all_others_are_merged_and_broken_ones_left_out(tmp_path: Path) -> None:
+    def head(first: int, heat: float) -> Head:
+        return Head(array("I", [first, 2, 3]), heat, 0.0)
+
+    HotNotes(tmp_path, "a").write([head(1, 3.0), head(2, 2.0)], 0.0)
+    HotNotes(tmp_path, "b").write([head(2, 2.0)], 0.0)
+    HotNotes(tmp_path, "own").write([head(9, 99.0)], 0.0)
+    (tmp_path / "hot" / "broken.json").write_text('[{"tokens": "no"}]')
+    found = HotNotes(tmp_path, "own").read(0.0)
+    assert [(h.tokens[0], h.heat) for h in found] == [(2, 4.0), (1, 3.0)]
+    assert (tmp_path / "hot" / "a.json").stat().st_mode & 0o007 == 0
+    assert HotNotes(tmp_path, "own").read(1e12) == []
+
+
+async def test_warming_is_bounded_in_time() -> None:
+    class Hanging:
+        asked = 0
+
+        async def touch(self, tokens) -> bool:
+            self.asked += 1
+            if len(tokens) > 1:
+                await asyncio.sleep(3600)
+            return True
+
+    heads = [NotedHead([1], 9.0), *(NotedHead([1, 2], 1.0) for _ in range(20))]
+    engine = Hanging()
+    warmed = await asyncio.wait_for(prewarm(heads, engine, ScaledClock(60.0), 6.0), 5)
+    assert (warmed, engine.asked) == (1, 5)
+
+
+async def test_a_new_worker_has_the_hot_prompts_before_its_first_request(scene: Scene) -> None:
+    serving, ask, _ = await scene.worker()
+    for i in range(3):
+        await ask(text("shared") + f" and {i}")
+    await hand_over(serving, 600.0)
+    assert serving.notes is not None
+    serving.notes.write(serving.hot.hottest(0.0), 0.0)
+
+    heir, ask, url = await scene.worker()
+    heir.settings = replace(heir.settings, prewarm=30.0)
+    heir.notes = HotNotes(scene.folder / "kv", "heir")
+    adapter = scene.open[1][1]
+    await adapter.observe()
+    assert await heir.warm_up(adapter, ScaledClock(60.0)) == 1
+    await ask(text("shared") + " and 7")
+    async with adapter._session.get(url) as answer:
+        samples = parse(await answer.text(), wanted=["vllm:prefix_cache_hits_total"])
+    assert samples.total("vllm:prefix_cache_hits_total") >= 400

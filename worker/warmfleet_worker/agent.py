@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TypeVar
 
-from warmfleet_contracts.agent import AgentState, DrainRequest, DrainState, EngineState, Phase, Strategy
+from warmfleet_contracts.agent import (
+    AgentState,
+    DrainRequest,
+    DrainState,
+    EngineCounters,
+    EngineState,
+    LatencyState,
+    Phase,
+    Strategy,
+)
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_worker.drain import DrainMachine, step
+from warmfleet_worker.drain import DrainMachine, Engine, step
 from warmfleet_worker.drain_events import (
     DrainCancelled,
     DrainRequested,
@@ -38,6 +48,17 @@ FAILURES = 3
 _LOG = logging.getLogger(__name__)
 
 
+_Counts = TypeVar("_Counts", EngineCounters, LatencyState)
+
+
+def _less(counts: _Counts, before: _Counts | None) -> _Counts:
+    """What was counted since ``before``."""
+    if before is None:
+        return counts
+    names = type(counts).model_fields
+    return counts.model_copy(update={n: max(0, getattr(counts, n) - getattr(before, n)) for n in names})
+
+
 class NotCancellable(Exception):  # noqa: N818 - it is an answer, not an error
     """The drain cannot be cancelled; the message says why."""
 
@@ -60,6 +81,8 @@ class Agent:
         self._clock = clock
         self._cache = cache or WorkerCache()
         self._handover: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[None] | None = None
+        self._before: Load | None = None
         self._machine = DrainMachine(propagation_seconds=settings.propagation(clock.scale))
         self._load: Load | None = None
         self._health: Health | None = None
@@ -145,23 +168,28 @@ class Agent:
     def state(self) -> AgentState:
         """What the agent knows now."""
         self._feed(Tick())
-        machine, load = self._machine, self._load
+        machine, load, before = self._machine, self._load, self._before
         return AgentState(
             pod_uid=self._settings.pod_uid,
             phase=machine.phase,
             engine=EngineState(
                 ready=self._health is Health.READY and not (machine.drain is not None and self._released.is_set()),
-                stage="starting" if machine.phase is Phase.STARTING else "",
+                stage=self._stage(),
                 ready_after_seconds=self._ready_after,
                 running=load.running if load else None,
                 waiting=load.waiting if load else None,
                 kv_usage=load.kv_usage if load else None,
                 kv_capacity_tokens=load.kv_capacity_tokens if load else None,
             ),
-            counters=load.counters if load else None,
-            latency=load.latency if load else None,
+            counters=_less(load.counters, before.counters if before else None) if load else None,
+            latency=_less(load.latency, before.latency if before else None) if load else None,
             drain=self._drain_state(),
         )
+
+    def _stage(self) -> str:
+        if self._machine.phase is not Phase.STARTING:
+            return ""
+        return "prewarming" if self._warming is not None and not self._warming.done() else "starting"
 
     def _drain_state(self) -> DrainState | None:
         drain = self._machine.drain
@@ -195,10 +223,42 @@ class Agent:
         if health is Health.READY:
             if self._ready_after is None:
                 self._ready_after = max(0.0, self._clock.now() - self._started_at)
-            return [EngineReady()]
+            return [EngineReady()] if self._is_warm() else []
+        self._end_warming()
         if health is Health.REFUSED:
             return [EngineLost(), EngineExited()] if self._in_a_row >= FAILURES else [EngineLost()]
         return [EngineLost()] if self._in_a_row >= FAILURES else []
+
+    def _is_warm(self) -> bool:
+        """Whether the engine may serve: it has been warmed since it came up, or need not be."""
+        if (
+            not self._cache.can_warm
+            or self._machine.phase is not Phase.STARTING
+            or self._machine.engine is Engine.READY
+        ):
+            return True
+        if self._warming is None:
+            self._warming = asyncio.create_task(self._warm_up())
+        if self._warming.done():
+            self._before = self._load  # what the engine has counted so far were our own requests
+        return self._warming.done()
+
+    async def _warm_up(self) -> None:
+        began = self._clock.now()
+        try:
+            warmed = await self._cache.warm_up(self._engine, self._clock)
+        except Exception as error:  # noqa: BLE001 - a cold worker serves as well
+            _LOG.error("pre-warming broke", exc_info=error)
+            return
+        if warmed:
+            _LOG.info("pre-warmed", extra={"prompts": warmed, "seconds": round(self._clock.now() - began, 3)})
+
+    def _end_warming(self) -> None:
+        """The engine went away: what was warmed is gone with it."""
+        if self._warming is not None:
+            self._warming.cancel()
+            self._warming = None
+        self._before = None
 
     def _feed(self, event: Event) -> None:
         before = self._machine

@@ -19,6 +19,7 @@
 ``WARMFLEET_KV_STORE``                  Folder of the engine's shared KV tier; empty for none.
 ``WARMFLEET_KV_STORE_BYTES``            Size that the folder is pruned to (0: not at all).
 ``WARMFLEET_KV_STORE_AGE_SECONDS``      Age at which its blocks are removed, in real seconds (604800).
+``WARMFLEET_PREWARM_SECONDS``           Longest warming of a new engine before it takes traffic (0: none).
 ``WARMFLEET_ENGINE_SHM``                Folder of the engine's shared memory, cleaned when it has exited; empty: none.
 ======================================  =========================================================================
 
@@ -67,6 +68,7 @@ class Settings:
     kv_store: Path | None = None
     kv_store_bytes: int = 0
     kv_store_age: float = 604_800.0
+    prewarm: float = 0.0
     engine_shm: Path | None = None
 
     def propagation(self, scale: float) -> float:
@@ -102,6 +104,7 @@ def settings_from_env(environ: Mapping[str, str]) -> Settings:
         kv_store=_folder(environ, "WARMFLEET_KV_STORE"),
         kv_store_bytes=int(_number(environ, "WARMFLEET_KV_STORE_BYTES", default.kv_store_bytes, high=2**60)),
         kv_store_age=_number(environ, "WARMFLEET_KV_STORE_AGE_SECONDS", default.kv_store_age, low=60, high=1e9),
+        prewarm=_number(environ, "WARMFLEET_PREWARM_SECONDS", default.prewarm, high=600.0),
         engine_shm=_folder(environ, "WARMFLEET_ENGINE_SHM"),
     )
 

@@ -26,6 +26,8 @@ ENGINE_SHM = "/engine-shm"
 """Where the agent sees the engine's /dev/shm."""
 EVENTS = f"ipc://{RUN_MOUNT}/kv-events"
 REPLAY = f"ipc://{RUN_MOUNT}/kv-replay"
+PREWARM_SECONDS = 10
+"""Longest that a new worker loads the fleet's hottest prompts from the store before it takes traffic."""
 USER = 1000
 """User and group of agent and engine where they share files or sockets."""
 _UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -126,6 +128,7 @@ def agent_env(kv: KvPlan) -> dict[str, str]:
         env |= {"WARMFLEET_KV_EVENTS": EVENTS, "WARMFLEET_KV_REPLAY": REPLAY}
     if kv.store is not None:
         env |= {"WARMFLEET_KV_STORE": kv.root, "WARMFLEET_KV_STORE_BYTES": str(size_bytes(kv.store.size))}
+        env["WARMFLEET_PREWARM_SECONDS"] = str(PREWARM_SECONDS)
     if kv.cpu is not None:
         env["WARMFLEET_ENGINE_SHM"] = ENGINE_SHM
     return env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -93,6 +94,9 @@ class EngineAdapter(Protocol):
 
     async def observe(self) -> Observation:
         """Look once; never raises for anything the engine does."""
+
+    async def touch(self, tokens: Sequence[int]) -> bool:
+        """Have one token generated after ``tokens``, so that their blocks are in the cache; whether it was."""
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -20,6 +20,8 @@ MAX_METRICS_BYTES = 4 * 1024 * 1024
 MAX_MODELS_BYTES = 256 * 1024
 TIMEOUT = 2.0
 """Real seconds for one answer."""
+TOUCH_TIMEOUT = 30.0
+"""Real seconds for a request that warms the cache."""
 _MAX_COUNT = 2**53
 
 TTFT = "vllm:time_to_first_token_seconds"
@@ -63,6 +65,7 @@ class VllmEngine:
         self._slo_ttft = slo_ttft
         self._slo_tpot = slo_tpot
         self._has_model = False
+        self._model = ""
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT))
 
     async def observe(self) -> Observation:
@@ -70,7 +73,7 @@ class VllmEngine:
         try:
             await self._get("/health", 1024)
             if not self._has_model:
-                _check_models(await self._get("/v1/models", MAX_MODELS_BYTES))
+                self._model = _first_model(await self._get("/v1/models", MAX_MODELS_BYTES))
                 self._has_model = True
         except ConnectionRefusedError as error:
             self._has_model = False
@@ -83,6 +86,17 @@ class VllmEngine:
         except (OSError, ValueError) as error:
             return Observation(Health.READY, problem=str(error))
         return Observation(Health.READY, load)
+
+    async def touch(self, tokens: Sequence[int]) -> bool:
+        """Have one token generated after ``tokens``, so that their blocks are in the cache; whether it was."""
+        body = {"model": self._model, "prompt": list(tokens), "max_tokens": 1, "temperature": 0}
+        timeout = aiohttp.ClientTimeout(total=TOUCH_TIMEOUT)
+        try:
+            async with self._session.post(f"{self._url}/v1/completions", json=body, timeout=timeout) as response:
+                await response.read()
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
 
     async def close(self) -> None:
         """Close the connections."""
@@ -116,13 +130,15 @@ class VllmEngine:
             raise OSError(f"GET {path}: {error or type(error).__name__}") from None
 
 
-def _check_models(raw: bytes) -> None:
+def _first_model(raw: bytes) -> str:
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"GET /v1/models: not JSON: {error}") from None
     if not isinstance(body, dict) or not isinstance(body.get("data"), list) or not body["data"]:
         raise ValueError("GET /v1/models: no model is listed")
+    first = body["data"][0]
+    return str(first.get("id", "")) if isinstance(first, dict) else ""
 
 
 def read_load(text: str, *, slo_ttft: float, slo_tpot: float) -> Load:

@@ -17,12 +17,16 @@ from warmfleet_worker.engines.base import EngineAdapter, Load
 from warmfleet_worker.kv.events import KvEventReader
 from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import Handover
+from warmfleet_worker.kv.hot import HotHeads
 from warmfleet_worker.kv.ledger import EventLedger, follow
+from warmfleet_worker.kv.prewarm import HotNotes, Prompter, prewarm
 from warmfleet_worker.kv.store import StoreHandover
 from warmfleet_worker.settings import Settings
 
 PRUNE_PERIOD = 300.0
 """Real seconds between two prunings of a folder, by whichever of the agents comes first."""
+NOTE_PERIOD = 15.0
+"""Real seconds between two notes of hot prompts."""
 SHM_PATTERN = "vllm_offload_*.mmap"
 """Shared memory that a killed vLLM leaves behind."""
 _LOG = logging.getLogger(__name__)
@@ -71,6 +75,8 @@ class WorkerCache:
         folder: The shared folder; None without.
         shm: The engine's shared memory; None without.
         settings: Limits of the folder; None without a folder.
+        hot: The engine's hot prompts.
+        notes: The fleet's hot prompts; None without a folder.
     """
 
     strategies: Mapping[Strategy, Handover] = field(default_factory=dict)
@@ -79,6 +85,8 @@ class WorkerCache:
     folder: StoreFolder | None = None
     shm: EngineShm | None = None
     settings: Settings | None = None
+    hot: HotHeads = field(default_factory=HotHeads)
+    notes: HotNotes | None = None
     _up: bool = False
 
     @property
@@ -107,12 +115,36 @@ class WorkerCache:
                 tasks.create_task(self.reader.run())
             if self.folder is not None:
                 tasks.create_task(self._keep_folder(self.folder))
+            if self.notes is not None:
+                tasks.create_task(self._keep_notes(self.notes))
             tasks.create_task(asyncio.Event().wait())
 
     def close(self) -> None:
         """Let go of what is open."""
         if self.reader is not None:
             self.reader.close()
+
+    @property
+    def can_warm(self) -> bool:
+        """Whether a new engine is to be warmed."""
+        return self.notes is not None and self.settings is not None and self.settings.prewarm > 0
+
+    async def warm_up(self, engine: Prompter, clock: Clock) -> int:
+        """Load the fleet's hottest prompts into a new engine; returns how many."""
+        if self.notes is None or self.settings is None:
+            return 0
+        heads = await asyncio.to_thread(self.notes.read, time.time())
+        return await prewarm(heads, engine, clock, self.settings.prewarm)
+
+    async def _keep_notes(self, notes: HotNotes) -> None:
+        while True:
+            await asyncio.sleep(NOTE_PERIOD)
+            try:
+                now = time.time()
+                if heads := self.hot.hottest(now):
+                    await asyncio.to_thread(notes.write, heads, now)
+            except OSError as error:
+                _LOG.warning("hot prompts cannot be noted: %s", error)
 
     async def _keep_folder(self, folder: StoreFolder) -> None:
         settings = self.settings
@@ -143,10 +175,11 @@ def build(settings: Settings, engine: EngineAdapter, clock: Clock) -> WorkerCach
         cache.shm = EngineShm(settings.engine_shm)
     if settings.kv_events:
         cache.ledger = EventLedger()
-        cache.reader = follow(cache.ledger, settings.kv_events, settings.kv_replay)
+        cache.reader = follow(cache.ledger, cache.hot, settings.kv_events, settings.kv_replay)
     if settings.kv_store is not None:
         cache.folder = StoreFolder(settings.kv_store)
         cache.folder.make_private()
+        cache.notes = HotNotes(settings.kv_store, settings.pod_uid)
     if cache.ledger is not None and cache.folder is not None:
         cache.strategies = {Strategy.STORE: StoreHandover(look, cache.ledger, cache.folder, clock)}
     return cache

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockHash, BlockRemoved, BlockStored, KvEventReader
 from warmfleet_worker.kv.handover import BlockKey
+from warmfleet_worker.kv.hot import HotHeads
 
 _HELD = (None, "GPU")
 _STORED = "STORAGE"
@@ -87,6 +88,11 @@ def _keys(hashes: Iterable[BlockHash], group: int | None) -> Iterable[BlockKey]:
     return ((block, group or 0) for block in hashes)
 
 
-def follow(ledger: EventLedger, endpoint: str, replay_endpoint: str) -> KvEventReader:
-    """A reader that keeps a ledger."""
-    return KvEventReader(endpoint, replay_endpoint, ledger.take, ledger.restart, ledger.miss)
+def follow(ledger: EventLedger, hot: HotHeads, endpoint: str, replay_endpoint: str) -> KvEventReader:
+    """A reader that keeps a ledger, and which prompts are hot."""
+
+    def take(batch: Batch) -> None:
+        ledger.take(batch)
+        hot.take(batch)
+
+    return KvEventReader(endpoint, replay_endpoint, take, ledger.restart, ledger.miss)
