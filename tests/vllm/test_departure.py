@@ -15,7 +15,7 @@ from warmfleet_contracts.agent import AgentState, Phase, Strategy
 from warmfleet_runtime.openmetrics import parse
 
 TOPICS = [f"topic {i}" for i in range(12)]
-STREAMED = 600
+STREAMED = 1900
 EXTERNAL_HITS = "vllm:external_prefix_cache_hits_total"
 EXTERNAL_QUERIES = "vllm:external_prefix_cache_queries_total"
 
@@ -46,7 +46,7 @@ class Departed:
         self.metrics = worker.metrics()
         self.events = replayed(f"ipc://{worker.run}/kv-replay")
         self.stream = Stream()
-        thread = self.stream.follow(worker, prompt("a long story", 200), STREAMED)
+        thread = self.stream.follow(worker, prompt("a long story", 100), STREAMED)
         worker.until(lambda: self.stream.chunks > 5, 60, "no token")
         worker.drain(60)
         self.phases = [worker.state().phase]
@@ -108,7 +108,7 @@ def test_the_hand_over_is_acknowledged_block_by_block(departed: Departed, claim:
     report = departed.state.drain.report
     assert report is not None
     assert (report.strategy, report.partial, report.aborted_requests) == (Strategy.STORE, False, 0), report
-    full = sum((len(prompt(t)) + 7) // BLOCK for t in [*TOPICS, "a torn page"]) + (200 + STREAMED - 1) // BLOCK
+    full = sum((len(prompt(t)) + 7) // BLOCK for t in [*TOPICS, "a torn page"]) + (100 + STREAMED - 1) // BLOCK
     assert report.dropped_tokens == 0
     assert report.kept_tokens == full * BLOCK
     assert blocks_on_disk(claim) >= full

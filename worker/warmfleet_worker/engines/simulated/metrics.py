@@ -91,7 +91,7 @@ class EngineCollector(Collector):
             yield from self._offload(self._tier.statistics)
 
     def _offload(self, done: TierStatistics) -> Iterable[Metric]:
-        """Families of the OffloadingConnector; vLLM shows most of them only once they have counted."""
+        """Families of the OffloadingConnector; like vLLM, without samples until there is something to count."""
         directions = {"CPU_to_GPU": done.read_bytes, "GPU_to_CPU": done.stored_bytes}
         rows: list[tuple[Mapping[str, str], float]] = [({"transfer_type": k}, v) for k, v in directions.items()]
         yield self._counter("kv_offload_total_bytes", "Bytes copied by the connector.", rows)
@@ -100,10 +100,13 @@ class EngineCollector(Collector):
         yield self._counter("kv_offload_store_bytes", "Bytes copied to host memory.", [({}, done.stored_bytes)])
         tier, name = {"tier": "1:fs"}, "kv_offload_tiering_"
         yield self._gauge(f"{name}active_cascade_jobs", "Writes under way.", [(tier, done.jobs)])
-        if done.written_bytes:
-            yield self._counter(f"{name}write_bytes", "Bytes written to a tier.", [(tier, done.written_bytes)])
-        if done.failures:
-            yield self._counter(f"{name}cascade_job_failures", "Writes that failed.", [(tier, done.failures)])
+        for counter, text, value in (
+            ("write_bytes", "Bytes written to a tier.", done.written_bytes),
+            ("cascade_job_failures", "Writes that failed.", done.failures),
+            ("backpressure_blocks_dropped", "Blocks left out because a tier was slow.", 0),
+        ):
+            empty = CounterMetricFamily(f"vllm:{name}{counter}", text, labels=["tier"])
+            yield self._counter(f"{name}{counter}", text, [(tier, value)]) if value else empty
 
     def _gauges(self) -> Iterable[Metric]:
         scheduler = self._scheduler
