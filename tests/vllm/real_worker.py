@@ -34,7 +34,7 @@ from warmfleet_operator.specs.worker import WorkerTemplate, worker_pod
 from warmfleet_operator.state import parse
 
 REPOSITORY = HERE.parents[1]
-START_TIMEOUT = 240.0
+START_TIMEOUT = 600.0
 REQUEST_TIMEOUT = 60.0
 BLOCK = 32
 SHUTDOWN_SECONDS = 20

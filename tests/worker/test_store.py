@@ -164,7 +164,8 @@ async def scene(launch, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
 
 async def hand_over(cache: WorkerCache, budget: float) -> tuple[HandoverFinished, list[int]]:
     told: list[int] = []
-    return await cache.strategies[Strategy.STORE].run(budget, told.append), told
+    finished = await cache.strategies[Strategy.STORE].run(budget, lambda p: told.append(p.moved_tokens))
+    return finished, told
 
 
 def text(topic: str) -> str:

@@ -27,7 +27,6 @@ from warmfleet_worker.drain_events import (
     EngineReady,
     Event,
     HandoverFailed,
-    HandoverProgress,
     Instruction,
     LoadObserved,
     Release,
@@ -306,7 +305,7 @@ class Agent:
 
     async def _hand_over(self, chosen: Handover, budget: float) -> None:
         try:
-            event: Event = await chosen.run(budget, lambda tokens: self._feed(HandoverProgress(tokens)))
+            event: Event = await chosen.run(budget, self._feed)
         except HandoverError as error:
             event = HandoverFailed(str(error))
         except Exception as error:  # noqa: BLE001 - a drain ends whatever a strategy does

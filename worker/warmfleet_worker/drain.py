@@ -78,6 +78,7 @@ class Drain:
         idle_observations: Idle observations in a row.
         strategy: Strategy in use, or used last.
         moved_tokens: Last progress of the hand-over.
+        kept_tokens: The same: tokens known to stay in the fleet.
         outcome: How the hand-over ended; None before.
         trouble: What went wrong so far.
         engine_exited: The engine went away during or after the drain.
@@ -93,6 +94,7 @@ class Drain:
     idle_observations: int = 0
     strategy: Strategy = Strategy.NONE
     moved_tokens: int = 0
+    kept_tokens: int = 0
     outcome: HandoverFinished | None = None
     trouble: tuple[str, ...] = ()
     engine_exited: bool = False
@@ -222,7 +224,7 @@ def _handover(state: DrainMachine, event: HandoverProgress | HandoverFinished | 
         return state  # a late word of a hand-over that was stopped
     match event:
         case HandoverProgress():
-            return replace(state, drain=replace(drain, moved_tokens=event.moved_tokens))
+            return replace(state, drain=replace(drain, moved_tokens=event.moved_tokens, kept_tokens=event.kept_tokens))
         case HandoverFinished():
             drain = replace(drain, outcome=event, moved_tokens=event.moved_tokens)
         case HandoverFailed():
@@ -253,7 +255,7 @@ def _settled(state: DrainMachine, drain: Drain, now: float) -> DrainMachine:
     return replace(
         state,
         phase=Phase.HANDING_OVER,
-        drain=replace(drain, strategy=following, strategies=rest, moved_tokens=0),
+        drain=replace(drain, strategy=following, strategies=rest, moved_tokens=0, kept_tokens=0),
     )
 
 
@@ -277,10 +279,11 @@ def _report(state: DrainMachine, drain: Drain, now: float) -> DrainReport:
         notes.append(f"the hand-over by {drain.strategy} was cut short")
     outcome = drain.outcome
     moved = drain.moved_tokens if cut else 0
+    kept = max(moved, drain.kept_tokens) if cut else 0
     held = 0 if never_served else state.held_tokens
     if outcome is None and held is None:
         notes.append("the content of the cache is unknown")
-    result = outcome or HandoverFinished(moved, moved, max(0, (held or 0) - moved))
+    result = outcome or HandoverFinished(kept, moved, max(0, (held or 0) - kept))
     if result.message:
         notes.append(result.message)
     return DrainReport(

@@ -81,9 +81,11 @@ class HandoverProgress:
 
     Attributes:
         moved_tokens: Moved by this drain.
+        kept_tokens: Known to stay in the fleet, these included.
     """
 
     moved_tokens: int
+    kept_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from warmfleet_worker.drain_events import HandoverFinished
+from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.base import Load
 
 BlockKey = tuple[bytes | int, int]
@@ -15,6 +15,10 @@ Look = Callable[[], Awaitable[Load | None]]
 """One fresh look at the engine's metrics; None when they could not be read."""
 
 
+Progress = Callable[[HandoverProgress], None]
+"""Takes what a hand-over has reached so far."""
+
+
 class HandoverError(Exception):
     """A hand-over cannot be done this way; the message says why, and the next strategy is tried."""
 
@@ -22,12 +26,12 @@ class HandoverError(Exception):
 class Handover(Protocol):
     """One strategy."""
 
-    async def run(self, budget: float, progress: Callable[[int], None]) -> HandoverFinished:
+    async def run(self, budget: float, progress: Progress) -> HandoverFinished:
         """Hand the cache over; cancelled when the drain ends first.
 
         Args:
             budget: Logical seconds until the drain's deadline.
-            progress: Takes the tokens brought to safety by this drain so far.
+            progress: Takes what is reached so far, for the report of a hand-over that is cut short.
 
         Raises:
             HandoverError: It cannot be done this way.

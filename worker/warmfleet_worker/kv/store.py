@@ -15,15 +15,15 @@ Whatever is missing at the end, or at :data:`RESERVE` before the drain's deadlin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_worker.drain_events import HandoverFinished
+from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.base import OffloadState
 from warmfleet_worker.kv.folder import StoreFolder
-from warmfleet_worker.kv.handover import BlockKey, HandoverError, Look
+from warmfleet_worker.kv.handover import BlockKey, HandoverError, Look, Progress
 from warmfleet_worker.kv.ledger import EventLedger
 
 LOOK_REAL = 0.2
@@ -67,12 +67,12 @@ class StoreHandover:
         self._folder = folder
         self._clock = clock
 
-    async def run(self, budget: float, progress: Callable[[int], None]) -> HandoverFinished:
+    async def run(self, budget: float, progress: Progress) -> HandoverFinished:
         """Wait for the engine's writes; see the module's header.
 
         Args:
             budget: Logical seconds until the drain's deadline.
-            progress: Takes the tokens stored since the drain began.
+            progress: Takes what is stored so far.
 
         Raises:
             HandoverError: The engine keeps its blocks in accelerator memory only.
@@ -83,7 +83,7 @@ class StoreHandover:
         while True:
             missing = self._ledger.unstored()
             moved = sum(tokens for key, tokens in first.items() if key not in missing)
-            progress(moved)
+            progress(HandoverProgress(moved, self._ledger.held_tokens - sum(missing.values())))
             load = await self._look()
             if load is not None:
                 if load.offload is None:
