@@ -3,7 +3,7 @@
 What is bought now serves after the start-up lead L, so what matters is not the demand now but the highest demand until
 then. Its distribution depends on how the traffic has been moving, and is learned from the deployment's own history::
 
-    need(L, p)  = (level + floor) * exp(min(location + scale * residual_p, log MOST_RATIO)) - floor
+    need(L, p)  = (level + floor) * exp(location + scale * residual_p) - floor
     location    = drift + momentum_gain * log(level/mid) + trend_gain * log(mid/slow)
                   + shape_gain * rise(offset, L) + anchor_gain * (shape(offset) - log(slow))
     scale       = scale_base + volatility_gain * volatility + calm_gain * calm_volatility
@@ -16,7 +16,8 @@ sampling interval, so a table learned from minutes serves an operator that ticks
 is interpolated; a longer lead never needs less. The distribution is that of the *sustained* maximum: the least constant
 capacity with which nobody waits longer than a few seconds (see the learner), so single busy seconds buy nothing.
 
-Bounds, whatever a table says: at least ``LEAST_RATIO`` and at most ``MOST_RATIO`` times the level, and at most
+Bounds, whatever a table says: at least ``LEAST_RATIO`` times the level, at most ``MOST_RATIO`` times the largest of the
+three means (the level alone is often far below what is usual where traffic is noise), and at most
 ``MOST_PEAKS`` times the larger of the level and the highest rate in the history. ``floor`` is added to each mean first.
 """
 
@@ -350,8 +351,8 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
         if window.lead_s >= lead_s:
             break
         before = window.lead_s, logs
-    most = min(level * MOST_RATIO, MOST_PEAKS * max(table.peak, level))
-    least, top = state.level * LEAST_RATIO, math.log(MOST_RATIO)
+    most = min(max(level, mid, slow) * MOST_RATIO, MOST_PEAKS * max(table.peak, level))
+    least, top = state.level * LEAST_RATIO, math.log(most / level)
     demand = tuple(min(max(level * math.exp(min(value, top)) - table.floor, least), most) for value in best)
     return Outlook(table.probabilities, demand)
 

@@ -89,7 +89,8 @@ def test_maximum_is_monotone_and_bounded(
     assert maximum(TABLE, state, lead, higher, offset) >= value - slack
     level = state.level + TABLE.floor
     assert LEAST_RATIO * state.level - slack <= value
-    assert value <= min(MOST_RATIO * level, MOST_PEAKS * max(TABLE.peak, level)) + slack
+    usual = max(state.level, state.mid, state.slow) + TABLE.floor
+    assert value <= min(MOST_RATIO * usual, MOST_PEAKS * max(TABLE.peak, level)) + slack
 
 
 def test_no_traffic_needs_only_the_floor() -> None:
