@@ -84,9 +84,11 @@ class Yardstick:
     sequences: int
 
     def at_batch(self, batch: float) -> float | None:
-        """Modelled requests/s of a worker that runs ``batch`` (at least 1) requests on average."""
+        """Modelled requests/s of a worker that runs ``batch`` requests on average."""
         if self.profile is None:
             return None
+        if batch < 1.0:
+            return batch * modelled.at_batch(self.profile, self.workload, 1)
         low = min(int(batch), self.sequences)
         below = modelled.at_batch(self.profile, self.workload, low)
         above = modelled.at_batch(self.profile, self.workload, low + 1)

@@ -12,7 +12,9 @@ in ``vllm_router_retries_total``. So ``arrivals = dispatched + without worker - 
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +31,7 @@ MAX_RATE = 10_000.0
 _LONGEST_GAP = 60.0
 """Seconds between two answers beyond which the batch in between is not known."""
 _FULL = 0.9
+_SHARES = 6
 
 _COUNTERS = (
     "requests",
@@ -78,11 +81,10 @@ class _Agent:
     arrived: Counter
     rejected: Counter
     whole: Counter
-    busy: Counter
+    running: deque[tuple[float, int]]
     counters: dict[str, Counter]
     latency: dict[str, Counter]
     finished: tuple[float, int] | None = None
-    request_seconds: float = 0.0
     telemetry: WorkerTelemetry | None = None
     answered: bool = False
     last_seen: float = 0.0
@@ -145,23 +147,32 @@ class Readings:
         agent.telemetry = replace(
             worker_telemetry(state, now),
             served=self._full(agent.whole, now),
-            batch=self._full(agent.busy, now),
+            batches=self._batches(agent, now),
             attainment=_attainment([agent], now),
         )
         return None
 
     def _work(self, agent: _Agent, state: AgentState, now: float) -> None:
-        """Requests finished whole, and the time that requests spent running, of which the mean batch is the rate."""
+        """Requests finished whole, and how many ran at each answer."""
         running, before = state.engine.running, agent.telemetry
         gap = now - before.at if before is not None else math.inf
         if running is None or before is None or before.running is None or gap > _LONGEST_GAP:
-            agent.request_seconds, agent.busy = 0.0, Counter(self._mean_window)
+            agent.running.clear()
             agent.whole = Counter(self._mean_window)
-        else:
-            agent.request_seconds += gap * (running + before.running) / 2
-        agent.busy.add(now, agent.request_seconds)
+        if running is not None:
+            agent.running.append((now, running))
+        while agent.running and agent.running[0][0] < now - self._mean_window:
+            agent.running.popleft()
         if state.counters is not None:
             agent.whole.add(now, state.counters.requests - state.counters.failed_requests)
+
+    def _batches(self, agent: _Agent, now: float) -> tuple[float, ...] | None:
+        """Means of equal shares of the sorted samples, once they cover most of the window."""
+        if not agent.running or now - agent.running[0][0] < _FULL * self._mean_window:
+            return None
+        ordered = sorted(count for _, count in agent.running)
+        cuts = [len(ordered) * i // _SHARES for i in range(_SHARES + 1)]
+        return tuple(sum(ordered[low:high]) / (high - low) for low, high in itertools.pairwise(cuts) if high > low)
 
     def _full(self, counter: Counter, now: float) -> float | None:
         """Increase per second, once it was measured over most of the window."""
@@ -190,7 +201,7 @@ class Readings:
                 Counter(self._rate_window),
                 Counter(self._rate_window),
                 Counter(self._mean_window),
-                Counter(self._mean_window),
+                deque(),
                 {name: Counter(self._mean_window) for name in _COUNTERS},
                 {name: Counter(self._mean_window) for name in _LATENCY},
             )

@@ -231,7 +231,8 @@ class WorkerTelemetry:
         startup_seconds: Agent start to engine ready; None before.
         drain_report: What the finished drain did; None before the end of one.
         served: Requests per second that it finished whole over the last minutes; None before they are full.
-        batch: Mean number of requests running over the same time; None before they are full.
+        batches: Numbers of requests running over the same time, as the means of six equal shares of it in ascending
+            order; None before they are full.
         attainment: Share of its recent requests within the SLO; None while unknown.
     """
 
@@ -245,7 +246,7 @@ class WorkerTelemetry:
     startup_seconds: float | None = None
     drain_report: DrainReport | None = None
     served: float | None = None
-    batch: float | None = None
+    batches: tuple[float, ...] | None = None
     attainment: float | None = None
 
 
