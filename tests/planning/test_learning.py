@@ -95,7 +95,7 @@ def test_what_is_learned_is_bounded_and_slow() -> None:
     slow = [_serving(0.4, 0.3, waiting=9, attainment=0.2)] * 3
     assert _ratio(_learn(slow, rounds=2)) == 1.0, "two observations are not enough"
     assert _ratio(_learn(slow, rounds=4)) >= 0.65
-    assert _ratio(_learn(slow, rounds=200)) == 0.5
+    assert 0.5 <= _ratio(_learn(slow, rounds=200)) <= 0.54
     assert _ratio(_learn([_serving(1.0, 3.5)] * 3, rounds=200)) <= 2.0
 
 
