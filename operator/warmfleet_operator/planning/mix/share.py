@@ -106,6 +106,15 @@ def _fits(growths: Sequence[Growth], stock: Stock) -> bool:
     return True
 
 
+def greedy(growths: Sequence[Growth], stock: Stock) -> bool:
+    """The answer that is always there: each fleet in turn what is cheapest for it of what is left.
+
+    Returns:
+        Whether all are served.
+    """
+    return _serve(sorted(growths, key=Growth.rank), stock)
+
+
 def _again(growths: Sequence[Growth], before: Sequence[Saved], stock: Stock, shadow: Mapping[Slot, float]) -> None:
     for growth, saved in zip(growths, before, strict=True):
         growth.restore(saved, stock)
