@@ -235,7 +235,7 @@ def dollars(bought: Sequence[Growth]) -> float:
     return sum(with_start(o) * g.added.get(o.variant, 0) for g in bought for o in g.offers)
 
 
-def programme(given: World, *, whole: bool, seconds: float = 120.0) -> float:
+def programme(given: World, *, whole: bool, seconds: float = 20.0) -> float:
     """A lower bound of the joint programme by HiGHS, proved to 0.1 % when ``whole``."""
     solver = highspy.Highs()
     solver.silent()
@@ -369,7 +369,9 @@ def main() -> int:
     hours = 4.0 if args.quick else 24.0
     noisy = {n: noise(n, hours) for n in (2, 10, 100)}
     for n, (actions, good) in noisy.items():
-        console.print(f"noise of +-20 % at {n} workers: {actions:.2f} actions/h, capacity carried {good:.1%} of minutes")
+        console.print(
+            f"noise of +-20 % at {n} workers: {actions:.2f} actions/h, capacity carried {good:.1%} of minutes"
+        )
     console.print(f"{platform.machine()}, {os.cpu_count()} CPUs, load average {load:.1f} at the start")
     answer = {
         "plan_10_s": round(warm[10], 4),

@@ -292,7 +292,8 @@ def _instance_type(kind: WorkerType, fleet: Fleet) -> InstanceTypeRecord:
     spec = InstanceTypeSpec.model_validate(
         {
             "accelerator": {"name": accelerator, "count": 1},
-            "price": {"onDemand": kind.price},
+            "price": {"onDemand": kind.price, "spot": kind.price},
+            "capacityType": "spot" if kind.spot else "on-demand",
             "limit": {} if kind.limit is None else {"accelerators": kind.limit},
             "startup": {"p50": kind.startup_s, "p90": kind.startup_s * math.exp(_Z90 * kind.startup_sigma)},
         }

@@ -68,6 +68,34 @@ def cover(
     return found if found is not None else _fill(items, need, steady, slots)
 
 
+def answers(
+    items: Sequence[Item],
+    need: float,
+    *,
+    steady: float,
+    slots: int,
+    nodes: int,
+    within: float,
+    most: int,
+) -> list[tuple[int, ...]]:
+    """Several good answers, the best first.
+
+    Args:
+        items: As for :func:`cover`.
+        need: As there.
+        steady: As there.
+        slots: As there.
+        nodes: As there.
+        within: How much dearer than the best an answer may be, relative.
+        most: Answers, at most.
+    """
+    if need <= 0 and steady <= 0:
+        return []
+    search = _Search(items, need - _EPS * max(1.0, need), steady, slots, nodes, within)
+    search.run()
+    return search.good(most)
+
+
 def _missing(item: Item, need: float, steady: float) -> int:
     """Workers of one kind that carry what is missing."""
     count = math.ceil(need / item.rate) if need > 0 else 0
@@ -93,7 +121,10 @@ def _fill(items: Sequence[Item], need: float, steady: float, slots: int) -> tupl
 class _Search:
     """The state of one search; kinds are in order of cost per request."""
 
-    def __init__(self, items: Sequence[Item], need: float, steady: float, slots: int, nodes: int) -> None:
+    def __init__(
+        self, items: Sequence[Item], need: float, steady: float, slots: int, nodes: int, within: float = 0.0
+    ) -> None:
+        self._within, self._leaves = 1.0 + within, dict[tuple[int, ...], float]()
         self._order = sorted(range(len(items)), key=lambda i: (items[i].cost / items[i].rate, -items[i].rate, i))
         self._items = [items[i] for i in self._order]
         self._need, self._steady, self._slots, self._left = need, steady, slots, nodes
@@ -117,9 +148,17 @@ class _Search:
         self._descend(0, self._need, self._steady, self._slots, 0.0)
         if self._best is None:
             return None
+        return self._usual(self._best)
+
+    def good(self, most: int) -> list[tuple[int, ...]]:
+        """The answers found that are within the tolerance of the best."""
+        found = sorted((cost, leaf) for leaf, cost in self._leaves.items() if cost <= self._cost * self._within)
+        return [self._usual(leaf) for _, leaf in found[:most]]
+
+    def _usual(self, counts: tuple[int, ...]) -> tuple[int, ...]:
         out = [0] * len(self._items)
         for place, i in enumerate(self._order):
-            out[i] = self._best[place]
+            out[i] = counts[place]
         return tuple(out)
 
     def _descend(self, at: int, need: float, steady: float, slots: int, cost: float) -> None:
@@ -134,10 +173,12 @@ class _Search:
             rest, firm = need - count * item.rate, steady - count * item.steady
             self._counts[at] = count
             if rest <= 0 and firm <= 0:
+                if self._within > 1.0 and paid <= self._cost * self._within:
+                    self._leaves[tuple(self._counts)] = paid
                 if paid < self._cost - _EPS * max(1.0, paid):
                     self._cost, self._best = paid, tuple(self._counts)
                 continue
-            if rest > 0 and paid + rest * self._unit[at + 1] >= self._cost * (1.0 - _EPS):
+            if rest > 0 and paid + rest * self._unit[at + 1] >= self._cost * self._within * (1.0 - _EPS):
                 break  # fewer of this kind leave even more to the dearer ones
             if last or self._hopeless(at + 1, rest, firm, slots - count, paid):
                 continue
@@ -148,4 +189,4 @@ class _Search:
         """Whether what is left cannot carry the rest, or not at a better price."""
         if rest > self._rest[at] or rest > slots * self._rate[at]:
             return True
-        return firm > 0 and paid + firm * self._firm[at] >= self._cost * (1.0 - _EPS)
+        return firm > 0 and paid + firm * self._firm[at] >= self._cost * self._within * (1.0 - _EPS)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from warmfleet_operator.planning.blend import SLACK
 from warmfleet_operator.planning.capacity import Offer
-from warmfleet_operator.planning.mix.cover import MANY, NODES, Item, cover
+from warmfleet_operator.planning.mix.cover import MANY, NODES, Item, answers, cover
 from warmfleet_operator.planning.mix.stock import Slot, Stock
 from warmfleet_operator.state.records import Key
 
@@ -256,6 +256,27 @@ class Growth:
             return min(free, key=self.cost), 1
         self._queue = planned
         return planned[0]
+
+    def alternatives(self, stock: Stock, *, within: float, most: int) -> list[dict[str, int]]:
+        """Several good purchases by variant, the best first; none where more than capacity is asked for."""
+        owed = any(self.counts.get(name, 0) < least for name, least in self.floors.items())
+        free = [o for o in self.open() if o.rate and stock.has(o, self.key.namespace)]
+        if owed or self.allowance is not None or self.budget is not None or not free:
+            return []
+        found = answers(
+            [self._item(o, stock) for o in free],
+            self.deficit,
+            steady=self.firm,
+            slots=self.most - self.total,
+            nodes=self.nodes,
+            within=within,
+            most=most,
+        )
+        return [
+            {o.variant: n for o, n in zip(free, one, strict=True) if n}
+            for one in found
+            if self.total + sum(one) >= self.floor
+        ]
 
     def _item(self, offer: Offer, stock: Stock) -> Item:
         rate = offer.rate or 0.0

@@ -30,12 +30,16 @@ _Ints = npt.NDArray[np.int64]
 _TOLERANCE = 1e-9
 
 
-def shadow_prices(growths: Sequence[Growth], stock: Stock) -> dict[Slot, float]:
-    """$/h and accelerator by limit, above 0 only; empty when nothing is short.
+def shadow_prices(growths: Sequence[Growth], stock: Stock) -> tuple[dict[Slot, float], list[float]]:
+    """What is scarce, and how much each fleet would miss it.
 
     Args:
         growths: Fleets that want to buy.
         stock: What is free.
+
+    Returns:
+        $/h and accelerator by limit, above 0 only; and by fleet the highest price of an accelerator at which it would
+        still not take something else: of fleets that are indifferent at the shadow price, this says who comes first.
     """
     table = _Table(growths, stock)
     for _ in range(SWEEPS):
@@ -44,7 +48,7 @@ def shadow_prices(growths: Sequence[Growth], stock: Stock) -> dict[Slot, float]:
             table.settle(k)
         if np.allclose(before, table.price, rtol=_TOLERANCE, atol=_TOLERANCE):
             break
-    return {slot: float(p) for slot, p in zip(table.slots, table.price, strict=False) if p > 0}
+    return {slot: float(p) for slot, p in zip(table.slots, table.price, strict=False) if p > 0}, table.keen()
 
 
 class _Table:
@@ -90,14 +94,25 @@ class _Table:
         over = (wanted[:-1] > self.free * (1 + _TOLERANCE)) | (self.price[:-1] > 0)
         return [int(k) for k in np.flatnonzero(over)]
 
-    def settle(self, k: int) -> None:
-        """The price of one limit, the others' given."""
-        self.price[k] = 0.0
+    def _leave(self, k: int) -> _Floats:
+        """By fleet and offer the rise of a limit's price at which the fleet would rather take something else."""
         total = self._total()
         inside = ((self.global_ == k) | (self.share == k)) & np.isfinite(self.unit)
         outside = np.where(inside, np.inf, total).min(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            leave = np.where(inside, (outside[:, None] - total) / self.use, -np.inf)
+            return np.where(inside, (outside[:, None] - total) / self.use, -np.inf)
+
+    def keen(self) -> list[float]:
+        """By fleet how far the dearest of the priced limits is below what it would pay."""
+        found = np.full(len(self.need), -np.inf)
+        for k in np.flatnonzero(self.price[:-1] > 0):
+            found = np.maximum(found, self._leave(int(k)).max(axis=1))
+        return [float(x) for x in found]
+
+    def settle(self, k: int) -> None:
+        """The price of one limit, the others' given."""
+        self.price[k] = 0.0
+        leave = self._leave(k)
         choice = leave.argmax(axis=1)
         rows = np.arange(len(self.need))
         limit, amount = leave[rows, choice], self.need * self.use[rows, choice]

@@ -20,15 +20,15 @@ from warmfleet_operator.planning.mix.growth import Growth, Saved, Short, with_st
 from warmfleet_operator.planning.mix.priority import give_way
 from warmfleet_operator.planning.mix.shadow import shadow_prices
 from warmfleet_operator.planning.mix.stock import Slot, Stock
+from warmfleet_operator.planning.mix.trade import trade
 from warmfleet_operator.state.records import Key
 
 ALL_NODES = 100_000
 """Nodes of all searches of one round together, at most."""
 FEWEST_NODES = 60
 MOST_NODES = 4_000
-SMALL = 50
+SMALL = 20
 """Fleets up to which several scalings of the shadow prices are tried, and fleets asked again."""
-_SCALES = (1.0, 0.0, 0.5, 0.8, 1.25, 2.0)
 _ROUNDS = 3
 _Bill = tuple[float, float]
 
@@ -85,11 +85,13 @@ def _enough(growths: Sequence[Growth], stock: Stock) -> bool:
 def _fits(growths: Sequence[Growth], stock: Stock) -> bool:
     """Serve all in full at the least cost; False, and nothing is bought, when there is no way found to do so."""
     before = [g.snapshot() for g in growths]
-    order = sorted(growths, key=Growth.rank)
-    prices = shadow_prices(growths, stock)
+    prices, keen = shadow_prices(growths, stock)
+    eager = [g for _, g in sorted(zip(keen, growths, strict=True), key=lambda pair: (-pair[0], pair[1].key))]
+    usual = sorted(growths, key=Growth.rank)
     small = len(growths) <= SMALL
     best: tuple[_Bill, list[Saved]] | None = None
-    for scale in _SCALES if small else _SCALES[:1]:
+    ways = ((1.0, eager), (1.0, usual), (0.5, eager), (0.0, usual))
+    for scale, order in ways if small else ways[:1]:
         _again(growths, before, stock, {slot: p * scale for slot, p in prices.items()})
         if not _serve(order, stock):
             continue
@@ -103,6 +105,8 @@ def _fits(growths: Sequence[Growth], stock: Stock) -> bool:
         return False
     for growth, saved in zip(growths, best[1], strict=True):
         growth.restore(saved, stock)
+    if small:
+        trade(growths, before, stock, prices)
     return True
 
 
