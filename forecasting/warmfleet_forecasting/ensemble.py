@@ -3,7 +3,7 @@
 ::
 
     ratio_kp = sum_j 2^(-age_j / T) * pinball_p(rate_j, q_kp) / the same sum for persistence     j: where k spoke
-    weight_kp ~ exp(-10 * sqrt(n_k) / 12 * (ratio_kp / min_k ratio_kp - 1)),       n_k = sum of 2^(-age / T)
+    weight_kp ~ ratio_kp ^ (-10 * sqrt(n_k) / 12),                       n_k = sum of 2^(-age_j / T)
     q_p      = sum_k weight_kp * q_kp                                                      (of logarithms)
 
 T is a day for the first hour, four days for later leads, where a week matters. Each is compared with persistence on the
@@ -28,6 +28,7 @@ _SHARPNESS = 10.0 / 12.0
 HALF_LIFE_S = 86_400.0
 _TINY = 1e-12
 _MOST_LOSS = 10.0
+_LEAST_RATIO = 1e-3
 _LEAST_COUNT = 5.0
 _PRIOR: Floats = np.array([2.0, 1.0, 1.0, 2.0])
 """Weight of persistence before any evidence: little is seen of the tails, and there it is hard to beat."""
@@ -87,8 +88,9 @@ def _cap(held: Floats, counted: npt.NDArray[np.bool_], step: float) -> Floats:
 def _weights(lost: Floats, held: Floats, seen: Floats, speaks: npt.NDArray[np.bool_]) -> Floats:
     """Weights of the experts that speak, shape (K, N, P), summing to 1 along K where any does."""
     ratio = (lost + _TINY) / (held + _TINY)
-    best = np.where((seen > 1e-6) & speaks, ratio, np.inf).min(axis=0)
-    excess = np.where((seen > 1e-6) & speaks, ratio / np.where(np.isfinite(best), best, 1.0) - 1.0, 0.0)
-    weights = np.where(speaks, np.exp(-np.minimum(_SHARPNESS * np.sqrt(seen) * excess, 50.0)), 0.0)
+    power = -_SHARPNESS * np.sqrt(seen) * np.log(np.clip(ratio, _LEAST_RATIO, 1.0 / _LEAST_RATIO))
+    power = np.where(speaks, power, -np.inf)
+    most = power.max(axis=0)
+    weights = np.exp(power - np.where(np.isfinite(most), most, 0.0))
     weights[0] *= _PRIOR
     return np.asarray(weights / np.maximum(weights.sum(axis=0), _TINY))

@@ -105,6 +105,15 @@ def test_the_better_model_gets_the_weight_and_a_silent_one_none() -> None:
     assert np.isfinite(mixed[DAY:]).all()
 
 
+def test_a_model_that_joined_an_hour_ago_does_not_take_over() -> None:
+    history = grid(shape(4, 0.05))
+    table = experts(history.ahead(3), (0.3, 0.1, 0.02))
+    table[2, : history.size - 9] = np.nan
+    _, weights = combine(history, table, 3, DAY, 86_400.0)
+    assert (weights[-1, 1, 1:3] > 0.5).all()
+    assert (weights[-1, 2, 1:3] < 0.5).all()
+
+
 def test_one_spike_does_not_decide_the_weights_of_the_next_days() -> None:
     log = shape(4, 0.02)
     log[400] += 6.0
