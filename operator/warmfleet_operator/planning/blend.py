@@ -4,7 +4,7 @@ With ``scaling.forecast`` the margin is forecast::
 
     reach(L)  = quantile (1 - q) of the highest sustained demand within [now, now + L]     leadwindow.maximum
     need.up   = max(rate, recovery + reach(start-up of the type that would be bought))
-    need.down = max(need.up, recovery + reach(2 start-ups))
+    need.down = max(need.up, recovery + reach(2 start-ups)) * (1 + min(volatility of the last hours, MOST_BAND))
     recovery  = RECOVERY * queue / catch-up time while the queue takes longer than the objective, else 1 times that
     q         : the chance that is taken, steered by the attainment reached                 steering
 
@@ -12,7 +12,8 @@ With ``scaling.forecast`` the margin is forecast::
     rate      <= need.up <= MOST_RATIO * max(level, rate) / UP                             whatever the table says
 
 What never was is not bought ahead of, growth apart: a service that jumps between two levels needs no margin on the
-upper one. Letting go only below the need of two start-ups keeps what would be bought back (ski rental).
+upper one. Letting go only below the need of two start-ups keeps what would be bought back (ski rental); the band above
+it is as wide as the level usually strays, so that noise alone moves no worker to and fro.
 
 The quantile is conditional on how the traffic moves, so it is the whole margin: no utilisation target comes on top.
 The table is the one of a trusted TrafficForecast, or PRIOR, which was learned from other people's traffic and knows no
@@ -33,6 +34,7 @@ justifies the removal of a worker that serves. The comparison is in units of cap
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -47,6 +49,8 @@ DOWN = 0.70
 PANIC_FACTOR = 2.0
 SLACK = 1e-9
 """Relative slack of comparisons, so that rounding never buys a worker."""
+MOST_BAND = 0.1
+"""Most capacity that stays, over the need for it, for the sake of noise."""
 RECOVERY = 4.0
 """Weight of a queue that makes requests late: behind it everybody is, so it is worth more than its own requests."""
 WITHIN = 1.02
@@ -171,7 +175,7 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
     need = min(max(traffic.rate, queue + up), most)
     return Need(
         up=need,
-        down=max(need, min(queue + down, most)),
+        down=max(need, min(queue + down, most)) * (1.0 + min(math.sqrt(state.calm_variance), MOST_BAND)),
         now=traffic.rate,
         quiet=max(traffic.arrivals, up),
         basis=sight.basis,

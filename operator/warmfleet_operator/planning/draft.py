@@ -191,7 +191,10 @@ def prepare(
         budget=spec.scaling.budget.max_cost_per_hour if spec.scaling is not None and spec.scaling.budget else None,
         paused=pauses.victims,
     )
-    draft.hold = _hold(spec, need, max(startups))
+    learned = need is not None and need.basis in (blend.Basis.PRIOR, blend.Basis.FORECAST)
+    draft.hold = max(startups) * (blend.AHEAD_LEADS if learned else 1.0)
+    if spec.scaling is not None:
+        draft.hold = max(draft.hold, spec.scaling.scale_down.stabilization_window)
     draft.problems += problems
     draft.problems += _problems(draft)
     if not pauses.creates:
@@ -202,12 +205,6 @@ def prepare(
 def _priority(spec: LLMDeploymentSpec, snapshot: FleetSnapshot) -> int:
     """Value of its PriorityClass, or of the cluster's default; 0 without either."""
     return snapshot.priorities.get(spec.priority_class_name or "", 0)
-
-
-def _hold(spec: LLMDeploymentSpec, need: blend.Need | None, startup: float) -> float:
-    """A start-up time, and what the user asks for; a learned need looks that far ahead by itself."""
-    ahead = 0.0 if need is not None and need.basis is blend.Basis.FORECAST else startup
-    return max(ahead, spec.scaling.scale_down.stabilization_window) if spec.scaling is not None else ahead
 
 
 def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a draft
