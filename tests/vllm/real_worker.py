@@ -216,6 +216,8 @@ class RealWorker:
             "ignore_eos": True,
             "stream": stream,
         }
+        if stream:
+            body["stream_options"] = {"include_usage": True}
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.engine_port}/v1/completions",
             json.dumps(body).encode(),
@@ -336,13 +338,15 @@ class Stream:
     """A streamed answer, read by a thread.
 
     Attributes:
-        chunks: Tokens so far, one a chunk.
+        chunks: Chunks so far; an engine that is behind puts several tokens into one.
+        tokens: Tokens of the whole answer, as the engine counted them; 0 before its end.
         finish_reason: As the engine said it.
         done: The engine ended the stream as it should.
         error: What broke it.
     """
 
     chunks: int = 0
+    tokens: int = 0
     finish_reason: str | None = None
     done: bool = False
     error: str = ""
@@ -358,13 +362,18 @@ class Stream:
             with worker.post(prompt, max_tokens, stream=True) as answer:
                 for line in answer:
                     if line.startswith(b"data: {"):
-                        (choice,) = json.loads(line[6:])["choices"]
-                        self.chunks += 1
-                        self.finish_reason = choice["finish_reason"]
+                        self._chunk(json.loads(line[6:]))
                     elif line.strip() == b"data: [DONE]":
                         self.done = True
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             self.error = repr(error)
+
+    def _chunk(self, body: dict[str, Any]) -> None:
+        for choice in body["choices"]:
+            self.chunks += 1
+            self.finish_reason = choice["finish_reason"]
+        if body.get("usage"):
+            self.tokens = body["usage"]["completion_tokens"]
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
