@@ -36,11 +36,11 @@ _EVENTS = st.one_of(
     st.just(EngineExited()),
     st.builds(DrainRequested, st.just("LowestKvValue"), st.floats(0, 60), _STRATEGIES),
     st.just(DrainCancelled()),
-    st.builds(Terminating, st.floats(0, 60)),
+    st.builds(Terminating, st.floats(0, 60), _STRATEGIES),
     st.builds(LoadObserved, _COUNT, _COUNT),
     st.just(LoadObserved(0, 0)),
     st.just(Tick()),
-    st.builds(HandoverProgress, st.integers(0, 100)),
+    st.builds(HandoverProgress, st.integers(0, 100), st.integers(0, 100)),
     st.builds(HandoverFinished, st.integers(0, 100), st.integers(0, 100), st.integers(0, 100)),
     st.builds(HandoverFailed, st.just("broken")),
 )
@@ -242,3 +242,15 @@ def test_an_engine_that_dies_while_draining_ends_it_with_what_it_ran() -> None:
     state, told = run(EngineExited(), state=state, now=1.0)
     assert told[0].report.aborted_requests == 3
     assert told[0].report.partial
+
+
+def test_a_pod_that_is_deleted_without_the_operator_hands_over_too() -> None:
+    state, _ = run(Terminating(60.0, (Strategy.STORE,)), state=serving())
+    state, _ = run(Tick(), LoadObserved(0, 0, 100), state=state, now=10.0)
+    state, told = run(LoadObserved(0, 0), state=state, now=11.0)
+    assert [i for i in told if isinstance(i, StartHandover)] == [StartHandover(Strategy.STORE, 49.0)]
+    assert not any(isinstance(i, Release) for i in told)
+    state, told = run(HandoverProgress(10, 70), EngineExited(), state=state, now=12.0)
+    report = next(i.report for i in told if isinstance(i, Report))
+    assert (report.kept_tokens, report.moved_tokens, report.dropped_tokens, report.partial) == (70, 10, 30, True)
+    assert any(isinstance(i, Release) for i in told)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import zmq
 from warmfleet_contracts.agent import Strategy
 from warmfleet_runtime.clock import Clock
 
@@ -112,7 +113,7 @@ class WorkerCache:
         """Follow the engine's events and keep the folder within its limits, for ever."""
         async with asyncio.TaskGroup() as tasks:
             if self.reader is not None:
-                tasks.create_task(self.reader.run())
+                tasks.create_task(self._follow(self.reader))
             if self.folder is not None:
                 tasks.create_task(self._keep_folder(self.folder))
             if self.notes is not None:
@@ -135,6 +136,15 @@ class WorkerCache:
             return 0
         heads = await asyncio.to_thread(self.notes.read, time.time())
         return await prewarm(heads, engine, clock, self.settings.prewarm)
+
+    async def _follow(self, reader: KvEventReader) -> None:
+        """An agent without events still drains its worker; it only knows less of the cache."""
+        try:
+            await reader.run()
+        except zmq.ZMQError as error:
+            _LOG.error("KV events cannot be followed: %s", error)
+            if self.ledger is not None:
+                self.ledger.miss()
 
     async def _keep_notes(self, notes: HotNotes) -> None:
         while True:
@@ -161,11 +171,7 @@ class WorkerCache:
 
 
 def build(settings: Settings, engine: EngineAdapter, clock: Clock) -> WorkerCache:
-    """The parts that the settings ask for.
-
-    Raises:
-        OSError: The store's folder cannot be made, or not be closed to others.
-    """
+    """The parts that the settings ask for."""
 
     async def look() -> Load | None:
         return (await engine.observe()).load
@@ -178,7 +184,10 @@ def build(settings: Settings, engine: EngineAdapter, clock: Clock) -> WorkerCach
         cache.reader = follow(cache.ledger, cache.hot, settings.kv_events, settings.kv_replay)
     if settings.kv_store is not None:
         cache.folder = StoreFolder(settings.kv_store)
-        cache.folder.make_private()
+        try:
+            cache.folder.make_private()
+        except OSError as error:  # the engine will say more, if it cannot write there either
+            _LOG.error("the store's folder is not there, or open to others: %s", error)
         cache.notes = HotNotes(settings.kv_store, settings.pod_uid)
     if cache.ledger is not None and cache.folder is not None:
         cache.strategies = {Strategy.STORE: StoreHandover(look, cache.ledger, cache.folder, clock)}
