@@ -15,7 +15,7 @@ from warmfleet_contracts.agent import AgentState, Phase, Strategy
 from warmfleet_runtime.openmetrics import parse
 
 TOPICS = [f"topic {i}" for i in range(12)]
-STREAMED = 1900
+STREAMED = 800
 EXTERNAL_HITS = "vllm:external_prefix_cache_hits_total"
 EXTERNAL_QUERIES = "vllm:external_prefix_cache_queries_total"
 

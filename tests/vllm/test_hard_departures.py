@@ -18,7 +18,7 @@ from warmfleet_contracts.agent import DrainReport, Phase
 from warmfleet_runtime.openmetrics import parse
 
 PROMPTS = 8
-STREAMED = 1900
+STREAMED = 800
 HOT = "everybody asks this"
 LOCAL_HITS = "vllm:prefix_cache_hits_total"
 FULL = PROMPTS * (len(prompt("x")) // BLOCK)
@@ -100,23 +100,28 @@ def test_a_new_worker_has_the_hot_prompts_before_it_is_ready(gated: dict[str, Re
     assert local_hits(worker) - before >= len(prompt(HOT)) // BLOCK * BLOCK
 
 
-@pytest.mark.parametrize(("name", "jobs"), [("unwritten", 0), ("midway", 3)])
+@pytest.mark.parametrize(("name", "written"), [("unwritten", 0), ("midway", 40)])
 def test_an_engine_killed_in_its_hand_over_leaves_only_whole_blocks(
-    name: str, jobs: int, gated: dict[str, RealWorker], survivor: RealWorker, claim: Path
+    name: str, written: int, gated: dict[str, RealWorker], survivor: RealWorker, claim: Path
 ) -> None:
     worker = gated[name]
     before = blocks_on_disk(claim)
     expected = warm(worker, name)
     worker.drain(120)
     handing_over(worker)
-    allow(worker, jobs)
-    worker.until(lambda: blocks_on_disk(claim) >= before + jobs, 60, "nothing is written")
+    for jobs in range(1, 100):
+        if blocks_on_disk(claim) >= before + written:
+            break
+        allow(worker, jobs)
+        time.sleep(0.3)
     worker.kill()
     report = report_of(worker, 30)
     assert report.partial, report
     assert report.dropped_tokens > 0, report
     assert report.kept_tokens <= blocks_on_disk(claim) * BLOCK
-    assert blocks_on_disk(claim) - before < FULL, "the hand-over had ended before the kill: it proves nothing"
+    assert written <= blocks_on_disk(claim) - before < FULL, (
+        "the hand-over had ended before the kill: it proves nothing"
+    )
     began = time.monotonic()
     assert warm(survivor, name) == expected
     assert time.monotonic() - began < REQUEST_TIMEOUT

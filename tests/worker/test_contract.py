@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 import zmq
 import zmq.asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
+ROOT = Path(__file__).resolve().parents[2]
 READ = {"type", "block_hashes", "parent_block_hash", "token_ids", "block_size", "medium", "group_idx"}
 
 
@@ -76,3 +81,46 @@ async def test_events_have_the_fields_and_the_shape(launch, recorded, tmp_path_f
         assert (len(event["block_hashes"]) > 1) == facts["several"], kind
         each = event["block_size"] * len(event["block_hashes"])
         assert ("block_size each" if each and len(event["token_ids"]) == each else "none") == facts["tokens"], kind
+
+
+async def test_a_shutdown_looks_the_same_from_outside(recorded, free_port, tmp_path_factory) -> None:
+    port, folder = free_port(), tmp_path_factory.mktemp("c")
+    packages = os.pathsep.join(str(ROOT / name) for name in ("contracts", "runtime", "worker"))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "warmfleet_worker.engines.simulated", "serve", "llama-3.1-8b", "--port", str(port)),
+        *("--shutdown-timeout", "600", *flags(folder)),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": packages, "WARMFLEET_CLOCK": "scale=20"},
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
+            await answers(http, f"{url}/health")
+            body = {"prompt": list(range(64)), "max_tokens": 5000, "stream": True}
+            async with http.post(f"{url}/v1/completions", json=body) as stream:
+                await stream.content.readline()
+                process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.3)
+                facts: dict[str, Any] = {"health": (await http.get(f"{url}/health")).status}
+                answer = await http.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 1})
+                facts["new request"] = answer.status
+                lines = (await stream.read()).decode().splitlines()
+            facts["ended"] = "data: [DONE]" in lines
+            last = json.loads([line for line in lines if line.startswith("data: {")][-1][6:])
+            facts["stream"] = last["choices"][0]["finish_reason"]
+            facts["exit code"] = await asyncio.wait_for(process.wait(), 20)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert facts == recorded["shutdown"]
+
+
+async def answers(http: aiohttp.ClientSession, url: str) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                if (await http.get(url)).status == 200:
+                    return
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.05)

@@ -82,6 +82,7 @@ class Agent:
         self._handover: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
         self._before: Load | None = None
+        self._counts_own = False
         self._machine = DrainMachine(propagation_seconds=settings.propagation(clock.scale))
         self._load: Load | None = None
         self._health: Health | None = None
@@ -215,6 +216,8 @@ class Agent:
         for event in self._engine_events(observation.health):
             self._feed(event)
             self._cache.engine_was(event)
+        if self._counts_own and load is not None:
+            self._before, self._counts_own = load, False
         held = self._cache.held_tokens
         self._feed(LoadObserved(load.running, load.waiting, held) if load else LoadObserved(None, None, held))
 
@@ -223,9 +226,11 @@ class Agent:
             if self._ready_after is None:
                 self._ready_after = max(0.0, self._clock.now() - self._started_at)
             return [EngineReady()] if self._is_warm() else []
-        self._end_warming()
         if health is Health.REFUSED:
-            return [EngineLost(), EngineExited()] if self._in_a_row >= FAILURES else [EngineLost()]
+            if self._in_a_row < FAILURES:
+                return [EngineLost()]
+            self._end_warming()
+            return [EngineLost(), EngineExited()]
         return [EngineLost()] if self._in_a_row >= FAILURES else []
 
     def _is_warm(self) -> bool:
@@ -238,8 +243,7 @@ class Agent:
             return True
         if self._warming is None:
             self._warming = asyncio.create_task(self._warm_up())
-        if self._warming.done():
-            self._before = self._load  # what the engine has counted so far were our own requests
+        self._counts_own = self._warming.done()  # what the engine has counted so far were our own requests
         return self._warming.done()
 
     async def _warm_up(self) -> None:
@@ -257,7 +261,7 @@ class Agent:
         if self._warming is not None:
             self._warming.cancel()
             self._warming = None
-        self._before = None
+        self._before, self._counts_own = None, False
 
     def _feed(self, event: Event) -> None:
         before = self._machine
