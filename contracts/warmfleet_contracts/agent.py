@@ -25,6 +25,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from warmfleet_contracts.sketch import MAX_TEXT
 from warmfleet_contracts.wire import ApiModel
 
 PROTOCOL_VERSION = "v1"
@@ -131,9 +132,11 @@ class KvValue(AgentModel):
     held_tokens: Count = 0
     """Tokens of prefix blocks held."""
     hot_tokens: Count = 0
-    """Of these, used within the last minutes."""
+    """Of these, used within the last minutes and not known to be in a shared store."""
     complete: bool = True
     """False when KV events were missed and the figures are a lower bound."""
+    sketch: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    """Sample of the hot blocks (:mod:`warmfleet_contracts.sketch`); empty for none."""
 
 
 class DrainReport(AgentModel):

@@ -26,6 +26,7 @@ from planning_world import (
 )
 from warmfleet_contracts import labels
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
+from warmfleet_contracts.sketch import sample
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state import checkpoint
 from warmfleet_operator.state.memory import PlannerMemory
@@ -270,6 +271,17 @@ def test_the_lowest_cache_value_leaves_then_the_fewest_running_then_the_oldest_n
     assert first(busy) == ("w1", VictimReason.FEWEST_RUNNING)
     assert first(partly) == ("w1", VictimReason.FEWEST_RUNNING)
     assert first({}) == ("w2", VictimReason.OLDEST_NODE)
+
+
+def test_what_others_hold_too_does_not_keep_a_worker() -> None:
+    blocks = {"w0": range(100), "w1": range(100), "w2": range(200, 240)}
+    hot = {f"uid-{w}": told(hot_tokens=16 * len(b), hot_sketch=sample(b)) for w, b in blocks.items()}
+    record = deployment(spec(scaling=scaling(min=1, maxStep=10)))
+    made = decide(world(workers(3), traffic(0.0), record=record, telemetry=hot), settled(1))
+    assert [v.pod.name for v in made.victims] == ["w0", "w2"], "with w0 gone, w1 holds the most that is unique"
+    assert made.victims[0].message.startswith("0 hot tokens leave with it, with others up to 1600")
+    hot["uid-w2"] = told(hot_tokens=640)
+    assert decide(world(workers(3), traffic(0.0), telemetry=hot), settled(1)).victims[0].pod.name == "w2"
 
 
 def test_a_protected_worker_is_passed_over_and_it_is_said() -> None:

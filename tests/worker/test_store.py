@@ -21,7 +21,7 @@ from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, Bl
 from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import HandoverError
 from warmfleet_worker.kv.hot import HALF_LIFE, HEAD_BLOCKS, HEADS, Head, HotHeads
-from warmfleet_worker.kv.ledger import EventLedger
+from warmfleet_worker.kv.index import BlockIndex
 from warmfleet_worker.kv.prewarm import HotNotes, NotedHead, prewarm
 from warmfleet_worker.settings import Settings, SettingsError, settings_from_env
 
@@ -29,8 +29,8 @@ BLOCK = 16
 DAY = 86_400.0
 
 
-def ledger_of(*events: BlockStored | BlockRemoved | AllBlocksCleared) -> EventLedger:
-    ledger = EventLedger()
+def ledger_of(*events: BlockStored | BlockRemoved | AllBlocksCleared) -> BlockIndex:
+    ledger = BlockIndex()
     ledger.take(Batch(0.0, list(events)))
     return ledger
 

@@ -183,6 +183,7 @@ class Agent:
             ),
             counters=_less(load.counters, before.counters if before else None) if load else None,
             latency=_less(load.latency, before.latency if before else None) if load else None,
+            kv=self._cache.value(self._clock.wall().timestamp()),
             drain=self._drain_state(),
         )
 

@@ -3,7 +3,8 @@
 ::
 
     order    = already chosen; no node; starting; failed; not ready; ready (of the revision that is too many first)
-    ready by   unique hot tokens (if known of all), requests running (if known of all), oldest node, oldest worker
+    ready by   hot tokens (if known of all), requests running (if known of all), oldest node, oldest worker
+    hot tokens those that would leave the fleet with it, once those with less have left; all of its own without sketches
     leaves     if variants[].min holds without it, and, when it serves, the rest stays above need.down
 
 Protected workers (do-not-drain) are never chosen. Whoever has served is drained first; whoever never has is deleted.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from warmfleet_contracts.reasons import VictimReason
+from warmfleet_contracts.sketch import Sketch, departure_tokens
 
 from warmfleet_operator.planning.blend import Need
 from warmfleet_operator.planning.capacity import Offer
@@ -96,7 +98,7 @@ def ranked(
 ) -> list[Pick]:
     """Workers that serve, the one that is missed least first; without the protected ones."""
     free = [w for w in ready if not w.protected]
-    hot = _known(free, telemetry, lambda t: t.hot_tokens)
+    hot = _unique(ready, free, telemetry) or _known(free, telemetry, lambda t: t.hot_tokens)
     running = _known(free, telemetry, lambda t: t.running)
     protected = len(ready) - len(free)
     aside = f"; {protected} with do-not-drain passed over" if protected else ""
@@ -110,13 +112,29 @@ def ranked(
     picks = []
     for worker in sorted(free, key=key):
         if hot.get(worker.uid, 0) < most_hot:
-            why = VictimReason.LOWEST_KV_VALUE, f"{hot[worker.uid]} hot tokens, others hold up to {most_hot}{aside}"
+            why = (
+                VictimReason.LOWEST_KV_VALUE,
+                f"{hot[worker.uid]} hot tokens leave with it, with others up to {most_hot}{aside}",
+            )
         elif running.get(worker.uid, 0) < most_running:
             why = VictimReason.FEWEST_RUNNING, f"{running[worker.uid]} running, others up to {most_running}{aside}"
         else:
             why = VictimReason.OLDEST_NODE, f"all else equal, the oldest of {len(free)}{aside}"
         picks.append(Pick(worker, why[0], why[1], Credit.READY))
     return picks
+
+
+def _unique(
+    ready: Sequence[WorkerRecord], free: Sequence[WorkerRecord], telemetry: Mapping[str, WorkerTelemetry]
+) -> dict[str, int]:
+    """Hot tokens lost by UID, if those with less leave first; nothing unless all of them publish a sketch."""
+    held: dict[str, tuple[int, Sketch]] = {}
+    for worker in ready:
+        seen = telemetry.get(worker.uid)
+        if seen is None or seen.hot_tokens is None or seen.hot_sketch is None:
+            return {}
+        held[worker.uid] = seen.hot_tokens, seen.hot_sketch
+    return departure_tokens(held, set(held) - {w.uid for w in free})
 
 
 def _known(

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from warmfleet_contracts.agent import AgentState
+from warmfleet_contracts.sketch import decode
 
 from warmfleet_operator.state.rates import Counter, SeriesCounter, pooled, rate, ratio
 from warmfleet_operator.state.records import Demand, Key, RouterRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
@@ -56,7 +57,14 @@ def implausible(state: AgentState) -> str | None:
         latency.ttft_within_slo > latency.ttft_count or latency.tpot_within_slo > latency.tpot_count
     ):
         return "more requests within the objective than requests"
-    return None
+    return None if state.kv is None or _readable(state.kv.sketch) else "a sketch that cannot be read"
+
+
+def _readable(sketch: str) -> bool:
+    try:
+        return not sketch or decode(sketch) is not None
+    except ValueError:
+        return False
 
 
 def worker_telemetry(state: AgentState, at: float) -> WorkerTelemetry:
@@ -69,6 +77,7 @@ def worker_telemetry(state: AgentState, at: float) -> WorkerTelemetry:
         waiting=state.engine.waiting,
         kv_usage=state.engine.kv_usage,
         hot_tokens=state.kv.hot_tokens if state.kv is not None else None,
+        hot_sketch=decode(state.kv.sketch) if state.kv is not None and state.kv.sketch else None,
         cancellable=drain.cancellable if drain is not None else None,
         startup_seconds=state.engine.ready_after_seconds,
         drain_report=drain.report if drain is not None else None,

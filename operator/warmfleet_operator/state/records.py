@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from warmfleet_contracts.agent import DrainReport, Phase
 from warmfleet_contracts.api import InstanceTypeSpec, LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import LeadWindowTable
+from warmfleet_contracts.sketch import Sketch
 
 
 class Key(NamedTuple):
@@ -227,6 +228,7 @@ class WorkerTelemetry:
         waiting: Requests queued in the engine; None while unknown.
         kv_usage: Share of KV cache held by running requests.
         hot_tokens: Tokens of hot prefixes held; None without an index.
+        hot_sketch: Sample of these; None without one.
         cancellable: Whether a drain in progress can be cancelled; None when none is in progress.
         startup_seconds: Agent start to engine ready; None before.
         drain_report: What the finished drain did; None before the end of one.
@@ -242,6 +244,7 @@ class WorkerTelemetry:
     waiting: int | None = None
     kv_usage: float | None = None
     hot_tokens: int | None = None
+    hot_sketch: Sketch | None = None
     cancellable: bool | None = None
     startup_seconds: float | None = None
     drain_report: DrainReport | None = None

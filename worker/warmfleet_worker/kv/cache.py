@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import zmq
-from warmfleet_contracts.agent import Strategy
+from warmfleet_contracts.agent import KvValue, Strategy
 from warmfleet_runtime.clock import Clock
 
 from warmfleet_worker.drain_events import EngineExited, EngineReady, Event
 from warmfleet_worker.engines.base import EngineAdapter, Load
-from warmfleet_worker.kv.events import KvEventReader
+from warmfleet_worker.kv.chains import HotChains
+from warmfleet_worker.kv.events import Batch, KvEventReader
 from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import Handover
 from warmfleet_worker.kv.hot import HotHeads
-from warmfleet_worker.kv.ledger import EventLedger, follow
+from warmfleet_worker.kv.index import BlockIndex
 from warmfleet_worker.kv.prewarm import HotNotes, Prompter, prewarm
 from warmfleet_worker.kv.store import StoreHandover
 from warmfleet_worker.settings import Settings
@@ -72,7 +73,8 @@ class WorkerCache:
     Attributes:
         strategies: What this agent can do.
         ledger: The engine's blocks; None without KV events.
-        reader: Fills the ledger.
+        chains: Tokens of the hot ones; None unless they are replayed.
+        reader: Fills both.
         folder: The shared folder; None without.
         shm: The engine's shared memory; None without.
         settings: Limits of the folder; None without a folder.
@@ -81,7 +83,8 @@ class WorkerCache:
     """
 
     strategies: Mapping[Strategy, Handover] = field(default_factory=dict)
-    ledger: EventLedger | None = None
+    ledger: BlockIndex | None = None
+    chains: HotChains | None = None
     reader: KvEventReader | None = None
     folder: StoreFolder | None = None
     shm: EngineShm | None = None
@@ -89,6 +92,40 @@ class WorkerCache:
     hot: HotHeads = field(default_factory=HotHeads)
     notes: HotNotes | None = None
     _up: bool = False
+
+    def follow(self, endpoint: str, replay_endpoint: str) -> None:
+        """Keep all that comes from the engine's KV events."""
+        ledger = self.ledger = BlockIndex()
+
+        def take(batch: Batch) -> None:
+            ledger.take(batch)
+            if self.chains is not None:
+                self.chains.take(batch)
+            if self.notes is not None:
+                self.hot.take(batch)
+
+        self.reader = KvEventReader(endpoint, replay_endpoint, take, self._restarted, ledger.miss)
+
+    def _restarted(self) -> None:
+        if self.ledger is not None:
+            self.ledger.restart()
+        if self.chains is not None:
+            self.chains.clear()
+
+    def value(self, now: float) -> KvValue | None:
+        """What leaves the fleet with this worker; None without an index.
+
+        Args:
+            now: Time as in the engine's events, seconds since the epoch.
+        """
+        if self.ledger is None:
+            return None
+        return KvValue(
+            held_tokens=self.ledger.held_tokens,
+            hot_tokens=self.ledger.hot_tokens(now),
+            complete=self.ledger.complete,
+            sketch=self.ledger.hot_sketch(now).encode(),
+        )
 
     @property
     def held_tokens(self) -> int | None:
@@ -104,7 +141,7 @@ class WorkerCache:
         elif isinstance(event, EngineExited) and self._up:
             self._up = False
             if self.ledger is not None and self.reader is not None:
-                self.ledger.restart()
+                self._restarted()
                 self.reader.reset()
             if self.shm is not None and (removed := self.shm.clean()):
                 _LOG.info("removed shared memory of the engine that exited", extra={"files": removed})
@@ -180,8 +217,7 @@ def build(settings: Settings, engine: EngineAdapter, clock: Clock) -> WorkerCach
     if settings.engine_shm is not None:
         cache.shm = EngineShm(settings.engine_shm)
     if settings.kv_events:
-        cache.ledger = EventLedger()
-        cache.reader = follow(cache.ledger, cache.hot, settings.kv_events, settings.kv_replay)
+        cache.follow(settings.kv_events, settings.kv_replay)
     if settings.kv_store is not None:
         cache.folder = StoreFolder(settings.kv_store)
         try:

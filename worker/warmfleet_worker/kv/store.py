@@ -24,7 +24,7 @@ from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.base import OffloadState
 from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import BlockKey, HandoverError, Look, Progress
-from warmfleet_worker.kv.ledger import EventLedger
+from warmfleet_worker.kv.index import BlockIndex
 
 LOOK_REAL = 0.2
 """Real seconds between two looks at the engine."""
@@ -61,7 +61,7 @@ class StoreHandover:
         clock: Time.
     """
 
-    def __init__(self, look: Look, ledger: EventLedger, folder: StoreFolder, clock: Clock) -> None:
+    def __init__(self, look: Look, ledger: BlockIndex, folder: StoreFolder, clock: Clock) -> None:
         self._look = look
         self._ledger = ledger
         self._folder = folder
