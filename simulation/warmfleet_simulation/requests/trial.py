@@ -1,0 +1,227 @@
+"""What scaling costs, arm by arm: hits, TTFT and prefill in the two minutes after each scale-down.
+
+::
+
+    window          arrivals within WINDOW_S of a scale-down
+    hit rate        prompt tokens that were cached or loaded / prompt tokens, of the window's requests
+    retained        hit tokens of the arm / hit tokens of a fleet that never scaled, same requests, same store
+    possible        the same ratio for a fleet that had the survivors' size all along: what their caches and their
+                    accelerators allow, whatever is handed over
+    excess prefill  GPU-seconds of prefill in the whole run - those of the never-scaled fleet
+    interval        mean +- t(0.975, n - 1) * s / sqrt(n) over seeds
+
+Not one knob is fitted: arms are settings of the product, and the routers are alike in both arms of a comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from scipy.stats import t as student
+
+from warmfleet_simulation.requests.arrays import DONE
+from warmfleet_simulation.requests.cluster import Run, simulate
+from warmfleet_simulation.requests.setup import Arm, Engine
+from warmfleet_simulation.requests.workload import Work
+
+WINDOW_S = 120.0
+WORKERS = 8
+STORE_TOKENS = 60_000_000
+"""About 7.9 TB of an 8B model's cache in bf16: a shared file system, not one machine's memory."""
+_BOUNDARY_S = 600.0
+"""Caches fill for so long before the first event."""
+
+ARMS = (
+    Arm("naive", victims="newest", leaving="cut"),
+    Arm("arbitrary", victims="arbitrary", leaving="cut"),
+    Arm("drain", victims="newest"),
+    Arm("victim"),
+    Arm("replay", handover="replay"),
+    Arm("migrate", handover="migrate"),
+    Arm("store", handover="store", store_tokens=STORE_TOKENS),
+)
+"""Naive deletion as a ReplicaSet does it, and of arbitrary workers; then what each mechanism adds: waiting for
+requests, choosing the worker, keeping its cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Scale-downs that come again and again.
+
+    Attributes:
+        name: Short name.
+        survivors: Workers that stay.
+        every_s: Seconds from one scale-down to the next.
+        back_s: Seconds after which the fleet is whole again.
+    """
+
+    name: str
+    survivors: int
+    every_s: float
+    back_s: float
+
+    def schedule(self, until_s: float, phase_s: float = 0.0) -> list[tuple[float, int]]:
+        """(seconds, workers wanted), ascending; no scale-down whose window would not end in time."""
+        out: list[tuple[float, int]] = []
+        at = _BOUNDARY_S + phase_s
+        while at + max(self.back_s, WINDOW_S) <= until_s:
+            out += [(at, self.survivors), (at + self.back_s, WORKERS)]
+            at += self.every_s
+        return out
+
+
+HALVED = Pattern("halved every 10 minutes", WORKERS // 2, 600.0, 300.0)
+TWO_OF_EIGHT = Pattern("2 of 8 every 2 minutes", WORKERS - 2, 120.0, 60.0)
+PATTERNS = (HALVED, TWO_OF_EIGHT)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One arm, one pattern, one seed.
+
+    Attributes:
+        arm: Name; ``never`` and ``never+store`` never scale, ``survivors`` has their number all along.
+        pattern: Name.
+        seed: Seed.
+        hit_rate: Of the windows' requests.
+        retained: Hits over those of the reference; None when that had none.
+        ttft_p50: Seconds, of the windows' requests.
+        ttft_p99: Seconds.
+        prefill_s: GPU-seconds of prefill, whole run.
+        excess_s: Of these, more than the reference.
+        lost: Requests that were never answered.
+        retried: Requests that were aborted and sent again.
+        worker_s: Seconds of workers that were paid for.
+    """
+
+    arm: str
+    pattern: str
+    seed: int
+    hit_rate: float
+    retained: float | None
+    ttft_p50: float
+    ttft_p99: float
+    prefill_s: float
+    excess_s: float
+    lost: int
+    retried: int
+    worker_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    hits: float
+    inputs: float
+    ttft: tuple[float, float]
+    prefill_s: float
+    lost: int
+    retried: int
+    worker_s: float
+
+
+def trial(
+    work: Work,
+    engine: Engine,
+    pattern: Pattern,
+    seed: int,
+    *,
+    arms: Sequence[Arm] = ARMS,
+    phase_s: float = 0.0,
+    said: Callable[[str], None] = lambda _: None,
+) -> list[Outcome]:
+    """All arms on one workload, beside the fleets that never scale.
+
+    Args:
+        work: Requests.
+        engine: What serves them.
+        pattern: When the fleet shrinks and grows.
+        seed: Only noted; the workload was drawn by it.
+        arms: Ways to scale; all with the same router as the first one.
+        phase_s: Moves the pattern.
+        said: Is told each run's name when it has ended.
+
+    Raises:
+        ValueError: The workload is too short for one scale-down, or the routers differ.
+    """
+    schedule = pattern.schedule(work.duration_s, phase_s)
+    downs = np.array([at for at, wanted in schedule if wanted < WORKERS])
+    if not len(downs):
+        raise ValueError(f"{work.name}: {work.duration_s:.0f} s are too short for a fleet {pattern.name}")
+    if len({(arm.routing, arm.balance_abs) for arm in arms}) > 1:
+        raise ValueError("arms with different routers cannot be compared")
+    plain = replace(arms[0], victims="planner", leaving="drain", handover="none", store_tokens=0)
+
+    def figures(arm: Arm, plan: Sequence[tuple[float, int]], workers: int = WORKERS) -> _Figures:
+        found = _figures(simulate(work, engine, arm, plan, workers=workers), downs)
+        said(arm.name)
+        return found
+
+    never = {0: figures(replace(plain, name="never"), [])}
+    out = [_outcome("never", pattern, seed, never[0], never[0])]
+    bound = figures(replace(plain, name="survivors"), [], pattern.survivors)
+    out.append(_outcome("survivors", pattern, seed, bound, never[0]))
+    for arm in arms:
+        size = arm.store_tokens
+        if size not in never:
+            never[size] = figures(replace(arm, name="never+store", handover="none", leaving="drain"), [])
+            out.append(_outcome("never+store", pattern, seed, never[size], never[size]))
+        out.append(_outcome(arm.name, pattern, seed, figures(arm, schedule), never[size]))
+    return out
+
+
+def in_windows(
+    run: Run, starts: np.ndarray[tuple[int], np.dtype[np.float64]]
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which of the workload's requests arrived in the two minutes after one of these times."""
+    arrival = run.state.arrival[: run.users]
+    at = np.searchsorted(starts, arrival, side="right") - 1
+    return np.asarray((at >= 0) & (arrival < starts[np.maximum(at, 0)] + WINDOW_S))
+
+
+def _figures(run: Run, starts: np.ndarray[tuple[int], np.dtype[np.float64]]) -> _Figures:
+    st, n = run.state, run.users
+    inside = in_windows(run, starts)
+    waited = (st.first_token[:n] - st.arrival[:n])[inside & (st.status[:n] == DONE)]
+    p50, p99 = np.percentile(waited, (50.0, 99.0)) if len(waited) else (np.nan, np.nan)
+    return _Figures(
+        hits=float((st.hit[:n] + st.loaded[:n])[inside].sum()),
+        inputs=float(st.inputs[:n][inside].sum()),
+        ttft=(float(p50), float(p99)),
+        prefill_s=float(st.prefill_s.sum()),
+        lost=int((st.status[:n] != DONE).sum()),
+        retried=run.retried,
+        worker_s=run.worker_s,
+    )
+
+
+def _outcome(arm: str, pattern: Pattern, seed: int, found: _Figures, reference: _Figures) -> Outcome:
+    return Outcome(
+        arm=arm,
+        pattern=pattern.name,
+        seed=seed,
+        hit_rate=found.hits / found.inputs if found.inputs else 0.0,
+        retained=found.hits / reference.hits if reference.hits else None,
+        ttft_p50=found.ttft[0],
+        ttft_p99=found.ttft[1],
+        prefill_s=found.prefill_s,
+        excess_s=found.prefill_s - reference.prefill_s,
+        lost=found.lost,
+        retried=found.retried,
+        worker_s=found.worker_s,
+    )
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval; the width is NaN for fewer than two values."""
+    n = len(values)
+    mean = float(np.mean(values)) if n else float("nan")
+    if n < 2:
+        return mean, float("nan")
+    return mean, float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
+    """The same as plain dictionaries."""
+    return [asdict(one) for one in outcomes]
