@@ -209,6 +209,7 @@ class Cover:
         need: Capacity needed; None while unknown.
         least: Fewest workers that must serve.
         rates: Requests/s of one worker by variant.
+        buying: Whether workers are created by this decision.
         stopped: Whether replacements cannot be bought, or find no node.
     """
 
@@ -218,6 +219,7 @@ class Cover:
     need: Need | None
     least: int
     rates: Mapping[str, float]
+    buying: bool
     stopped: bool
 
 
@@ -244,7 +246,7 @@ def _leaving(rolling: Rolling, roster: Roster, cover: Cover, allowed: int) -> li
     spare = min(cover.routed + len(serving) - cover.target, len(serving))
     if spare > 0 or not serving:
         return [*idle, *serving[: max(0, min(spare, allowed))]]
-    if not cover.stopped or roster.starting or roster.draining or not allowed:
+    if not cover.stopped or cover.buying or roster.starting or roster.draining or not allowed:
         return idle
     first = serving[0]
     rest = cover.carried + sum(cover.rates.get(w.variant, 0.0) for w in serving[1:])

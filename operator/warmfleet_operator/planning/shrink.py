@@ -323,8 +323,9 @@ def _retired(draft: Draft, target: int, chosen: list[WorkerRecord], paced: pace.
         carried=carried,
         target=max(target, sum(draft.rolling.sizes.values()) - len(chosen)),
         need=draft.need if draft.need is not None else blend.reactive(draft.traffic),
-        least=draft.growth.floor if not draft.fixed else 1,
+        least=draft.growth.floor - draft.fixed,  # of a fixed fleet one at a time
         rates=draft.rates,
+        buying=bool(draft.growth.added),
         stopped=draft.growth.short not in (None, Short.GATE) or bool(draft.roster.stuck),
     )
     return (
