@@ -80,6 +80,10 @@ bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then th
 bench-forecast: $(STAMP) ## The forecast against its baselines on every trace, with plots in out/forecast (about 3 minutes)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) bench/forecast.py --ablate
 
+.PHONY: bench-worker
+bench-worker: $(STAMP) ## What the agent costs: memory, CPU, index, idle drain (about 2 minutes)
+	$(PY) bench/worker.py
+
 .PHONY: bench-planner
 bench-planner: $(STAMP) ## Speed, growth and distance from the optimum of the planner (about 5 minutes)
 	$(PY) bench/planner.py

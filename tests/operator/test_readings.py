@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from warmfleet_contracts.agent import AgentState
+from warmfleet_contracts.sketch import sample
 from warmfleet_operator.adapters.agents import NoAnswerError
 from warmfleet_operator.adapters.telemetry import parse_router
 from warmfleet_operator.state.rates import Counter, SeriesCounter, rate, ratio
@@ -33,12 +34,24 @@ def state(requests: int = 0, running: int = 0, waiting: int = 0, **parts: Any) -
             "engine": {"ready": True, "running": running, "waiting": waiting},
             "counters": {"requests": requests, **parts.get("counters", {})},
             "latency": parts.get("latency", {}),
+            **({"kv": parts["kv"]} if "kv" in parts else {}),
         }
     )
 
 
 def readings() -> Readings:
     return Readings(rate_window=20.0, mean_window=300.0, stale_after=60.0)
+
+
+def test_a_sketch_is_read_and_nonsense_makes_no_answer() -> None:
+    book = readings()
+    good = {"heldTokens": 320, "hotTokens": 160, "sketch": sample(range(10)).encode()}
+    assert book.agent_answered(worker(), state(kv=good), 0.0) is None
+    seen = book.telemetry(0.0)["u-w"]
+    assert seen.hot_tokens == 160
+    assert seen.hot_sketch is not None
+    assert seen.hot_sketch.values == set(range(10))
+    assert book.agent_answered(worker(), state(kv={**good, "sketch": "AAAA"}), 1.0) == "a sketch that cannot be read"
 
 
 def test_one_reading_is_no_rate() -> None:

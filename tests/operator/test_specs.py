@@ -119,6 +119,18 @@ def variables(built: dict[str, Any], name: str) -> dict[str, str]:
     return {e["name"]: e.get("value", "") for e in container(built, name)["env"]}
 
 
+def test_a_replay_needs_events_and_an_endpoint_and_no_connector() -> None:
+    built = pod(kvCache={"handover": ["replay"]})
+    kubernetes_validate.validate(built, "1.34", strict=True)
+    agent = variables(built, "agent")
+    assert agent["WARMFLEET_HANDOVER"] == "replay"
+    assert agent["WARMFLEET_ENDPOINT"] == "http://chat.prod.svc:8080"
+    assert flag(built, "--kv-events-config")["endpoint"] == agent["WARMFLEET_KV_EVENTS"]
+    assert "--kv-transfer-config" not in container(built, "engine")["args"]
+    without = variables(pod(kvCache={"handover": ["replay"]}, routing={"mode": "none"}), "agent")
+    assert without["WARMFLEET_ENDPOINT"] == ""
+
+
 def test_tiers_become_a_connector_and_the_agent_sees_the_same_folder() -> None:
     built = pod(kvCache={"tiers": TIERS, "handover": ["auto"]})
     kubernetes_validate.validate(built, "1.34", strict=True)

@@ -138,6 +138,7 @@ class Agent:
 
     def drain(self, request: DrainRequest) -> None:
         """Begin a drain, or tighten its deadline."""
+        self._cache.send_to(request.endpoint)
         self._feed(DrainRequested(request.reason, self._clock.now() + request.deadline_seconds, request.strategies))
 
     def cancel(self) -> None:

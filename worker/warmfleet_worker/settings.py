@@ -14,6 +14,7 @@
                                         holds.
 ``WARMFLEET_DRAIN_DEADLINE_SECONDS``    Longest drain that the preStop hook starts by itself (120).
 ``WARMFLEET_HANDOVER``                  Strategies of such a drain, in order of preference, with commas (none).
+``WARMFLEET_ENDPOINT``                  OpenAI endpoint of the deployment, without /v1, for replays; empty for none.
 ``WARMFLEET_KV_EVENTS``                 ZMQ endpoint of the engine's KV events; empty for none.
 ``WARMFLEET_KV_REPLAY``                 ZMQ endpoint that replays them; empty for none.
 ``WARMFLEET_KV_STORE``                  Folder of the engine's shared KV tier; empty for none.
@@ -63,6 +64,7 @@ class Settings:
     unroute_real: float = 1.5
     drain_deadline: float = 120.0
     handover: tuple[Strategy, ...] = (Strategy.NONE,)
+    endpoint: str = ""
     kv_events: str = ""
     kv_replay: str = ""
     kv_store: Path | None = None
@@ -99,6 +101,7 @@ def settings_from_env(environ: Mapping[str, str]) -> Settings:
         unroute_real=_number(environ, "WARMFLEET_UNROUTE_REAL_SECONDS", default.unroute_real),
         drain_deadline=_number(environ, "WARMFLEET_DRAIN_DEADLINE_SECONDS", default.drain_deadline),
         handover=_strategies(environ, "WARMFLEET_HANDOVER"),
+        endpoint=_url(environ, "WARMFLEET_ENDPOINT", "") if environ.get("WARMFLEET_ENDPOINT", "").strip() else "",
         kv_events=_endpoint(environ, "WARMFLEET_KV_EVENTS"),
         kv_replay=_endpoint(environ, "WARMFLEET_KV_REPLAY"),
         kv_store=_folder(environ, "WARMFLEET_KV_STORE"),

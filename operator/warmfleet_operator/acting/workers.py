@@ -18,7 +18,7 @@ from warmfleet_contracts.reasons import EventReason, Reason, VictimReason
 
 from warmfleet_operator.acting import diff
 from warmfleet_operator.acting.events import EventRecorder, about_deployment, about_pod
-from warmfleet_operator.adapters.agents import AgentClient, NoAnswerError
+from warmfleet_operator.adapters.agents import AgentClient, NoAnswerError, address
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
 from warmfleet_operator.adapters.resources import LLM_DEPLOYMENTS, PODS
 from warmfleet_operator.metrics import Metrics
@@ -234,11 +234,22 @@ class WorkerActor:
         spec = job.record.spec
         chosen = tuple(Strategy(s) for s in resolve(spec)) if spec is not None else (Strategy.NONE,)
         spent = job.now - worker.drain_since if worker.drain_since is not None else 0.0
-        request = DrainRequest(reason=str(reason), deadline_seconds=max(0.0, job.deadline - spent), strategies=chosen)
+        request = DrainRequest(
+            reason=str(reason),
+            deadline_seconds=max(0.0, job.deadline - spent),
+            strategies=chosen,
+            endpoint=self._router_url(job) if Strategy.REPLAY in chosen else "",
+        )
         try:
             await self._tools.agents.drain(worker, request)
         except NoAnswerError as error:
             _LOG.warning("agent not told to drain: %s", error, extra={"pod": str(worker.key)})
+
+    def _router_url(self, job: diff.Job) -> str:
+        """A ready router by its address: where no cluster DNS is, as on one machine, the endpoint's name is no use."""
+        routers = (r for r in self._tools.store.routers() if r.deployment_key == job.record.key and r.ready and r.ip)
+        found = min(routers, key=lambda r: r.key, default=None)
+        return "" if found is None else f"http://{address(found.ip)}:{labels.ROUTER_PORT}"
 
     async def _cancel(self, job: diff.Job, worker: WorkerRecord) -> None:
         try:

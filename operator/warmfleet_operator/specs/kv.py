@@ -79,7 +79,7 @@ def size_bytes(quantity: str) -> int:
 def arguments(kv: KvPlan) -> list[str]:
     """The engine's flags."""
     if kv.cpu is None:
-        return []
+        return _events(kv)
     extra: dict[str, Any] = {"cpu_bytes_to_use": size_bytes(kv.cpu.size), "offload_prompt_only": False}
     if kv.store is None:
         extra["spec_name"] = "CPUOffloadingSpec"
@@ -109,7 +109,7 @@ def _events(kv: KvPlan) -> list[str]:
 
 def watched(kv: KvPlan) -> bool:
     """Whether the agent follows the engine's blocks."""
-    return kv.store is not None
+    return kv.store is not None or "replay" in kv.strategies
 
 
 def engine_env(kv: KvPlan) -> list[Object]:
@@ -121,9 +121,16 @@ def engine_env(kv: KvPlan) -> list[Object]:
     return [whole_hashes, {"name": "USER", "value": "warmfleet"}]
 
 
-def agent_env(kv: KvPlan) -> dict[str, str]:
-    """The agent's environment."""
+def agent_env(kv: KvPlan, endpoint: str) -> dict[str, str]:
+    """The agent's environment.
+
+    Args:
+        kv: The plan.
+        endpoint: OpenAI endpoint of the deployment, without /v1; empty for none.
+    """
     env = {"WARMFLEET_HANDOVER": ",".join(kv.strategies)}
+    if "replay" in kv.strategies:
+        env["WARMFLEET_ENDPOINT"] = endpoint
     if watched(kv):
         env |= {"WARMFLEET_KV_EVENTS": EVENTS, "WARMFLEET_KV_REPLAY": REPLAY}
     if kv.store is not None:

@@ -18,6 +18,7 @@ from warmfleet_operator.settings import Settings
 from warmfleet_operator.specs import engine, kv
 from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV, RESTRICTED, Object, metadata, short_hash
 from warmfleet_operator.specs.overlay import merge
+from warmfleet_operator.specs.routing import endpoint
 from warmfleet_operator.state.records import DeploymentRecord
 from warmfleet_operator.state.revisions import revision
 
@@ -205,7 +206,7 @@ def _agent(template: WorkerTemplate) -> Object:
         "WARMFLEET_POLL_SECONDS": f"{settings.agent_poll_seconds:g}",
         "WARMFLEET_UNROUTE_SECONDS": f"{settings.unroute_seconds:g}",
         "WARMFLEET_DRAIN_DEADLINE_SECONDS": f"{spec.kv_cache.drain_deadline:g}",
-        **kv.agent_env(cache),
+        **kv.agent_env(cache, endpoint(template.record, spec).removesuffix("/v1")),
     }
     env: list[dict[str, Any]] = [
         {"name": "WARMFLEET_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},

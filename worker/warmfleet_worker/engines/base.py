@@ -92,6 +92,10 @@ class Observation:
 class EngineAdapter(Protocol):
     """Access to one engine."""
 
+    @property
+    def model(self) -> str:
+        """Name of the model it serves; empty while unknown."""
+
     async def observe(self) -> Observation:
         """Look once; never raises for anything the engine does."""
 

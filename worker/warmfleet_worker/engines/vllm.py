@@ -68,6 +68,11 @@ class VllmEngine:
         self._model = ""
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT))
 
+    @property
+    def model(self) -> str:
+        """Name of the model it serves; empty while unknown."""
+        return self._model
+
     async def observe(self) -> Observation:
         """Look at health, model list (until it once was good) and metrics."""
         try:

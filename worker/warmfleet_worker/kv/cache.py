@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from warmfleet_worker.kv.handover import Handover
 from warmfleet_worker.kv.hot import HotHeads
 from warmfleet_worker.kv.index import BlockIndex
 from warmfleet_worker.kv.prewarm import HotNotes, Prompter, prewarm
+from warmfleet_worker.kv.replay import EndpointSender, ReplayHandover, is_loopback
 from warmfleet_worker.kv.store import StoreHandover
 from warmfleet_worker.settings import Settings
 
@@ -80,9 +80,10 @@ class WorkerCache:
         settings: Limits of the folder; None without a folder.
         hot: The engine's hot prompts.
         notes: The fleet's hot prompts; None without a folder.
+        replay: The strategy that sends to an endpoint; None when it is not wanted.
     """
 
-    strategies: Mapping[Strategy, Handover] = field(default_factory=dict)
+    strategies: dict[Strategy, Handover] = field(default_factory=dict)
     ledger: BlockIndex | None = None
     chains: HotChains | None = None
     reader: KvEventReader | None = None
@@ -91,6 +92,7 @@ class WorkerCache:
     settings: Settings | None = None
     hot: HotHeads = field(default_factory=HotHeads)
     notes: HotNotes | None = None
+    replay: ReplayHandover | None = None
     _up: bool = False
 
     def follow(self, endpoint: str, replay_endpoint: str) -> None:
@@ -126,6 +128,11 @@ class WorkerCache:
             complete=self.ledger.complete,
             sketch=self.ledger.hot_sketch(now).encode(),
         )
+
+    def send_to(self, endpoint: str) -> None:
+        """A drain order names where survivors can be reached; only this machine is believed (see DrainRequest)."""
+        if self.replay is not None and self.replay.endpoint is not None and is_loopback(endpoint):
+            self.replay.endpoint.url = endpoint
 
     @property
     def held_tokens(self) -> int | None:
@@ -226,5 +233,10 @@ def build(settings: Settings, engine: EngineAdapter, clock: Clock) -> WorkerCach
             _LOG.error("the store's folder is not there, or open to others: %s", error)
         cache.notes = HotNotes(settings.kv_store, settings.pod_uid)
     if cache.ledger is not None and cache.folder is not None:
-        cache.strategies = {Strategy.STORE: StoreHandover(look, cache.ledger, cache.folder, clock)}
+        cache.strategies[Strategy.STORE] = StoreHandover(look, cache.ledger, cache.folder, clock)
+    if cache.ledger is not None and Strategy.REPLAY in settings.handover:
+        cache.chains = HotChains(cache.ledger)
+        sender = EndpointSender(settings.endpoint, lambda: engine.model)
+        cache.replay = ReplayHandover(cache.ledger, cache.chains, sender, clock)
+        cache.strategies[Strategy.REPLAY] = cache.replay
     return cache

@@ -1,0 +1,165 @@
+"""Replay: a leaving worker's hot prompts are computed by survivors before they are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from warmfleet_contracts.agent import Strategy
+from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
+from warmfleet_worker.engines.vllm import VllmEngine
+from warmfleet_worker.kv.cache import WorkerCache, build
+from warmfleet_worker.kv.chains import HotChains
+from warmfleet_worker.kv.events import Batch, BlockStored
+from warmfleet_worker.kv.handover import HandoverError
+from warmfleet_worker.kv.index import BlockIndex
+from warmfleet_worker.kv.replay import FAILURES, ReplayHandover, SendError
+from warmfleet_worker.settings import Settings
+
+BLOCK = 16
+
+
+class Fleet:
+    """A worker that leaves, and one that stays."""
+
+    def __init__(self, cache: WorkerCache, leaving, staying) -> None:
+        self.cache, self.leaving, self.staying = cache, leaving, staying
+
+    async def hand_over(self, budget: float = 600.0) -> HandoverFinished:
+        return await self.cache.strategies[Strategy.REPLAY].run(budget, lambda _: None)
+
+
+async def ask(client, prompt: str) -> dict:
+    async with client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 1, "model": "tiny"}) as answer:
+        return await answer.json()
+
+
+def text(topic: str, words: int = 405) -> str:
+    return " ".join(f"{topic}{i}" for i in range(words))
+
+
+@pytest.fixture
+async def fleet(launch, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    folder: Path = tmp_path_factory.mktemp("r")
+    events, replay = f"ipc://{folder}/e", f"ipc://{folder}/r"
+    published = {"enable_kv_cache_events": True, "endpoint": events, "replay_endpoint": replay}
+    engine, leaving = await launch("--kv-events-config", json.dumps(published))
+    _, staying = await launch()
+    adapter = VllmEngine(str(leaving.make_url("")).rstrip("/"), slo_ttft=2.0, slo_tpot=0.05)
+    await adapter.observe()
+    settings = Settings(
+        "u", "127.0.0.1", kv_events=events, kv_replay=replay, handover=(Strategy.REPLAY,), endpoint="http://192.0.2.1"
+    )
+    cache = build(settings, adapter, engine.clock)
+    task = asyncio.create_task(cache.run())
+    yield Fleet(cache, leaving, staying)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    cache.close()
+    await adapter.close()
+
+
+async def test_survivors_have_the_hot_prompts_before_they_are_asked(fleet: Fleet) -> None:
+    prompts = [text("a"), f"{text('a')} {text('b', 200)}", text("c")]
+    first = [await ask(fleet.leaving, prompt) for prompt in prompts]
+    await ask(fleet.staying, prompts[2])  # the survivor has this one already
+    whole = [answer["usage"]["prompt_tokens"] // BLOCK * BLOCK for answer in first]
+    held = whole[1] + whole[2]
+    while fleet.cache.held_tokens != held:  # noqa: ASYNC110 - events come from another thread
+        await asyncio.sleep(0.01)
+    fleet.cache.send_to(str(fleet.staying.make_url("")).rstrip("/"))
+    report = await fleet.hand_over()
+    assert (report.kept_tokens, report.dropped_tokens, report.partial) == (held, 0, False), report
+    assert whole[1] <= report.moved_tokens <= whole[1] + BLOCK, "what the survivor had is kept, not moved"
+    for prompt, before, full in zip(prompts, first, whole, strict=True):
+        answer = await ask(fleet.staying, prompt)
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] >= full - BLOCK
+        assert answer["choices"] == before["choices"]
+
+
+async def test_prompts_are_sent_to_nobody_an_order_made_up(fleet: Fleet) -> None:
+    """Whoever reaches the agent's port must not get the prompts of users."""
+    assert fleet.cache.replay is not None
+    for url in (
+        "http://198.51.100.7:8080",
+        "http://localhost.evil.test",
+        "https://127.0.0.1",
+        "http://127.0.0.1/x",
+        "",
+    ):
+        fleet.cache.send_to(url)
+        assert fleet.cache.replay.endpoint.url == "http://192.0.2.1"
+    fleet.cache.replay.endpoint.url = ""
+    with pytest.raises(HandoverError, match=r"routing\.mode"):
+        await fleet.hand_over()
+
+
+class Recorder:
+    """A sender that fails where it is told to."""
+
+    def __init__(self, *, fails: bool = False, seconds: float = 0.0, clock=None) -> None:
+        self.sent: list[list[int]] = []
+        self._fails, self._seconds, self._clock = fails, seconds, clock
+
+    async def send(self, tokens: Sequence[int], within: float) -> int | None:
+        self.sent.append(list(tokens))
+        if self._fails:
+            raise SendError("HTTP 503")
+        if self._seconds:
+            await self._clock.sleep(self._seconds)
+        return None
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def prompts(count: int, clock) -> tuple[BlockIndex, HotChains]:
+    index = BlockIndex()
+    chains = HotChains(index)
+    for i in range(count):
+        stored = BlockStored([b"%032d" % i], BLOCK, "GPU", 0, None, [i] * BLOCK)
+        batch = Batch(clock.wall().timestamp() - 100 + i / 10, [stored])
+        index.take(batch)
+        chains.take(batch)
+    return index, chains
+
+
+async def run(recorder: Recorder, index, chains, clock, budget: float = 600.0, **limits: float):
+    told: list[HandoverProgress] = []
+    strategy = ReplayHandover(index, chains, recorder, clock, **limits)
+    return await strategy.run(budget, told.append), told
+
+
+async def test_tokens_and_time_are_bounded_and_the_hottest_go_first(launch) -> None:
+    engine, _ = await launch()
+    clock = engine.clock
+    index, chains = prompts(400, clock)
+    recorder = Recorder()
+    report, told = await run(recorder, index, chains, clock, tokens=10 * BLOCK)
+    assert sum(map(len, recorder.sent)) == 10 * BLOCK
+    assert min(tokens[0] for tokens in recorder.sent) >= 300  # of the last ticks
+    assert report == HandoverFinished(10 * BLOCK, 10 * BLOCK, 390 * BLOCK, True, report.message)
+    assert "budget of 160 tokens" in report.message
+    assert told[-1].kept_tokens == report.kept_tokens
+
+    slow = Recorder(seconds=1e6, clock=clock)
+    report, _ = await run(slow, index, chains, clock, budget=30.0)
+    assert (report.kept_tokens, report.partial) == (0, True)
+    assert "the time was up" in report.message
+
+    began = clock.now()
+    await run(Recorder(), index, chains, clock, rate=400 * BLOCK / 60.0, budget=6000.0)
+    assert clock.now() - began >= 50.0
+
+
+async def test_survivors_that_refuse_are_left_alone(launch) -> None:
+    engine, _ = await launch()
+    index, chains = prompts(100, engine.clock)
+    refusing = Recorder(fails=True)
+    report, _ = await run(refusing, index, chains, engine.clock)
+    assert FAILURES <= len(refusing.sent) < FAILURES + 8
+    assert (report.kept_tokens, report.dropped_tokens, report.partial) == (0, 100 * BLOCK, True)
+    assert "HTTP 503" in report.message
