@@ -174,7 +174,9 @@ class KvEventReader:
             socket.connect(self._replay_endpoint)
             await socket.send_multipart([b"", self._next.to_bytes(8, "big")])
             while True:
-                frames = await asyncio.wait_for(socket.recv_multipart(), REPLAY_TIMEOUT)
+                # Not wait_for: it loses a cancellation that comes together with an answer.
+                async with asyncio.timeout(REPLAY_TIMEOUT):
+                    frames = await socket.recv_multipart()
                 number = int.from_bytes(frames[-2], "big", signed=True)
                 if number < 0 or (until is not None and number >= until):
                     return

@@ -1,0 +1,51 @@
+"""A worker that leaves by replay: conversations go on with the survivor, and find their prefixes there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+from warmfleet_runtime.kubeclient import Resource
+from warmfleet_worker.engines.simulated.tokens import chat_text, expected_text, tokenize
+from world import World, deployment, eventually, instance_type
+
+MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+TOKENS = 320
+
+
+async def converse(endpoint: str, number: int, *, again: bool) -> dict[str, Any]:
+    """The first turn of a conversation, or its second; returns the usage."""
+    messages = [{"role": "user", "content": " ".join(f"{number}-word-{i}" for i in range(200))}]
+    if again:
+        prompt = chat_text((m["role"], m["content"]) for m in messages)
+        messages.append({"role": "assistant", "content": expected_text(tokenize(prompt), TOKENS)})
+        messages.append({"role": "user", "content": "and then?"})
+    body = {"model": MODEL, "messages": messages, "max_tokens": 1 if again else TOKENS, "ignore_eos": True}
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+        session.post(f"{endpoint}/v1/chat/completions", json=body) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return (await answer.json())["usage"]
+
+
+async def test_a_replay_leaves_the_prefixes_with_the_survivor(running: World) -> None:
+    spec = deployment(replicas=2, kvCache={"drainDeadline": "2m", "handover": ["replay"]})
+    await running.apply(instance_type(), spec)
+    await running.until_ready(2)
+    endpoint = await running.until_endpoint()
+    first = [await converse(endpoint, n, again=False) for n in range(6)]
+    await running.kubectl("scale", "llmd", "chat", "--replicas=1")
+
+    async def told() -> str:
+        events = await running.kube.list(Resource("v1", "events"), "default")
+        return next((e["message"] for e in events["items"] if e["reason"] == "DrainCompleted"), "")
+
+    message = await eventually(told, "report of the drain", seconds=60)
+    assert " 0 dropped" in message, message
+    await running.until_ready(1, seconds=60)
+    endpoint = await running.until_endpoint()
+    second = [await converse(endpoint, n, again=True) for n in range(6)]
+    for before, after in zip(first, second, strict=True):
+        assert after["prompt_tokens_details"]["cached_tokens"] >= before["total_tokens"] - 2 * 16, (message, second)
