@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from warmfleet_cli import simulate_requests
+
 if TYPE_CHECKING:
     from warmfleet_contracts.traces import RateTrace
     from warmfleet_simulation.fleet import Fleet, Load
@@ -41,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peak-workers", type=float, default=60.0, help="size of the standard fleet at p99.9 demand")
     parser.add_argument("--untuned", action="store_true", help="only the documented default of each knob")
     parser.add_argument("--seed", type=int, default=1, help="seed of all random draws (default 1)")
+    simulate_requests.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.engine == "requests":
+        return simulate_requests.run(args)
     from warmfleet_simulation.sweep import sweep  # noqa: PLC0415 - heavy
 
     policies = _policies(args.policy)

@@ -12,10 +12,10 @@ from warmfleet_simulation.fleet import Load
 from warmfleet_simulation.outcome import Action
 from warmfleet_simulation.sweep import Curve, Result, rows
 
-_COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#9d755d", "#72b7b2", "#eeca3b", "#bab0ac")
+COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#9d755d", "#72b7b2", "#eeca3b", "#bab0ac")
 _OURS = "#e45756"
 _MOST_ACTIONS = 400
-_STYLE = """
+STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%;font-size:13px}td,th{padding:.25rem .5rem;border-bottom:1px solid #ddd;
 text-align:right}td:first-child,th:first-child,td.t{text-align:left}.n{color:#666;font-size:13px}
@@ -24,7 +24,7 @@ text-align:right}td:first-child,th:first-child,td.t{text-align:left}.n{color:#66
 
 def colour(policy: str, index: int) -> str:
     """A policy's colour: red for ours, so that it is found at once whether it wins or loses."""
-    return _OURS if policy == "warmfleet" else _COLOURS[index % len(_COLOURS)]
+    return _OURS if policy == "warmfleet" else COLOURS[index % len(COLOURS)]
 
 
 def pareto(result: Result) -> go.Figure:
@@ -123,7 +123,7 @@ def page(result: Result, load: Load, notes: Sequence[str]) -> str:
     proved = result.optimum_plan_cost / result.optimum - 1.0 if result.optimum else 0.0
     return (
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(result.scenario)}</title>"
-        f"<style>{_STYLE}</style></head><body><h1>{html.escape(result.scenario)}</h1>"
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(result.scenario)}</h1>"
         f"<p>Objective: {result.objective:.2%} of requests in time. Clairvoyant optimum: ${result.optimum:,.2f}, a "
         f"lower bound with a plan {proved:.3%} above it. Scored: {load.score.sum() * load.step_s / 86400:.2f} days; "
         f"tuned on {load.tune.sum() * load.step_s / 86400:.2f} days before.</p><ul class=n>{said}</ul>"

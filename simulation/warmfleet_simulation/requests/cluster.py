@@ -140,6 +140,7 @@ class _Fleet:
         self.wanted = workers
         self.leaving: list[Leaving] = []
         self.due: dict[int, float] = {}
+        self.warmed: set[int] = set()
         self.since = dict.fromkeys(range(workers), 0.0)
         self.events: list[Event] = []
         self.departures: list[Departure] = []
@@ -155,8 +156,14 @@ class _Fleet:
     def run(self, until: float) -> None:
         self.steps += kernel.advance(self.machine, self.state, len(self.work.arrival_s), until)
         self.worker_s += TICK_S * int((self.state.phase != GONE).sum())
-        for w in [w for w, at in self.due.items() if at <= until]:
+        ready = [w for w, at in self.due.items() if at <= until]
+        joining = [w for w in ready if self.arm.prewarm and w not in self.warmed]
+        for i, w in enumerate(joining):
+            self.due[w] = until + self.handover.prewarm(w, i, len(joining), until)
+            self.warmed.add(w)
+        for w in [w for w in ready if self.due[w] <= until]:
             del self.due[w]
+            self.warmed.discard(w)
             self.state.phase[w] = SERVING
         for one in list(self.leaving):
             if self.state.load[one.worker] == 0 and self.handover.go_on(one, until):
@@ -209,6 +216,8 @@ class _Fleet:
         st = self.state
         if self.due.pop(w, None) is not None:
             st.phase[w] = GONE
+            self.warmed.discard(w)
+            forget(st, w)
             return
         one = Leaving(w, now, int(st.size[w]))
         st.phase[w] = DRAINING

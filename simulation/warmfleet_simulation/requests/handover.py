@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from warmfleet_simulation.requests import kernel, value
-from warmfleet_simulation.requests.arrays import Machine, State
+from warmfleet_simulation.requests.arrays import SERVING, Machine, State
 from warmfleet_simulation.requests.blocks import move_chain, oldest_stamp
 from warmfleet_simulation.requests.router import learn, route
 from warmfleet_simulation.requests.setup import Arm
@@ -110,6 +110,33 @@ class Handover:
             moved = move_chain(m, st, r, length, target, now)
             one.credit -= moved
             one.moved += moved * self._work.block_tokens
+
+    def prewarm(self, new: int, index: int, joining: int, now: float) -> float:
+        """Copies a share of what the others hold to a worker that starts; answers the seconds its link needs.
+
+        Of every T hot prompts of a worker, the most recent first, one goes to each of the workers that join, T being
+        the workers there will be. The router sends a copied prompt to its new place from then on: without that,
+        sessions stay with the survivors, whose caches are full, beside empty ones.
+
+        Args:
+            new: The worker.
+            index: Which of those that join it is, from 0.
+            joining: How many join now.
+            now: Seconds.
+        """
+        m, st, moved = self._machine, self._state, 0
+        serving = [int(w) for w in np.flatnonzero(st.phase == SERVING)]
+        for w in serving:
+            one = Leaving(w, now, 0)
+            self.note_hot(one, now)
+            share = one.chains[index :: len(serving) + joining]
+            for r, length in reversed(share):
+                if st.used[new] + length > m.blocks:
+                    break
+                moved += move_chain(m, st, r, length, new, now)
+                learn(st, r, length, new)
+                st.believed[w, st.blocks[st.start[r] + length - 1]] = 0
+        return moved * m.block_bytes / m.link_bytes_per_s
 
     def _target(self, r: int, length: int) -> int:
         """Who takes a prompt, and the router learns it; -1 when it would push out what is used more recently."""

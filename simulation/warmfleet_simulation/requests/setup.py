@@ -39,6 +39,7 @@ class Arm:
         deadline_s: Longest hand-over after the requests have ended.
         balance_abs: Difference in requests from which the router looks at loads alone; 64 is vllm-router's default.
             None: as many requests of the workload's mean length as a worker's cache holds, at most a full batch.
+        prewarm: A new worker copies its share of the others' hot prompts before it serves.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Arm:
     store_gbit: float = 400.0
     deadline_s: float = 60.0
     balance_abs: int | None = 64
+    prewarm: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ ARMS = (
     Arm("victim"),
     Arm("replay", handover="replay"),
     Arm("migrate", handover="migrate"),
+    Arm("migrate+prewarm", handover="migrate", prewarm=True),
     Arm("store", handover="store", store_tokens=STORE_TOKENS),
 )
 """Naive deletion as a ReplicaSet does it, and of arbitrary workers; then what each mechanism adds: waiting for
@@ -129,7 +130,7 @@ def trial(
     *,
     arms: Sequence[Arm] = ARMS,
     phase_s: float = 0.0,
-    said: Callable[[str], None] = lambda _: None,
+    seen: Callable[[str, Run], None] = lambda _name, _run: None,
 ) -> list[Outcome]:
     """All arms on one workload, beside the fleets that never scale.
 
@@ -140,7 +141,7 @@ def trial(
         seed: Only noted; the workload was drawn by it.
         arms: Ways to scale; all with the same router as the first one.
         phase_s: Moves the pattern.
-        said: Is told each run's name when it has ended.
+        seen: Is given each run, with its name, when it has ended.
 
     Raises:
         ValueError: The workload is too short for one scale-down, or the routers differ.
@@ -151,12 +152,12 @@ def trial(
         raise ValueError(f"{work.name}: {work.duration_s:.0f} s are too short for a fleet {pattern.name}")
     if len({(arm.routing, arm.balance_abs) for arm in arms}) > 1:
         raise ValueError("arms with different routers cannot be compared")
-    plain = replace(arms[0], victims="planner", leaving="drain", handover="none", store_tokens=0)
+    plain = replace(arms[0], victims="planner", leaving="drain", handover="none", store_tokens=0, prewarm=False)
 
     def figures(arm: Arm, plan: Sequence[tuple[float, int]], workers: int = WORKERS) -> _Figures:
-        found = _figures(simulate(work, engine, arm, plan, workers=workers), downs)
-        said(arm.name)
-        return found
+        run = simulate(work, engine, arm, plan, workers=workers)
+        seen(arm.name, run)
+        return _figures(run, downs)
 
     never = {0: figures(replace(plain, name="never"), [])}
     out = [_outcome("never", pattern, seed, never[0], never[0])]

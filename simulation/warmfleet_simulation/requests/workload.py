@@ -58,21 +58,38 @@ def conversation(folder: Path) -> Work:
     return pack(load_requests(folder / "mooncake_conversation.parquet"), block_tokens=512)
 
 
-def agentic(folder: Path, seed: int, *, sessions: int = SESSIONS, spread_s: float = SPREAD_S) -> Work:
+def agentic(folder: Path, seed: int, *, sessions_count: int = SESSIONS, spread_s: float = SPREAD_S) -> Work:
     """Coding-agent sessions, drawn and started by ``seed``: 64-token blocks.
 
     Args:
         folder: Folder of the traces.
         seed: Which sessions, and when they start.
-        sessions: How many.
+        sessions_count: How many.
         spread_s: Seconds over which they start.
     """
-    trace = load_requests(folder / "weka_agentic.parquet")
+    return sessions(load_requests(folder / "weka_agentic.parquet"), seed, count=sessions_count, spread_s=spread_s)
+
+
+def sessions(
+    trace: RequestTrace, seed: int, *, count: int = SESSIONS, spread_s: float = SPREAD_S, block_tokens: int = 64
+) -> Work:
+    """Sessions of a trace without a common clock, drawn and started by ``seed``.
+
+    Args:
+        trace: Requests by session.
+        seed: Which sessions, and when they start.
+        count: How many, at most.
+        spread_s: Seconds over which they start.
+        block_tokens: Tokens of the blocks that ``hash_ids`` speak of.
+
+    Raises:
+        TraceError: The trace has no sessions.
+    """
     if trace.session is None:
         raise TraceError(f"{trace.name}: no column session_id")
     rng = np.random.default_rng(seed)
     names = sorted(set(trace.session))
-    chosen = rng.choice(len(names), size=min(sessions, len(names)), replace=False)
+    chosen = rng.choice(len(names), size=min(count, len(names)), replace=False)
     starts = dict(zip((names[i] for i in chosen), rng.uniform(0.0, spread_s, size=len(chosen)), strict=True))
     kept = [i for i, s in enumerate(trace.session) if s in starts and 0 < trace.input_tokens[i] <= MOST_TOKENS]
     arrival = np.array([starts[trace.session[i]] for i in kept]) + trace.arrival_s[kept]
@@ -88,7 +105,7 @@ def agentic(folder: Path, seed: int, *, sessions: int = SESSIONS, spread_s: floa
             session=None,
             hash_ids=hashes,
         ),
-        block_tokens=64,
+        block_tokens=block_tokens,
     )
 
 
