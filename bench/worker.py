@@ -133,7 +133,7 @@ def index_figures() -> tuple[list[float], float]:
         chains.take(batch)
         used += time.process_time() - began
         count += events
-        if count >= BLOCKS // 10:
+        if count >= BLOCKS // 11:
             speeds.append(count / used)
             used, count = 0.0, 0
     del batch

@@ -8,7 +8,8 @@
 ``WARMFLEET_SLO_TTFT_SECONDS``          Objective for the time to first token (2).
 ``WARMFLEET_SLO_TPOT_SECONDS``          Objective for the time per output token (0.05).
 ``WARMFLEET_POLL_SECONDS``              Time between two looks at the engine (1); never less than 0.25 s of real time
-                                        (0.1 s while the worker starts or drains).
+                                        (while the worker starts or drains a quarter of that,
+                                        and 0.1 s).
 ``WARMFLEET_UNROUTE_SECONDS``           Time from readiness taken away to no router sending requests (2).
 ``WARMFLEET_UNROUTE_REAL_SECONDS``      The same in real time, for routers that poll in real time (1.5): the longer one
                                         holds.
@@ -43,6 +44,8 @@ MIN_POLL_REAL = 0.25
 """Real seconds: the agent looks no more often, however fast the clock runs (a look costs both sides 3 ms)."""
 MIN_POLL_REAL_URGENT = 0.1
 """The same while the worker starts or drains."""
+URGENT = 0.25
+"""Share of the time between two looks that then is enough: an idle worker is to be gone within a second."""
 
 
 class SettingsError(ValueError):
@@ -79,7 +82,9 @@ class Settings:
 
     def period(self, scale: float, *, urgent: bool = False) -> float:
         """Logical seconds between two looks at the engine."""
-        return max(self.poll, (MIN_POLL_REAL_URGENT if urgent else MIN_POLL_REAL) * scale)
+        if urgent:
+            return max(self.poll * URGENT, MIN_POLL_REAL_URGENT * scale)
+        return max(self.poll, MIN_POLL_REAL * scale)
 
 
 def settings_from_env(environ: Mapping[str, str]) -> Settings:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 
 from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockHash, BlockStored
 from warmfleet_worker.kv.index import HOT_TICKS, BlockIndex, tick_of
@@ -118,20 +119,18 @@ class HotChains:
         self._count += size * (len(kept) - before)
 
     def _shrink(self) -> None:
-        """Keep the half that was used last; within one tick, what came first."""
-        ticks = {b: tick for b in self._tokens if (tick := self._index.used(b)) is not None}
-        by_tick = Counter[int]()
-        for block, tick in ticks.items():
-            by_tick[tick] += len(self._tokens[block]) // 4
-        left, room = {}, self._budget // 2
-        for tick in sorted(by_tick, reverse=True):
-            left[tick] = min(room, by_tick[tick])
-            room -= left[tick]
-        kept: dict[BlockHash, bytes] = {}
-        for block, tick in ticks.items():
-            tokens = self._tokens[block]
-            if left[tick] >= len(tokens) // 4:
-                left[tick] -= len(tokens) // 4
-                kept[block] = tokens
+        """Keep the half that was used last; within one tick, what came first. One pass, because it comes often."""
+        ticks = self._index.used_of(self._tokens)
+        room = len(ticks) * self._budget // (2 * self._count)
+        counts, cut = Counter(ticks), 0
+        for tick in sorted(counts, reverse=True):
+            cut = tick
+            if counts[tick] > room or tick <= 0:
+                break
+            room -= counts[tick]
+        pairs = list(zip(self._tokens.items(), ticks, strict=True))
+        kept = {block: tokens for (block, tokens), tick in pairs if tick > cut}
+        if cut > 0:
+            kept.update(islice((item for item, tick in pairs if tick == cut), room))
         self._tokens = kept
         self._count = sum(map(len, kept.values())) // 4

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from warmfleet_contracts.sketch import SPACE, Sketch, sample, value_of
 
@@ -122,6 +122,11 @@ class BlockIndex:
         """Tick of the last use of a block of the first KV cache group; None when it is not held."""
         row = self._rows[0].get(block)
         return self._used[row] if row is not None and self._where[row] & HELD else None
+
+    def used_of(self, blocks: Iterable[BlockHash]) -> list[int]:
+        """The same for many, in their order; 0 for those that are not held."""
+        rows, used, where = self._rows[0], self._used, self._where
+        return [0 if (row := rows.get(b)) is None or not where[row] & HELD else used[row] for b in blocks]
 
     def parent(self, block: BlockHash) -> BlockHash | None:
         """The block above in the chain; None at the start of a prompt, or where nothing is known of it."""
