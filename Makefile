@@ -75,6 +75,7 @@ test-vllm: vllm ## The worker on a real vLLM: adapter, drain, hand-over, kills (
 bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then the yardstick (about an hour)
 	$(PY) bench/reaction.py
 	$(PY) bench/yardstick.py
+	$(PY) bench/caches.py
 
 .PHONY: bench-forecast
 bench-forecast: $(STAMP) ## The forecast against its baselines on every trace, with plots in out/forecast (about 3 minutes)
