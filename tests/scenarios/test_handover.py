@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
+from warmfleet_contracts import labels
 from warmfleet_runtime.kubeclient import Resource
 from warmfleet_worker.engines.simulated.tokens import chat_text, expected_text, tokenize
 from world import World, deployment, eventually, instance_type
@@ -33,9 +34,10 @@ async def converse(endpoint: str, number: int, *, again: bool) -> dict[str, Any]
 async def test_a_replay_leaves_the_prefixes_with_the_survivor(running: World) -> None:
     spec = deployment(replicas=2, kvCache={"drainDeadline": "2m", "handover": ["replay"]})
     await running.apply(instance_type(), spec)
-    await running.until_ready(2)
-    endpoint = await running.until_endpoint()
-    first = [await converse(endpoint, n, again=False) for n in range(6)]
+    pods = await running.until_ready(2)
+    # Not through the router, which may give all of them to one worker: whoever leaves must hold some.
+    workers = [f"http://{pod['status']['podIP']}:{labels.ENGINE_PORT}" for pod in pods]
+    first = [await converse(workers[n % 2], n, again=False) for n in range(6)]
     await running.kubectl("scale", "llmd", "chat", "--replicas=1")
 
     async def told() -> str:

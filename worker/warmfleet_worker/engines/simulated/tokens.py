@@ -1,7 +1,7 @@
 """Tokens of the simulated engine: cheap, the same in every process, and checkable by a client.
 
 * A text is split at white space; each word is cut into pieces of 12 characters; a piece is one token, whose id is
-  the CRC-32 of its UTF-8 bytes.
+  the CRC-32 of its UTF-8 bytes without the highest bit: routers parse ids as signed 32-bit numbers.
 * Token i of a response is the word ``<seed>.<i>``, where the seed is four hex digits of the prompt's token ids. So a
   client can check a stream to its last token, and a conversation that contains the response has the same tokens.
 """
@@ -14,6 +14,7 @@ from zlib import crc32
 
 PIECE = 12
 """Characters of a token."""
+_ID = 0x7FFF_FFFF
 
 
 def tokenize(text: str) -> list[int]:
@@ -21,9 +22,9 @@ def tokenize(text: str) -> list[int]:
     ids: list[int] = []
     for word in text.encode("utf-8", "replace").split():
         if len(word) <= PIECE:
-            ids.append(crc32(word))
+            ids.append(crc32(word) & _ID)
         else:
-            ids.extend(crc32(word[i : i + PIECE]) for i in range(0, len(word), PIECE))
+            ids.extend(crc32(word[i : i + PIECE]) & _ID for i in range(0, len(word), PIECE))
     return ids
 
 
@@ -49,7 +50,7 @@ def response_text(seed: str, start: int, end: int) -> str:
 
 def response_ids(seed: str, start: int, end: int) -> list[int]:
     """Token ids of the response tokens ``start`` to ``end`` (exclusive)."""
-    return [crc32(b"%s.%d" % (seed.encode(), i)) for i in range(start, end)]
+    return [crc32(b"%s.%d" % (seed.encode(), i)) & _ID for i in range(start, end)]
 
 
 def expected_text(prompt_token_ids: Sequence[int], n: int) -> str:
