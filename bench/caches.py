@@ -68,7 +68,7 @@ def ablation(work: Work, of: Engine, said: Any) -> list[dict[str, Any]]:
         ]
         named = [replace(arm, name=f"{i}") for i, arm in enumerate(arms)]
         found = {one.arm: one for one in trial(work, of, HALVED, 1, arms=named, seen=said)}
-        out += [{"arm": asdict(arm), **asdict(found[f"{i}"])} for i, arm in enumerate(arms)]
+        out += [{**asdict(found[f"{i}"]), "arm": asdict(arm)} for i, arm in enumerate(arms)]
     return out
 
 
