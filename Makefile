@@ -51,6 +51,10 @@ format: $(STAMP) ## Format and mend what lint can mend
 test: lint ## Everything that needs no binary beyond pip packages (under 6 minutes on 2 cores)
 	$(PYTEST) tests --ignore=tests/controlplane --ignore=tests/vllm -n $(JOBS) --dist=loadgroup
 
+.PHONY: test-compiled
+test-compiled: $(STAMP) ## The request-level simulator's tests as compiled code (a minute of compiling in a fresh checkout)
+	NUMBA_DISABLE_JIT=0 $(PYTEST) tests/simulation/test_requests.py
+
 .PHONY: demo
 demo: $(STAMP) ## The whole product on this machine in under 4 minutes; CLUSTER=controlplane: on a real control plane
 	$(if $(filter controlplane,$(CLUSTER)),$(PY) tests/controlplane/in_netns.py --) $(PY) -m warmfleet_cli demo --cluster $(CLUSTER) $(DEMO_ARGS)

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Compiling the request-level simulator takes a minute of processor time in a fresh checkout. Its tests are small, so
+# they run interpreted, the same code line by line; `make test-compiled` runs them compiled.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

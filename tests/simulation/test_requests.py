@@ -1,6 +1,6 @@
 """Single requests on engines with a prefix cache each.
 
-All that need compiled code are in this module and run in one process: it is compiled once, and kept on disk.
+They run in one process, interpreted or compiled: compiled once then, and kept on disk.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def test_prefix_aware_routing_hits_more_than_routing_that_is_blind() -> None:
 
 
 def test_a_trial_compares_with_fleets_that_never_scale() -> None:
-    work = conversations(users=40, turns=60)
+    work = conversations(users=12, turns=40)
     pattern = Pattern("halved", 4, 300.0, 120.0)
     found = {one.arm: one for one in trial(work, ENGINE, pattern, 1)}
     assert found["never"].retained == 1.0
