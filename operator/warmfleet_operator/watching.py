@@ -23,6 +23,10 @@ _LOG = logging.getLogger(__name__)
 _BACKOFFS = (1, 1, 2, 3, 5, 8, 13, 21, 30, 30, 30, 30)
 """Real seconds between attempts when the API server refuses or is away; after these the process gives up."""
 
+_WATCH_TASK = "watcher for "
+"""How kopf names the task of each watched resource."""
+_LOOK_SECONDS = 0.2
+
 
 class Watcher:
     """Runs kopf until stopped.
@@ -72,8 +76,8 @@ class Watcher:
                 self._on_end("the watch ended")
 
     async def _run(self) -> None:
-        try:
-            await kopf.operator(
+        running = asyncio.create_task(
+            kopf.operator(
                 registry=self._registry(),
                 settings=_settings(namespaced=bool(self._namespace)),
                 standalone=True,
@@ -81,8 +85,24 @@ class Watcher:
                 namespaces=[self._namespace] if self._namespace else [],
                 stop_flag=self._release,
             )
+        )
+        try:
+            await self._supervise(running)
         finally:
             self._release.set()  # kopf waits for its flag in an executor thread, without which the loop cannot end
+
+    async def _supervise(self, running: asyncio.Task[None]) -> None:
+        """Wait for the end of kopf, and tell of a failed watch at once: the way out of kopf can hang on the others."""
+        watches: set[asyncio.Task[Any]] = set()
+        while not running.done():
+            watches |= {task for task in asyncio.all_tasks() if task.get_name().startswith(_WATCH_TASK)}
+            ended = {task for task in watches if task.done()}
+            watches -= ended
+            failures = [error for task in ended if not task.cancelled() and (error := task.exception()) is not None]
+            if failures and not self._stop.is_set():
+                self._on_end(f"the watch failed: {failures[0]}")
+            await asyncio.wait([running], timeout=_LOOK_SECONDS)
+        await running
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
