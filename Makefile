@@ -72,8 +72,12 @@ vllm: $(STAMP) ## Install a real vLLM for CPUs into the user's cache (6 GB, some
 	$(PY) tests/vllm/environment.py
 
 .PHONY: test-vllm
-test-vllm: vllm ## The worker on a real vLLM: adapter, drain, hand-over, kills (under 12 minutes on 2 cores)
-	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm -x
+test-vllm: vllm ## The worker on a real vLLM: adapter, drain, hand-over (about 3 minutes on 2 cores)
+	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm/test_departure.py -x
+
+.PHONY: soak-vllm
+soak-vllm: vllm ## Kills in the middle of a hand-over, slow storage, pre-warm: six engines, long on 2 cores
+	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm/test_hard_departures.py
 
 .PHONY: bench
 bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then the yardstick (about an hour)
