@@ -12,7 +12,7 @@ from typing import Any
 
 from warmfleet_contracts import labels
 from warmfleet_contracts.api import LLMDeploymentSpec, Variant
-from warmfleet_contracts.api.llmdeployment import S3Source
+from warmfleet_contracts.api.model import S3Source
 
 from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV
 
