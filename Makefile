@@ -49,7 +49,7 @@ format: $(STAMP) ## Format and mend what lint can mend
 
 .PHONY: test
 test: lint ## Everything that needs no binary beyond pip packages (under 6 minutes on 2 cores)
-	$(PYTEST) tests --ignore=tests/controlplane --ignore=tests/vllm -n $(JOBS) --dist=loadgroup
+	$(PYTEST) tests --ignore=tests/controlplane --ignore=tests/vllm --ignore=tests/prometheus -n $(JOBS) --dist=loadgroup
 
 .PHONY: test-compiled
 test-compiled: $(STAMP) ## The request-level simulator's tests as compiled code (a minute of compiling in a fresh checkout)
@@ -66,6 +66,14 @@ controlplane: $(STAMP) ## Build (or find) kube-apiserver, etcd, scheduler, contr
 .PHONY: test-controlplane
 test-controlplane: controlplane ## The scenarios, and what only it can prove, on a real Kubernetes control plane
 	WARMFLEET_CLUSTER=controlplane $(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/controlplane tests/scenarios -n $(JOBS) --dist=loadgroup
+
+.PHONY: prometheus
+prometheus: $(STAMP) ## Find prometheus and promtool, or unpack Debian's into the user's cache
+	$(PY) tests/controlplane/prometheus_programs.py
+
+.PHONY: test-prometheus
+test-prometheus: prometheus ## The queries on a real Prometheus (seconds)
+	$(PYTEST) tests/prometheus
 
 .PHONY: vllm
 vllm: $(STAMP) ## Install a real vLLM for CPUs into the user's cache (6 GB, some minutes, once)

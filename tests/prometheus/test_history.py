@@ -1,14 +1,8 @@
-"""History from a real Prometheus: blocks written by promtool, asked through the API.
-
-Needs the programs ``prometheus`` and ``promtool`` on PATH, or in the folder named by WARMFLEET_PROMETHEUS (Debian's
-package ``prometheus`` has both); skipped otherwise.
-"""
+"""History from a real Prometheus: blocks written by promtool, asked through the API."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -18,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
+from prometheus_programs import PrometheusPrograms
 from warmfleet_forecasting.history import HistoryError, HistoryProblem, Key
 from warmfleet_forecasting.history.prometheus import PrometheusHistory, PrometheusSettings
 
@@ -50,32 +45,40 @@ def exposition() -> str:
     return "\n".join([*gauge, *counter, "# EOF", ""])
 
 
-def program(name: str) -> str:
-    found = shutil.which(name, path=os.environ.get("WARMFLEET_PROMETHEUS")) or shutil.which(name)
-    if found is None:
-        pytest.skip(f"no {name} on PATH; install Debian's prometheus or set WARMFLEET_PROMETHEUS to its folder")
-    return found
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    promtool = program("promtool")
+def data(tmp_path_factory: pytest.TempPathFactory, programs: PrometheusPrograms) -> Path:
     folder = tmp_path_factory.mktemp("prometheus")
     (folder / "metrics.txt").write_text(exposition())
     length = "--max-block-duration=240h"
-    command = [promtool, "tsdb", "create-blocks-from", length, "openmetrics", folder / "metrics.txt", folder / "data"]
+    command = [
+        programs.promtool,
+        "tsdb",
+        "create-blocks-from",
+        length,
+        "openmetrics",
+        folder / "metrics.txt",
+        folder / "data",
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=100)
     (folder / "prometheus.yml").write_text("global: {scrape_interval: 60s}\n")
     return folder
 
 
+async def ready(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(f"{url}/-/ready") as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
 @pytest.fixture
-async def url(data: Path) -> AsyncIterator[str]:
+async def url(data: Path, programs: PrometheusPrograms) -> AsyncIterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = await asyncio.create_subprocess_exec(
-        program("prometheus"),
+        programs.prometheus,
         f"--config.file={data / 'prometheus.yml'}",
         f"--storage.tsdb.path={data / 'data'}",
         "--storage.tsdb.retention.time=100d",
@@ -87,14 +90,9 @@ async def url(data: Path) -> AsyncIterator[str]:
     found = f"http://127.0.0.1:{port}"
     try:
         async with aiohttp.ClientSession() as session:
-            for _ in range(300):
-                try:
-                    async with session.get(f"{found}/-/ready") as answer:
-                        if answer.status == 200:
-                            break
-                except aiohttp.ClientError:
-                    pass
-                await asyncio.sleep(0.1)
+            async with asyncio.timeout(60):
+                while not await ready(session, found):
+                    await asyncio.sleep(0.1)
         yield found
     finally:
         process.terminate()
