@@ -1,4 +1,4 @@
-"""Finds prometheus and promtool: in a named folder, on PATH, in the user's cache, else from Debian's package.
+"""Finds, and runs, prometheus and promtool: from a named folder, PATH, the user's cache or Debian's package.
 
 The package ``prometheus`` is downloaded with apt and unpacked into the user's cache, which needs no root and installs
 nothing. Where the machine's own lists of packages do not do, lists of this module's own are fetched first.
@@ -11,9 +11,12 @@ import fcntl
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ PACKAGE = "prometheus"
 NAMES = ("prometheus", "promtool")
 FOLDER_VARIABLE = "WARMFLEET_PROMETHEUS"
 _APT_TIMEOUT_S = 300.0
+_READY_TIMEOUT_S = 60.0
 
 
 class PrometheusUnavailableError(RuntimeError):
@@ -111,6 +115,46 @@ def _run(*command: str, cwd: str) -> None:
             f"no {' and '.join(NAMES)} on PATH, and Debian's package {PACKAGE} cannot be had: "
             f"`{' '.join(command)}` said:\n{done.stderr[-1000:]}"
         )
+
+
+@contextlib.contextmanager
+def serving(config: Path, data: Path, *flags: str) -> Iterator[str]:
+    """Runs a server on a free port of 127.0.0.1 and yields its URL once it is ready.
+
+    Args:
+        config: ``prometheus.yml``; addresses of what it scrapes are in there.
+        data: Folder of its blocks; created if absent.
+        flags: More of the server's flags.
+
+    Raises:
+        PrometheusUnavailableError: There is no Prometheus.
+        RuntimeError: The server ended or was not ready in time; the message ends with its log.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{probe.getsockname()[1]}"
+    own = [f"--config.file={config}", f"--storage.tsdb.path={data}", f"--web.listen-address={url}"]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([prometheus_programs().prometheus, *own, *flags], stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + _READY_TIMEOUT_S
+            while not _ready(f"http://{url}/-/ready"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise RuntimeError(f"Prometheus did not become ready:\n{log.read()[-2000:]}")
+                time.sleep(0.1)
+            yield f"http://{url}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # refused, or 503 until the blocks are read
+        return False
 
 
 @contextlib.contextmanager

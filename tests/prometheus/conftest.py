@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "controlplane"))  # that folder is no package
 
-from prometheus_programs import PrometheusPrograms, PrometheusUnavailableError, prometheus_programs  # noqa: E402
+from prometheus_programs import PrometheusPrograms, PrometheusUnavailableError, prometheus_programs
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 import numpy as np
 import pytest
-from prometheus_programs import PrometheusPrograms
+from prometheus_programs import PrometheusPrograms, serving
 from warmfleet_forecasting.history import HistoryError, HistoryProblem, Key
 from warmfleet_forecasting.history.prometheus import PrometheusHistory, PrometheusSettings
 
@@ -64,39 +62,11 @@ def data(tmp_path_factory: pytest.TempPathFactory, programs: PrometheusPrograms)
     return folder
 
 
-async def ready(session: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with session.get(f"{url}/-/ready") as answer:
-            return answer.status == 200
-    except aiohttp.ClientError:
-        return False
-
-
-@pytest.fixture
-async def url(data: Path, programs: PrometheusPrograms) -> AsyncIterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        programs.prometheus,
-        f"--config.file={data / 'prometheus.yml'}",
-        f"--storage.tsdb.path={data / 'data'}",
-        "--storage.tsdb.retention.time=100d",
-        "--query.max-samples=12000",
-        f"--web.listen-address=127.0.0.1:{port}",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    found = f"http://127.0.0.1:{port}"
-    try:
-        async with aiohttp.ClientSession() as session:
-            async with asyncio.timeout(60):
-                while not await ready(session, found):
-                    await asyncio.sleep(0.1)
+@pytest.fixture(scope="module")
+def url(data: Path) -> Iterator[str]:
+    flags = ("--storage.tsdb.retention.time=100d", "--query.max-samples=12000")
+    with serving(data / "prometheus.yml", data / "data", *flags) as found:
         yield found
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def test_a_real_prometheus_agrees_with_what_was_written(url: str) -> None:
