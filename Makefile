@@ -14,6 +14,13 @@ JOBS ?= 2
 # Options for each pytest run; CI gives what a machine that is shared and slow at times needs.
 PYTEST_ARGS ?=
 CLUSTER ?= embedded
+# Folders of tests that have a target of their own.
+SEPARATE := \
+	chart \
+	controlplane \
+	gitops \
+	prometheus \
+	vllm
 
 .PHONY: help
 help: ## List the targets
@@ -49,7 +56,7 @@ format: $(STAMP) ## Format and mend what lint can mend
 
 .PHONY: test
 test: lint ## Everything that needs no binary beyond pip packages (under 6 minutes on 2 cores)
-	$(PYTEST) tests --ignore=tests/controlplane --ignore=tests/vllm --ignore=tests/prometheus -n $(JOBS) --dist=loadgroup
+	$(PYTEST) tests $(SEPARATE:%=--ignore=tests/%) -n $(JOBS) --dist=loadgroup
 
 .PHONY: test-compiled
 test-compiled: $(STAMP) ## The request-level simulator's tests as compiled code (a minute of compiling in a fresh checkout)
@@ -78,6 +85,11 @@ test-prometheus: prometheus ## The queries on a real Prometheus (seconds)
 .PHONY: vllm
 vllm: $(STAMP) ## Install a real vLLM for CPUs into the user's cache (6 GB, some minutes, once)
 	$(PY) tests/vllm/environment.py
+
+.PHONY: test-chart
+test-chart: controlplane ## The chart and the kustomize base, rendered by real Helm and kubectl, and on a real control plane
+	$(PY) tests/chart/foreign_crds.py
+	$(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/chart
 
 .PHONY: test-vllm
 test-vllm: vllm ## The worker on a real vLLM: adapter, drain, hand-over (about 3 minutes on 2 cores)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import generate
 import kubernetes_validate
 import pytest
 import yaml
+from warmfleet_contracts import labels
+from warmfleet_contracts.api import InstanceType, LLMDeployment
 from warmfleet_forecasting.rights import RIGHTS as FORECASTER_RIGHTS
 from warmfleet_forecasting.settings import load_settings as load_forecaster_settings
 from warmfleet_operator.rights import RIGHTS
-from warmfleet_operator.settings import load_settings
+from warmfleet_operator.settings import Settings, load_settings
 from warmfleet_runtime.rights import Right, Scope
 
 Json = dict[str, Any]
@@ -35,11 +39,25 @@ COMBINATIONS: dict[str, list[str]] = {
         '--set-json=affinity={"nodeAffinity":{}}',
         '--set-json=config={"tickSeconds":2.5,"agentCommand":["agent","--x"]}',
         "--set=metrics.service.annotations.a=b",
+        "--set=commonLabels.team=serving",
+        "--set=replicas=3",
+        "--set=networkPolicy.enabled=true",
+        '--set-json=networkPolicy.scrapers=[{"namespaceSelector":{"matchLabels":{"name":"monitoring"}}}]',
+        "--set=metrics.dashboards.enabled=true",
+        "--set=metrics.dashboards.annotations.folder=LLM",
+        '--set-json=extraEnv=[{"name":"A","value":"b"}]',
+        '--set-json=forecaster.extraEnv=[{"name":"A","valueFrom":{"fieldRef":{"fieldPath":"metadata.uid"}}}]',
+        '--set-json=topologySpreadConstraints=[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]',
         "--set=forecaster.replicas=3",
         "--set=forecaster.persistence.enabled=true",
         "--set=forecaster.persistence.storageClassName=fast",
         "--set=forecaster.serviceAccountAnnotations.a=b",
         '--set-json=forecaster.config={"history":"Prometheus","prometheusUrl":"http://prometheus:9090"}',
+    ],
+    "small": [
+        "--set=networkPolicy.enabled=true",
+        "--set=forecaster.enabled=false",
+        "--set=fullnameOverride=x",
     ],
     "as little as possible": [
         "--set=crds.enabled=false",
@@ -186,6 +204,11 @@ def test_a_changed_setting_rolls_the_pods(helm: str) -> None:
         ("--set=replicas=-1", "replicas"),
         ("--set=forecaster.config.databasePath=x", "databasePath"),
         ("--set=forecaster.config.refitSecond=60", "refitSecond"),
+        ("--set=metrics.podMonitor.interval=often", "interval"),
+        ("--set=metrics.podMonitors.enabled=true", "podMonitors"),
+        ("--set=resources.limits.memory=much", "memory"),
+        ('--set-json=extraEnv=[{"nam":"A"}]', "extraEnv"),
+        ('--set-json=commonLabels={"a":1}', "commonLabels"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(helm: str, argument: str, words: str) -> None:
@@ -210,17 +233,139 @@ def test_helm_lint_finds_nothing(helm: str) -> None:
 
 
 def test_every_value_is_described() -> None:
-    lines = (generate.CHART / "values.yaml").read_text(encoding="utf-8").splitlines()
-    values = yaml.safe_load("\n".join(lines))
-    described = {
-        lines[n + 1].strip().partition(":")[0] for n, line in enumerate(lines) if line.strip().startswith("# --")
+    text = (generate.CHART / "values.yaml").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\| `([^`]+)` \|", generate.values_table(text), re.MULTILINE))
+
+    def undescribed(value: Any, path: str) -> set[str]:
+        if path in described:
+            return set()
+        if not isinstance(value, dict):
+            return {path}
+        return {found for key, each in value.items() for found in undescribed(each, f"{path}.{key}".strip("."))}
+
+    assert not undescribed(yaml.safe_load(text), "")
+
+
+def test_every_object_of_the_schema_is_closed() -> None:
+    schema = json.loads((generate.CHART / "values.schema.json").read_text(encoding="utf-8"))
+    open_ones = {
+        path for path, node in objects(schema, "") if "properties" in node and node.get("additionalProperties", True)
+    }
+    assert not open_ones
+    free = {
+        path for path, node in objects(schema, "") if "properties" not in node and "additionalProperties" not in node
+    }
+    assert free <= FREE, "Kubernetes' own objects are checked by the API server"
+
+
+FREE = {
+    f".properties.{name}"
+    for name in (
+        "global",
+        "affinity",
+        "tolerations.items",
+        "topologySpreadConstraints.items",
+        "networkPolicy.properties.scrapers.items",
+    )
+} | {".definitions.env.items.properties.valueFrom"}
+
+
+def objects(node: Any, path: str) -> list[tuple[str, Json]]:
+    found = []
+    if isinstance(node, dict):
+        if node.get("type") == "object":
+            found.append((path, node))
+        for key, value in node.items():
+            found += objects(value, f"{path}.{key}")
+    return found
+
+
+def test_what_artifact_hub_shows_is_true() -> None:
+    chart = yaml.safe_load((generate.CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    notes = {key.partition("/")[2]: value for key, value in chart["annotations"].items()}
+    crds = yaml.safe_load(notes["crds"])
+    checked_in = [yaml.safe_load(p.read_text(encoding="utf-8")) for p in (generate.ROOT / "crds").glob("*.yaml")]
+    assert {(c["kind"], c["name"], c["version"]) for c in crds} == {
+        (c["spec"]["names"]["kind"], c["metadata"]["name"], c["spec"]["versions"][0]["name"]) for c in checked_in
+    }
+    kinds = {"LLMDeployment": LLMDeployment, "InstanceType": InstanceType}
+    for example in yaml.safe_load(notes["crdsExamples"]):
+        kinds[example["kind"]].model_validate(example)
+    images = {each["name"]: each["image"] for each in yaml.safe_load(notes["images"])}
+    values = yaml.safe_load((generate.CHART / "values.yaml").read_text(encoding="utf-8"))
+    version = chart["appVersion"]
+    assert images == {
+        "operator": f"{values['image']['repository']}:{version}",
+        "forecaster": f"{values['forecaster']['image']['repository']}:{version}",
+        "agent": Settings().agent_image,
+        "router": Settings().router_image,
     }
 
-    def leaves(mapping: Json) -> set[str]:
-        mapping = {key: value for key, value in mapping.items() if key != "resources"}  # described as a whole
-        return {key for key, value in mapping.items() if not isinstance(value, dict) or not value} | {
-            leaf for value in mapping.values() if isinstance(value, dict) for leaf in leaves(value)
-        }
 
-    undescribed = leaves(values) - described
-    assert not undescribed
+def test_the_versions_of_chart_and_package_agree() -> None:
+    chart = yaml.safe_load((generate.CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    project = tomllib.loads((generate.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert chart["version"] == chart["appVersion"] == project["version"]
+
+
+def monitoring(helm: str, *arguments: str) -> dict[str, Json]:
+    parts = ("podMonitor", "prometheusRule", "dashboards")
+    switches = [f"--set=metrics.{part}.enabled=true" for part in parts]
+    bodies = generate.render(helm, "--set=crds.enabled=false", *switches, *arguments)
+    return {f"{b['kind']}/{b['metadata']['name']}": b for b in bodies}
+
+
+def test_pod_monitors_select_pods_that_exist_and_ports_they_have(helm: str) -> None:
+    bodies = monitoring(helm)
+    own = {
+        "operator": bodies["Deployment/warmfleet-operator"],
+        "forecaster": bodies["StatefulSet/warmfleet-forecaster"],
+    }
+    for part, owner in own.items():
+        spec, template = bodies[f"PodMonitor/warmfleet-{part}"]["spec"], owner["spec"]["template"]
+        assert spec["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        ports = {port["name"] for container in template["spec"]["containers"] for port in container["ports"]}
+        assert {endpoint["port"] for endpoint in spec["podMetricsEndpoints"]} <= ports
+        assert "namespaceSelector" not in spec
+    for part, ports in ((labels.COMPONENT_ROUTER, {"metrics"}), (labels.COMPONENT_WORKER, {"agent", "http"})):
+        spec = bodies[f"PodMonitor/warmfleet-{part}"]["spec"]
+        assert spec["selector"]["matchLabels"] == {
+            labels.MANAGED_BY: labels.MANAGED_BY_VALUE,
+            labels.COMPONENT: part,
+        }
+        assert {endpoint["port"] for endpoint in spec["podMetricsEndpoints"]} == ports
+        assert spec["namespaceSelector"] == {"any": True}
+    narrow = monitoring(helm, "--set=namespaced=true")["PodMonitor/warmfleet-worker"]["spec"]
+    assert narrow["namespaceSelector"] == {"matchNames": [generate.NAMESPACE]}
+
+
+def test_rules_and_dashboards_are_the_files(helm: str) -> None:
+    bodies = monitoring(helm, "--set=metrics.prometheusRule.labels.release=prometheus")
+    files = [yaml.safe_load(p.read_text(encoding="utf-8")) for p in sorted((generate.CHART / "rules").glob("*.yaml"))]
+    if files:
+        rule = bodies["PrometheusRule/warmfleet-operator"]
+        assert rule["metadata"]["labels"]["release"] == "prometheus"
+        assert rule["spec"]["groups"] == [group for file in files for group in file["groups"]]
+    boards = {name: body for name, body in bodies.items() if "-dashboard-" in name}
+    assert {key: json.loads(value) for body in boards.values() for key, value in body["data"].items()} == {
+        p.name: json.loads(p.read_text(encoding="utf-8")) for p in (generate.CHART / "dashboards").glob("*.json")
+    }
+    assert all(body["metadata"]["labels"]["grafana_dashboard"] == "1" for body in boards.values())
+
+
+def test_a_disruption_budget_exists_where_it_blocks_nothing_for_good(helm: str) -> None:
+    def budgets(*arguments: str) -> list[Json]:
+        return [b["spec"] for b in generate.render(helm, *arguments) if b["kind"] == "PodDisruptionBudget"]
+
+    assert budgets() == []
+    (spec,) = budgets("--set=replicas=2")
+    assert (spec["minAvailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+    assert budgets("--set=replicas=2", "--set=podDisruptionBudget.enabled=false") == []
+
+
+def test_common_labels_are_on_everything_but_the_crds(helm: str) -> None:
+    for body in generate.render(
+        helm, "--set=commonLabels.team=serving", "--set=crds.enabled=false", "--set=replicas=2"
+    ):
+        assert body["metadata"]["labels"]["team"] == "serving"
+        assert "team" not in body.get("spec", {}).get("selector", {}).get("matchLabels", {})

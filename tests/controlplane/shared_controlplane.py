@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from binaries import BinariesUnavailableError, resolve
+from binaries import Binaries, BinariesUnavailableError, resolve
 from clients import ClientUnavailableError, kubectl_path
 from cluster import ControlPlane, NotIsolatedError, require_isolation
 
@@ -34,17 +34,26 @@ def running() -> ControlPlane:
     Skips the test where there cannot be one, or fails it with WARMFLEET_REQUIRE_REAL=1.
     """
     if _Shared.running is None:
-        try:
-            require_isolation()
-            binaries = resolve(build=False)  # building takes minutes and the network: in_netns.py does it before
-            kubectl_path(binaries.version)
-        except (NotIsolatedError, BinariesUnavailableError, ClientUnavailableError) as error:
-            _unavailable(str(error))
+        binaries = usable()
         worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
         made = ControlPlane(binaries, slot=int(worker.removeprefix("gw")), crds=CRDS)
         made.__enter__()  # `stop` is the other half
         _Shared.running = made
     return _Shared.running
+
+
+def usable() -> Binaries:
+    """The programs of a control plane, where one can run.
+
+    Skips the test where there cannot be one, or fails it with WARMFLEET_REQUIRE_REAL=1.
+    """
+    try:
+        require_isolation()
+        binaries = resolve(build=False)  # building takes minutes and the network: in_netns.py does it before
+        kubectl_path(binaries.version)
+    except (NotIsolatedError, BinariesUnavailableError, ClientUnavailableError) as error:
+        _unavailable(str(error))
+    return binaries
 
 
 def until_collecting(controlplane: ControlPlane) -> None:

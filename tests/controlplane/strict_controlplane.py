@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import shared_controlplane
-from binaries import resolve
 from cluster import ControlPlane
 
 _POLICY = {
@@ -92,7 +91,7 @@ def strict_controlplane(folder: Path, *, crds: Path | None = None) -> Iterator[S
         folder: For policy and log.
         crds: Folder of CRDs to install at the start.
     """
-    shared_controlplane.running()  # says why there cannot be one
+    binaries = shared_controlplane.usable()
     policy, log = folder / "audit-policy.json", folder / "audit.log"
     policy.write_text(json.dumps(_POLICY))
     flags = [
@@ -101,5 +100,5 @@ def strict_controlplane(folder: Path, *, crds: Path | None = None) -> Iterator[S
         "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
     ]
     slot = 15 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    with ControlPlane(resolve(build=False), slot=slot, extra_flags={"kube-apiserver": flags}, crds=crds) as servers:
+    with ControlPlane(binaries, slot=slot, extra_flags={"kube-apiserver": flags}, crds=crds) as servers:
         yield StrictControlPlane(servers, log)

@@ -15,6 +15,9 @@ app.kubernetes.io/component: operator
 {{- end -}}
 
 {{- define "warmfleet.labels" -}}
+{{- with .Values.commonLabels }}
+{{- toYaml . }}
+{{ end -}}
 {{ include "warmfleet.selector" . }}
 app.kubernetes.io/part-of: warmfleet
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -87,6 +90,9 @@ app.kubernetes.io/component: forecaster
 {{- end -}}
 
 {{- define "warmfleet.forecaster.labels" -}}
+{{- with .Values.commonLabels }}
+{{- toYaml . }}
+{{ end -}}
 {{ include "warmfleet.forecaster.selector" . }}
 app.kubernetes.io/part-of: warmfleet
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -101,5 +107,22 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- else -}}
 {{- printf "%s:%s" .repository (.tag | default $.Chart.AppVersion) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A PodMonitor's endpoint at the named port. */}}
+{{- define "warmfleet.endpoint" -}}
+- port: {{ .port }}
+  path: /metrics
+  interval: {{ .root.Values.metrics.podMonitor.interval }}
+  scrapeTimeout: {{ .root.Values.metrics.podMonitor.scrapeTimeout }}
+{{- end -}}
+
+{{/* Which namespaces hold fleets. */}}
+{{- define "warmfleet.fleetspaces" -}}
+{{- if .Values.namespaced -}}
+matchNames: [{{ .Release.Namespace }}]
+{{- else -}}
+any: true
 {{- end -}}
 {{- end -}}

@@ -1,0 +1,107 @@
+"""The installed operator at work: the chart's Deployment runs as a pod with its own token, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import ControlPlane
+from objects import eventually, get
+from releases import CHART, CRD_NAMES, SYSTEM, crds, helm, names
+from strict_controlplane import StrictControlPlane
+from traffic import Streams
+from warmfleet_contracts import labels
+from warmfleet_localcluster.node import ImageEntry, ProcessNode, Settings
+from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
+from warmfleet_runtime.kubeclient import KubeClient
+from world import SCALE, World, deployment, images, instance_type, shapes
+
+FAST = {
+    "rateWindowSeconds": 40,
+    "meanWindowSeconds": 200,
+    "agentPollSeconds": 4,
+    "unrouteSeconds": 20,
+    "engineShutdownSeconds": 120,
+    "auditSeconds": 200,
+    "staleSeconds": 1200,
+}
+"""Settings for time that runs fast, as in the scenarios."""
+
+
+@pytest.mark.timeout(240)
+async def test_the_installed_operator_brings_a_fleet_up_and_lets_it_go(
+    strict: StrictControlPlane, servers: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chart's Deployment runs as a pod with its own token; everything else is as for a user."""
+    clock = ScaledClock(SCALE)
+    monkeypatch.setenv(CLOCK_ENV, clock.to_env())
+    table = images()
+    table["ghcr.io/warmfleet/operator:*"] = ImageEntry(
+        [sys.executable, "-m", "warmfleet_operator"],
+        env={"WARMFLEET_LISTEN_ADDRESS": "$(WARMFLEET_POD_IP)"},  # pods share this machine's ports
+        entry_only=True,
+    )
+    addresses = str(list(servers.pod_network.subnets(prefixlen_diff=1))[1])
+    settings = Settings(addresses=addresses, min_probe_period=0.25, min_probe_timeout=2.0)
+    release = ("warmfleet", str(CHART), f"--set-json=config={json.dumps(FAST)}")
+    own = (f"-n={SYSTEM}",)
+    rollout = ("rollout", "status", "deployment/warmfleet-operator", *own, "--timeout=60s")
+
+    async def run(function: Any, *arguments: Any) -> Any:
+        return await asyncio.to_thread(function, servers, *arguments)
+
+    async with (
+        await KubeClient.from_kubeconfig(servers.kubeconfig) as kube,
+        ProcessNode(kube, clock, shapes(), table, settings=settings) as node,
+    ):
+        world = World(kube, node, table, clock, servers.kubeconfig, tmp_path, None)
+        await run(helm, "install", *release)
+        await asyncio.to_thread(servers.kubectl, *rollout)
+        await world.apply(instance_type(), deployment(replicas=1))
+        (worker,) = await world.until_ready(1)
+        streams = Streams(await world.until_endpoint())
+        streams.send(4)
+        await streams.finish()
+
+        await run(helm, "upgrade", *release, "--set=replicas=2", "--set=config.tickSeconds=4")
+        await asyncio.to_thread(servers.kubectl, *rollout)
+        (lease,) = (await run(get, "leases", *own))["items"]
+        pods = {p["metadata"]["name"] for p in (await run(get, "pods", *own))["items"]}
+        assert lease["metadata"]["name"] == "warmfleet-operator"
+        await world.kubectl("scale", "llmd", "chat", "--replicas=2")  # the new leader acts
+        assert worker["metadata"]["uid"] in {p["metadata"]["uid"] for p in await world.until_ready(2)}
+        (lease,) = (await run(get, "leases", *own))["items"]
+        assert lease["spec"]["holderIdentity"] in pods
+
+        metrics = await run(scrape, lease["spec"]["holderIdentity"])
+        assert re.search(r'^warmfleet_operator_api_requests_total\{code="20[01]"', metrics, re.MULTILINE)
+        assert 'code="403"' not in metrics
+
+        await world.kubectl("delete", "llmd", "chat", "--wait=false")
+        await world.until_gone()
+        requests = strict.requests(f"system:serviceaccount:{SYSTEM}:warmfleet-operator")
+        assert [r for r in requests if (r.verb, r.resource, r.code) == ("create", "pods", 201)]
+        assert not [r for r in requests if r.code == 403 or not r.allowed]
+        await run(helm, "uninstall", "warmfleet")  # takes the roles away at once: the Lease may be left to expire
+        selector = "-l=app.kubernetes.io/component=operator"
+        await asyncio.to_thread(eventually, lambda: not names(servers, "pods", *own, selector))
+        assert crds(servers) == CRD_NAMES
+    await asyncio.to_thread(eventually, lambda: not children(servers), seconds=60)  # collected by the real collector
+
+
+def children(servers: ControlPlane) -> set[str]:
+    kinds = "deployments,services,serviceaccounts,roles,rolebindings,configmaps,poddisruptionbudgets"
+    return names(servers, kinds, "-n=default", f"-l={labels.DEPLOYMENT}=chat")
+
+
+def scrape(servers: ControlPlane, pod: str) -> str:
+    address = get(servers, f"pod/{pod}", f"-n={SYSTEM}")["status"]["podIP"]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy of the environment
+    with opener.open(f"http://{address}:8081/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
