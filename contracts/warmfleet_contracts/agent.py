@@ -13,6 +13,10 @@
 ``GET /metrics``            Prometheus.
 ==========================  =====================================================================================
 
+What is under ``/v1`` asks for ``Authorization: Bearer`` (:mod:`warmfleet_contracts.bearer`); without it, or with a
+wrong one, the answer is 401. The preStop hook has a token of its own, because the kubelet sends what stands in the
+pod.
+
 All answers may come from a broken or hostile pod: the operator parses them through these models, which bound every
 number and list, and treats what does not parse as no answer.
 """

@@ -25,6 +25,7 @@ from warmfleet_operator.acting.events import EventRecorder
 from warmfleet_operator.acting.executor import FleetExecutor
 from warmfleet_operator.acting.instancetypes import InstanceTypeReporter
 from warmfleet_operator.acting.workers import Tools
+from warmfleet_operator.adapters.agentkeys import AgentKeys
 from warmfleet_operator.adapters.agents import AgentClient
 from warmfleet_operator.adapters.audit import WATCHED, Audit
 from warmfleet_operator.adapters.kube import RestKubeApi
@@ -90,7 +91,10 @@ class OperatorProcess:
             election.start()
         try:
             async with agent_session() as session:
-                return await self._work(stop, _Parts(store, api, wake, AgentClient(session)))
+                keys = AgentKeys(api, self._clock, rotation_seconds=settings.agent_key_rotation_seconds)
+                used = keys if settings.agent_authentication else None
+                agents = AgentClient(session, keys=used)
+                return await self._work(stop, _Parts(store, api, wake, agents, used))
         finally:
             if self.probes is not None:
                 await self.probes.stop()
@@ -110,10 +114,11 @@ class OperatorProcess:
             period=settings.telemetry_seconds,
             on_round=parts.wake,
             on_failure=metrics.telemetry_failure,
+            keys=parts.keys,
         )
         audit = Audit(api, store, clock, namespace=settings.namespace, period=settings.audit_seconds)
         events = EventRecorder(api, clock, lambda reason: metrics.events.labels(reason).inc())
-        tools = Tools(api, parts.agents, store, events, metrics, settings)
+        tools = Tools(api, parts.agents, store, events, metrics, settings, parts.keys)
         executor = FleetExecutor(tools, clock, partial(self._end, "the lease was lost"))
         decisions = DecisionLoop(
             store=store,
@@ -212,8 +217,10 @@ class OperatorProcess:
 class _Parts:
     """What the parts share."""
 
-    def __init__(self, store: FleetStore, api: RestKubeApi, wake: Wake, agents: AgentClient) -> None:
-        self.store, self.api, self.wake, self.agents = store, api, wake, agents
+    def __init__(
+        self, store: FleetStore, api: RestKubeApi, wake: Wake, agents: AgentClient, keys: AgentKeys | None
+    ) -> None:
+        self.store, self.api, self.wake, self.agents, self.keys = store, api, wake, agents, keys
 
 
 class _Always(Leadership):

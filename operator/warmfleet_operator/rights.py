@@ -6,6 +6,7 @@ operator with exactly these, take each away in turn and see it refused. A right 
 
 from __future__ import annotations
 
+from warmfleet_contracts import bearer
 from warmfleet_contracts.api import API_VERSION
 from warmfleet_runtime.rights import Right, Scope, granted
 
@@ -18,13 +19,13 @@ _WATCH = "changes are seen at once"
 
 
 def _rights(
-    resource: Resource | tuple[str, str], scope: Scope, *, named: bool = False, **why: str
+    resource: Resource | tuple[str, str], scope: Scope, *, named: bool = False, name: str = "", **why: str
 ) -> tuple[Right, ...]:
     if isinstance(resource, Resource):
-        group, name = resource.api.rpartition("/")[0], resource.plural
+        group, plural = resource.api.rpartition("/")[0], resource.plural
     else:
-        group, name = resource
-    return granted(group, name, scope, named=named, **why)
+        group, plural = resource
+    return granted(group, plural, scope, named=named, name=name, **why)
 
 
 def _child(resource: Resource, what: str) -> tuple[Right, ...]:
@@ -92,6 +93,18 @@ RIGHTS: tuple[Right, ...] = (
         list="what earlier processes have learned is read at the start",
         create="what was learned is kept, where nothing was yet",
         patch="what was learned is kept",
+    ),
+    *_rights(
+        resources.SECRETS,
+        Scope.FLEET,
+        create="the Secret with the agents' key is made, where there is none",
+    ),
+    *_rights(
+        resources.SECRETS,
+        Scope.FLEET,
+        name=bearer.SECRET_NAME,
+        get="agents are asked with their namespace's key",
+        patch="the key is rotated, and kept for as long as one deployment is left",
     ),
     *_rights(resources.EVENTS, Scope.FLEET, create="events tell what was done"),
     *_rights(resources.LEASES, Scope.OWN, create="the Lease is made where there is none"),

@@ -45,6 +45,10 @@ class Settings(BaseModel):
     """The engine's ``--shutdown-timeout``; never 0, which would drop streams."""
     agent_poll_seconds: Annotated[float, _POSITIVE] = 1.0
     """How often an agent reads its engine."""
+    agent_authentication: bool = True
+    """Agents answer only whoever holds the key of their namespace, the Secret ``warmfleet-agents``."""
+    agent_key_rotation_seconds: Annotated[float, Field(ge=0, le=315_360_000)] = 2_592_000.0
+    """Age at which that key is replaced; 0: only when somebody deletes the Secret."""
     agent_image: Annotated[str, Field(min_length=1, max_length=512)] = "ghcr.io/warmfleet/agent:0.1.0"
     """Image of the worker agent."""
     router_image: Annotated[str, Field(min_length=1, max_length=512)] = "ghcr.io/warmfleet/router:0.1.0"

@@ -30,6 +30,7 @@ class Right:
         why: What the component does with it.
         scope: Where it holds.
         named: Only the object of the component's own name (its Lease). ``create`` cannot be limited so.
+        name: Only objects of this name; empty: of any.
     """
 
     group: str
@@ -38,22 +39,31 @@ class Right:
     why: str
     scope: Scope
     named: bool = False
+    name: str = ""
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource}{'.' + self.group if self.group else ''}"
 
 
-def granted(group: str, resource: str, scope: Scope, *, named: bool = False, **why: str) -> tuple[Right, ...]:
+def granted(
+    group: str, resource: str, scope: Scope, *, named: bool = False, name: str = "", **why: str
+) -> tuple[Right, ...]:
     """Rights on one resource: verbs as keywords, each with its reason."""
-    return tuple(Right(group, resource, verb, text, scope, named) for verb, text in why.items())
+    return tuple(Right(group, resource, verb, text, scope, named, name) for verb, text in why.items())
 
 
 def rules(rights: Iterable[Right]) -> list[dict[str, Any]]:
     """RBAC policy rules, one per resource; rules with ``named`` are to be limited to the component's own name."""
-    verbs: dict[tuple[str, str, bool], list[str]] = {}
+    verbs: dict[tuple[str, str, bool, str], list[str]] = {}
     for right in rights:
-        verbs.setdefault((right.group, right.resource, right.named), []).append(right.verb)
+        verbs.setdefault((right.group, right.resource, right.named, right.name), []).append(right.verb)
     return [
-        {"apiGroups": [group], "resources": [resource], "verbs": found, **({"named": True} if named else {})}
-        for (group, resource, named), found in verbs.items()
+        {
+            "apiGroups": [group],
+            "resources": [resource],
+            **({"resourceNames": [name]} if name else {}),
+            "verbs": found,
+            **({"named": True} if named else {}),
+        }
+        for (group, resource, named, name), found in verbs.items()
     ]

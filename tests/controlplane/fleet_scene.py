@@ -52,6 +52,7 @@ SETTINGS: Json = {
     "telemetry_seconds": 20,
     "audit_seconds": 200,
     "checkpoint_seconds": 10,
+    "agent_key_rotation_seconds": 20,
     "listen_address": "127.0.0.1",
     "listen_port": 0,
     "lease_duration_seconds": 60,  # longer than any test: a busy machine must not cost the leadership

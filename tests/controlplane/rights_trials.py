@@ -89,6 +89,8 @@ def stage_without(right: Right) -> str | None:
         "llmdeployments/status": "status",
         "events": "event",
         "create pods": "workers",
+        "create secrets": "workers",
+        "get secrets": "workers",
         "patch pods": "marked",
         "delete pods": "scaled in",
         "patch llmdeployments": "finalizer",

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 from kubernetes.aio import client as kube
-from warmfleet_contracts import labels
+from warmfleet_contracts import bearer, labels
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url
 from warmfleet_operator.adapters import resources
 from warmfleet_operator.adapters.kube import KubeError, RestKubeApi
@@ -64,6 +64,8 @@ class FakeAgent:
     finished: int = 0
     drain: dict[str, Any] | None = None
     drain_at: float | None = None
+    key: str = ""
+    refused: int = 0
     requests: list[str] = field(default_factory=list)
     runner: web.AppRunner | None = None
 
@@ -92,6 +94,10 @@ class FakeAgent:
         return answer
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        token = bearer.bearer(self.key, self.pod["metadata"]["uid"]) if self.key else ""
+        if token and request.headers.get("Authorization") != f"Bearer {token}":
+            self.refused += 1
+            return web.Response(status=401)
         self.requests.append(f"{request.method} {request.path}")
         broken = {
             "garbage": lambda: web.Response(body=b"\xff\xfe{]" * 100),

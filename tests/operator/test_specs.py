@@ -168,7 +168,6 @@ def test_without_tiers_the_engine_is_left_alone() -> None:
     built = pod()
     assert not {"--kv-transfer-config", "--kv-events-config"} & set(container(built, "engine")["args"])
     assert {v["name"] for v in built["spec"]["volumes"]} >= {"shm", "cache"}
-    assert "runAsUser" not in container(built, "engine")["securityContext"]
 
 
 def test_readiness_is_the_agents_and_the_engines_prestop_asks_it_to_drain() -> None:

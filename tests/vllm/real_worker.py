@@ -83,7 +83,9 @@ def pod(body: dict[str, Any]) -> dict[str, Any]:
         {"accelerator": {"name": "H100-SXM", "count": 1}, "price": {"onDemand": 1.0}}
     )
     settings = Settings(
-        engine_shutdown_seconds=SHUTDOWN_SECONDS, agent_command=(sys.executable, "-m", "warmfleet_worker")
+        engine_shutdown_seconds=SHUTDOWN_SECONDS,
+        agent_command=(sys.executable, "-m", "warmfleet_worker"),
+        agent_authentication=False,
     )
     return worker_pod(WorkerTemplate(record, record.spec, record.spec.variants[0], itype, settings), "chat-cpu-00000")
 

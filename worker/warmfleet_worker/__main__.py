@@ -18,6 +18,7 @@ from warmfleet_runtime.logs import configure
 
 from warmfleet_worker.agent import Agent
 from warmfleet_worker.engines.vllm import VllmEngine
+from warmfleet_worker.guard import Guard
 from warmfleet_worker.kv.cache import build
 from warmfleet_worker.server import AgentServer
 from warmfleet_worker.settings import Settings, settings_from_env
@@ -38,7 +39,9 @@ async def run(settings: Settings, clock: Clock) -> None:
     engine = VllmEngine(settings.engine_url, slo_ttft=settings.slo_ttft, slo_tpot=settings.slo_tpot)
     cache = build(settings, engine, clock)
     agent = Agent(settings, engine, clock, cache)
-    runner = web.AppRunner(AgentServer(agent).app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+    runner = web.AppRunner(
+        AgentServer(agent, Guard.of(settings)).app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.5
+    )
     await runner.setup()
     tasks: list[asyncio.Task[None]] = []
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -13,7 +14,9 @@ from pydantic import ValidationError
 from warmfleet_contracts.agent import AgentState, DrainRequest, Phase
 
 from warmfleet_worker.agent import Agent, NotCancellable
+from warmfleet_worker.guard import Guard
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_BODY = 64 * 1024
 MAX_DEADLINE = 86_400.0
 
@@ -23,16 +26,18 @@ class AgentServer:
 
     Args:
         agent: The agent.
+        guard: Who may ask; by default anybody.
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, guard: Guard | None = None) -> None:
         self._agent = agent
+        self._guard = guard or Guard()
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(agent))
+        self._registry.register(_Collector(agent, self._guard))
 
     def app(self) -> web.Application:
         """The application with all routes."""
-        app = web.Application(client_max_size=MAX_BODY)
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guarded])
         app.add_routes(
             [
                 web.get("/v1/state", self._state),
@@ -45,6 +50,16 @@ class AgentServer:
             ]
         )
         return app
+
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuses whoever may not ask, before anything of the request is looked at."""
+        header = request.headers.get("Authorization")
+        if request.path.startswith("/v1/") and not self._guard.lets(header, prestop=request.path == "/v1/prestop"):
+            answer = _refuse(401, "Authorization: present the bearer token of this pod")
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            return answer
+        return await handler(request)
 
     async def _state(self, _: web.Request) -> web.Response:
         return _json(self._agent.state())
@@ -94,8 +109,8 @@ class AgentServer:
 
 
 class _Collector(Collector):
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+    def __init__(self, agent: Agent, guard: Guard) -> None:
+        self._agent, self._guard = agent, guard
 
     def collect(self) -> list[Metric]:
         machine = self._agent.machine
@@ -107,7 +122,12 @@ class _Collector(Collector):
         failed = CounterMetricFamily(
             "warmfleet_agent_failed_looks", "Looks at the engine that failed.", value=self._agent.failed_looks
         )
-        return [phases, ready, drains, failed]
+        refused = CounterMetricFamily(
+            "warmfleet_agent_unauthorized_requests",
+            "Requests without the right bearer token.",
+            value=self._guard.refused,
+        )
+        return [phases, ready, drains, failed, refused]
 
 
 def _json(state: AgentState, *, status: int = 200) -> web.Response:

@@ -22,6 +22,9 @@
 ``WARMFLEET_KV_STORE_BYTES``            Size that the folder is pruned to (0: not at all).
 ``WARMFLEET_KV_STORE_AGE_SECONDS``      Age at which its blocks are removed, in real seconds (604800).
 ``WARMFLEET_PREWARM_SECONDS``           Longest warming of a new engine before it takes traffic (0: none).
+``WARMFLEET_KEYS``                      Folder with the namespace's key (items token and previous of the Secret); empty:
+                                        anybody who reaches the port may ask for a drain.
+``WARMFLEET_PRESTOP_TOKEN``             What the pod's own preStop hook presents; empty: as the operator.
 ``WARMFLEET_ENGINE_SHM``                Folder of the engine's shared memory, cleaned when it has exited; empty: none.
 ======================================  =========================================================================
 
@@ -75,6 +78,8 @@ class Settings:
     kv_store_age: float = 604_800.0
     prewarm: float = 0.0
     engine_shm: Path | None = None
+    keys: Path | None = None
+    prestop_token: str = ""
 
     def propagation(self, scale: float) -> float:
         """Logical seconds of Unrouting at a clock of ``scale`` logical seconds per real one."""
@@ -114,6 +119,8 @@ def settings_from_env(environ: Mapping[str, str]) -> Settings:
         kv_store_age=_number(environ, "WARMFLEET_KV_STORE_AGE_SECONDS", default.kv_store_age, low=60, high=1e9),
         prewarm=_number(environ, "WARMFLEET_PREWARM_SECONDS", default.prewarm, high=600.0),
         engine_shm=_folder(environ, "WARMFLEET_ENGINE_SHM"),
+        keys=_folder(environ, "WARMFLEET_KEYS"),
+        prestop_token=environ.get("WARMFLEET_PRESTOP_TOKEN", "").strip(),
     )
 
 

@@ -60,6 +60,8 @@ default
   resources: {{ .resources | toJson }}
   {{- if .named }}
   resourceNames: {{ list $name | toJson }}
+  {{- else if .resourceNames }}
+  resourceNames: {{ .resourceNames | toJson }}
   {{- end }}
   verbs: {{ .verbs | toJson }}
 {{- end }}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 from collections.abc import Callable
 from typing import Any, TextIO
 
 import aiohttp
 from pydantic import ValidationError
-from warmfleet_contracts import labels
+from warmfleet_contracts import bearer, labels
 from warmfleet_contracts.agent import AgentState
 from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
 from warmfleet_runtime.clock import Clock
-from warmfleet_runtime.kubeclient import EVENTS, PODS, Event, KubeClient, Resource
+from warmfleet_runtime.kubeclient import EVENTS, PODS, SECRETS, Event, KubeClient, Resource
 
 from warmfleet_cli.demo.client import Outcome, Tally
 from warmfleet_cli.demo.observed import EventCounter, Worker, capacity, hit_ratio, parse_status
@@ -50,6 +51,7 @@ class Recorder:
         self._kube, self._name, self._namespace = kube, name, namespace
         self._clock, self._out = clock, out
         self._events = EventCounter()
+        self._key = ""
         self._seen_outcomes = self._seen_sent = 0
         self._last = clock.now()
         self._session: aiohttp.ClientSession | None = None
@@ -80,6 +82,7 @@ class Recorder:
         ):
             selector = f"{labels.DEPLOYMENT}={self._name},{labels.COMPONENT}={labels.COMPONENT_WORKER}"
             group.create_task(self._follow(PODS, self._pod, labelSelector=selector))
+            group.create_task(self._follow(SECRETS, self._secret, fieldSelector=f"metadata.name={bearer.SECRET_NAME}"))
             group.create_task(self._follow(EVENTS, self._event))
             group.create_task(self._follow(LLM_DEPLOYMENTS, self._deployment))
             group.create_task(self._sample_forever())
@@ -104,6 +107,11 @@ class Recorder:
         worker.update(event.object)
         if worker.leaving and not left_before and served_before and not self.over:
             self._spawn(self._drain_began(worker))
+
+    def _secret(self, event: Event) -> None:
+        if event.type != "DELETED":
+            text = (event.object.get("data") or {}).get(bearer.KEY_ITEM) or ""
+            self._key = base64.b64decode(text).decode()
 
     def _event(self, event: Event) -> None:
         if event.type == "DELETED" or self.over:
@@ -144,7 +152,8 @@ class Recorder:
             return
         host = f"[{worker.address}]" if ":" in worker.address else worker.address
         try:
-            async with self._session.get(f"http://{host}:{labels.AGENT_PORT}/v1/state") as answer:
+            headers = {"Authorization": f"Bearer {bearer.bearer(self._key, worker.uid)}"}
+            async with self._session.get(f"http://{host}:{labels.AGENT_PORT}/v1/state", headers=headers) as answer:
                 worker.answered(AgentState.model_validate_json(await answer.read()))
         except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
             _LOG.debug("agent of %s: %r", worker.name, error)  # starting or just gone: the phase shows it

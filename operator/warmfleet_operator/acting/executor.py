@@ -144,9 +144,19 @@ class FleetExecutor:
         if found:
             problems += await actor.carry_out(job, found, assignment.types)
         if job.plan is not None and not job.record.deleting and not job.record.namespace_terminating and not job.paused:
+            await self._keep_key(job)
             problems += await self._keep_children(job)
         if not job.record.deleting or job.workers:
             await self._report(job, assignment, problems)
+
+    async def _keep_key(self, job: diff.Job) -> None:
+        """Rotate the agents' key when it is due, or make it again; workers that are there serve on without it."""
+        if self._tools.keys is None or not job.workers:
+            return
+        try:
+            await self._tools.keys.ensure(job.record)
+        except KubeError as error:
+            _LOG.warning("key of the agents: %s", error, extra={"deployment": str(job.record.key)})
 
     async def _keep_children(self, job: diff.Job) -> tuple[Problem, ...]:
         if job.record.spec is None or job.plan is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from warmfleet_contracts.reasons import EventReason, Reason, VictimReason
 
 from warmfleet_operator.acting import diff
 from warmfleet_operator.acting.events import EventRecorder, about_deployment, about_pod
+from warmfleet_operator.adapters.agentkeys import AgentKeys
 from warmfleet_operator.adapters.agents import AgentClient, NoAnswerError, address
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
 from warmfleet_operator.adapters.resources import LLM_DEPLOYMENTS, PODS
@@ -61,6 +63,7 @@ class Tools:
         events: Event recorder.
         metrics: Counters.
         settings: Images and times.
+        keys: Keys of the agents; None: they ask for none.
     """
 
     api: KubeApi
@@ -69,6 +72,7 @@ class Tools:
     events: EventRecorder
     metrics: Metrics
     settings: Settings
+    keys: AgentKeys | None = None
 
 
 class WorkerActor:
@@ -134,6 +138,8 @@ class WorkerActor:
     ) -> None:
         if not creates or job.now < self._refusals.until:
             return
+        if not await self._has_key(job):
+            return
         taken = {w.key.name for w in job.workers} | self._refusals.taken
         names = _free_names(job.record, [c.variant for c in creates], taken)
         templates = [self._template(job, create, types) for create in creates]
@@ -146,6 +152,17 @@ class WorkerActor:
             text = f"created {made} workers: {reason}" if made > 1 else f"created 1 worker: {reason}"
             self._tools.events.emit(about_deployment(job.record), EventReason.SCALED_UP, text, dedupe=text)
 
+    async def _has_key(self, job: diff.Job) -> bool:
+        """Whether new workers of the deployment will find the key that their agents ask for."""
+        if self._tools.keys is None:
+            return True
+        try:
+            await self._tools.keys.ensure(job.record)
+        except KubeError as error:
+            self._hold(job, error, "the Secret with the agents' key")
+            return False
+        return True
+
     def _template(
         self, job: diff.Job, create: diff.Create, types: dict[str, InstanceTypeRecord]
     ) -> WorkerTemplate | None:
@@ -157,7 +174,8 @@ class WorkerActor:
         itype = types.get(found.instance_type) if found is not None else None
         if spec is None or found is None or itype is None or itype.spec is None:
             return None
-        return WorkerTemplate(record, spec, found, itype.spec, self._tools.settings)
+        token = secrets.token_urlsafe(24) if self._tools.keys is not None else ""
+        return WorkerTemplate(record, spec, found, itype.spec, self._tools.settings, token)
 
     async def _create(self, job: diff.Job, template: WorkerTemplate, name: str) -> bool:
         body = worker_pod(template, name)
@@ -181,11 +199,15 @@ class WorkerActor:
         if error.uncertain:
             _LOG.warning("create without an answer: %s", error)
             return
+        self._hold(job, error, "a worker pod")
+
+    def _hold(self, job: diff.Job, error: KubeError, what: str) -> None:
+        """Create nothing for a while, and say why."""
         self._refusals.until = job.now + _BACKOFF[min(self._refusals.count, len(_BACKOFF) - 1)]
         self._refusals.count += 1
         quota = "exceeded quota" in error.message
         reason = Reason.CAPACITY_EXHAUSTED if quota else Reason.OPERATOR_ERROR
-        text = f"the API server refused a worker pod: {error.message}"
+        text = f"the API server refused {what}: {error.message}"
         self._refusals.problem = Problem(reason, text[:900], stalled=error.status in (400, 403, 422))
         self._tools.events.emit(about_deployment(job.record), EventReason.CREATE_FAILED, text, dedupe=str(error.status))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import aiohttp
 from pydantic import ValidationError
@@ -39,6 +40,33 @@ async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return body
 
 
+class Keys(Protocol):
+    """Where the tokens for agents come from."""
+
+    def bearers(self, worker: WorkerRecord, /) -> tuple[str, ...]:
+        """Tokens for a worker's agent, in the order in which they are tried."""
+
+    def refused(self, namespace: str, /) -> None:
+        """An agent took none of them."""
+
+    async def refresh(self, namespace: str, /) -> None:
+        """Read them again, if that is due."""
+
+
+class NoKeys:
+    """Agents are asked without a token."""
+
+    def bearers(self, _: WorkerRecord, /) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def refused(self, _: str, /) -> None:
+        """Nothing can be done."""
+
+    async def refresh(self, _: str, /) -> None:
+        """Nothing to read."""
+
+
 class AgentClient:
     """HTTP client of the agents' protocol.
 
@@ -46,12 +74,18 @@ class AgentClient:
         session: Shared keep-alive session.
         timeout_seconds: Real seconds for one exchange.
         port: Port of the agents.
+        keys: Where the tokens come from.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, timeout_seconds: float = 2.0, port: int = labels.AGENT_PORT
+        self,
+        session: aiohttp.ClientSession,
+        timeout_seconds: float = 2.0,
+        port: int = labels.AGENT_PORT,
+        keys: Keys | None = None,
     ) -> None:
         self._session, self._port = session, port
+        self._keys = keys or NoKeys()
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
 
     async def state(self, worker: WorkerRecord) -> AgentState:
@@ -92,15 +126,21 @@ class AgentClient:
             raise NoAnswerError("no address")
         url = f"http://{address(worker.ip)}:{self._port}{path}"
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        try:
-            async with self._session.request(
-                method, url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
-            ) as response:
-                return response.status, await read_bounded(response, MAX_BYTES)
-        except TimeoutError as error:
-            raise NoAnswerError("timeout") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoAnswerError("unreachable") from error
+        for token in self._keys.bearers(worker) or ("",):
+            if token:
+                headers["Authorization"] = f"Bearer {token}"
+            try:
+                async with self._session.request(
+                    method, url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
+                ) as response:
+                    if response.status != 401:
+                        return response.status, await read_bounded(response, MAX_BYTES)
+            except TimeoutError as error:
+                raise NoAnswerError("timeout") from error
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise NoAnswerError("unreachable") from error
+        self._keys.refused(worker.key.namespace)
+        raise NoAnswerError("unauthorized")
 
 
 def address(ip: str) -> str:

@@ -14,7 +14,7 @@ from warmfleet_contracts import labels
 from warmfleet_runtime import openmetrics
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_operator.adapters.agents import AgentClient, NoAnswerError, address, read_bounded
+from warmfleet_operator.adapters.agents import AgentClient, Keys, NoAnswerError, NoKeys, address, read_bounded
 from warmfleet_operator.state.readings import Readings, RouterSample
 from warmfleet_operator.state.records import FleetSnapshot, RouterRecord, WorkerPhase, WorkerRecord
 from warmfleet_operator.state.snapshot import FleetStore
@@ -62,6 +62,7 @@ class Telemetry:
         on_round: Called after each round (wakes the decision).
         on_failure: Called with source (``router``, ``agent``) and cause of each answer that could not be used.
         timeout_seconds: Real seconds for one exchange.
+        keys: Where the tokens for agents come from.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class Telemetry:
         on_round: Callable[[], None],
         on_failure: Callable[[str, str], None],
         timeout_seconds: float = 2.0,
+        keys: Keys | None = None,
     ) -> None:
+        self._keys = keys or NoKeys()
         self._store, self._readings, self._clock = store, readings, clock
         self._period, self._timeout = period, timeout_seconds
         self._on_round, self._on_failure = on_round, on_failure
@@ -95,8 +98,10 @@ class Telemetry:
         gate = asyncio.Semaphore(CONCURRENCY)
         routers = [r for r in self._store.routers() if r.ready and r.ip]
         await asyncio.gather(*(self._router(session, gate, router) for router in routers))
-        client = AgentClient(session, self._timeout)
-        await asyncio.gather(*(self._agent(client, gate, worker) for worker in _askable(snapshot)))
+        asked = list(_askable(snapshot))
+        await asyncio.gather(*map(self._keys.refresh, {worker.key.namespace for worker in asked}))
+        client = AgentClient(session, self._timeout, keys=self._keys)
+        await asyncio.gather(*(self._agent(client, gate, worker) for worker in asked))
         now = self._clock.now()
         self._readings.forget(now)
         self.last_round = now

@@ -29,7 +29,7 @@ REPLAY = f"ipc://{RUN_MOUNT}/kv-replay"
 PREWARM_SECONDS = 10
 """Longest that a new worker loads the fleet's hottest prompts from the store before it takes traffic."""
 USER = 1000
-"""User and group of agent and engine where they share files or sockets."""
+"""User and group of agent and engine, which share files and sockets."""
 _UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -114,11 +114,9 @@ def watched(kv: KvPlan) -> bool:
 
 def engine_env(kv: KvPlan) -> list[Object]:
     """The engine's environment."""
-    if not watched(kv):
-        return []
-    whole_hashes = {"name": "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", "value": "0"}
     # Without an entry in the image's passwd, libraries that ask for the user's name need it from here.
-    return [whole_hashes, {"name": "USER", "value": "warmfleet"}]
+    user = {"name": "USER", "value": "warmfleet"}
+    return [{"name": "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", "value": "0"}, user] if watched(kv) else [user]
 
 
 def agent_env(kv: KvPlan, endpoint: str) -> dict[str, str]:
@@ -165,11 +163,6 @@ def agent_mounts(kv: KvPlan) -> list[Object]:
     """Mounts of the agent."""
     shm: list[Object] = [] if kv.cpu is None else [{"name": "shm", "mountPath": ENGINE_SHM}]
     return [*engine_mounts(kv), *shm]
-
-
-def engine_security(kv: KvPlan) -> Object:
-    """What the engine's security context has in addition: the agent's user, where they share files or sockets."""
-    return {} if not watched(kv) else {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER}
 
 
 def _json(value: object) -> str:

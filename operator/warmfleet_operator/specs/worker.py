@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from warmfleet_contracts import labels
+from warmfleet_contracts import bearer, labels
 from warmfleet_contracts.api import InstanceTypeSpec, LLMDeploymentSpec, Variant
 
 from warmfleet_operator.settings import Settings
@@ -24,6 +24,8 @@ from warmfleet_operator.state.revisions import revision
 
 GRACE_MARGIN = 30
 """Seconds of the grace period beyond drain and engine shutdown."""
+KEY_MOUNT = "/run/warmfleet-key"
+"""Where the agent finds the key of its namespace; the engine does not have it."""
 _STARTUP_SECONDS = 3600
 """Longest start of an engine: large weights come slowly; the planner gives up earlier on what it has measured."""
 
@@ -38,6 +40,7 @@ class WorkerTemplate:
         variant: The variant.
         instance_type: Spec of the variant's InstanceType.
         settings: Images and times.
+        prestop_token: What the preStop hook presents to the agent; empty: nothing.
     """
 
     record: DeploymentRecord
@@ -45,6 +48,7 @@ class WorkerTemplate:
     variant: Variant
     instance_type: InstanceTypeSpec
     settings: Settings
+    prestop_token: str = ""
 
 
 def worker_name(record: DeploymentRecord, variant: str, ordinal: int) -> str:
@@ -110,6 +114,7 @@ def _pod_spec(template: WorkerTemplate) -> Object:
             {"name": "cache", "emptyDir": {}},
             *engine.weights(spec).volumes,
             *kv.volumes(_kv(template)),
+            *_key_volume(settings),
         ],
         "topologySpreadConstraints": [
             {
@@ -161,12 +166,8 @@ def _engine(template: WorkerTemplate) -> Object:
             "timeoutSeconds": 10,
             "failureThreshold": 6,
         },
-        "lifecycle": {"preStop": {"httpGet": {"path": "/v1/prestop", "port": labels.AGENT_PORT}}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            **kv.engine_security(cache),
-        },
+        "lifecycle": {"preStop": {"httpGet": _prestop(template)}},
+        "securityContext": {**RESTRICTED, "runAsUser": kv.USER, "runAsGroup": kv.USER},
         "volumeMounts": [
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - where tensor parallelism exchanges data
             {"name": "cache", "mountPath": engine.CACHE_MOUNT},
@@ -174,6 +175,20 @@ def _engine(template: WorkerTemplate) -> Object:
             *kv.engine_mounts(cache),
         ],
     }
+
+
+def _prestop(template: WorkerTemplate) -> Object:
+    hook: Object = {"path": "/v1/prestop", "port": labels.AGENT_PORT}
+    if template.prestop_token:
+        hook["httpHeaders"] = [{"name": "Authorization", "value": f"Bearer {template.prestop_token}"}]
+    return hook
+
+
+def _key_volume(settings: Settings) -> list[Object]:
+    if not settings.agent_authentication:
+        return []
+    source = {"secret": {"name": bearer.SECRET_NAME}}
+    return [{"name": "agent-key", "projected": {"sources": [source], "defaultMode": 0o440}}]
 
 
 def _resources(template: WorkerTemplate) -> Object:
@@ -208,6 +223,12 @@ def _agent(template: WorkerTemplate) -> Object:
         "WARMFLEET_DRAIN_DEADLINE_SECONDS": f"{spec.kv_cache.drain_deadline:g}",
         **kv.agent_env(cache, endpoint(template.record, spec).removesuffix("/v1")),
     }
+    mounts = kv.agent_mounts(cache)
+    if settings.agent_authentication:
+        values["WARMFLEET_KEYS"] = KEY_MOUNT
+        mounts.append({"name": "agent-key", "mountPath": KEY_MOUNT, "readOnly": True})
+    if template.prestop_token:
+        values["WARMFLEET_PRESTOP_TOKEN"] = template.prestop_token
     env: list[dict[str, Any]] = [
         {"name": "WARMFLEET_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         POD_ADDRESS_ENV,
@@ -238,5 +259,5 @@ def _agent(template: WorkerTemplate) -> Object:
         },
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": {**RESTRICTED, "runAsUser": kv.USER, "runAsGroup": kv.USER, "readOnlyRootFilesystem": True},
-        "volumeMounts": kv.agent_mounts(cache),
+        "volumeMounts": mounts,
     }

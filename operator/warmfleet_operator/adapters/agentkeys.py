@@ -1,0 +1,199 @@
+"""The keys that operator and agents know each other by: one Secret per namespace with workers.
+
+The leader makes the Secret before the first worker of a namespace and rotates it by age; every replica reads it. It is
+owned by the LLMDeployments of the namespace, all of them, so that it goes with the last. While kubelets refresh their
+volumes, agents may still know the key before only: it stays in the Secret, and it is tried when an agent refuses the
+newest one. A Secret that a person deletes is made anew: that is how one rotates by hand.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from warmfleet_contracts import bearer, labels
+from warmfleet_contracts.api import API_VERSION
+from warmfleet_runtime.clock import Clock
+
+from warmfleet_operator.adapters.kube import KubeApi, KubeError
+from warmfleet_operator.adapters.resources import SECRETS
+from warmfleet_operator.specs.common import Object
+from warmfleet_operator.state import parse
+from warmfleet_operator.state.records import DeploymentRecord, WorkerRecord
+
+_LOG = logging.getLogger(__name__)
+VERIFY_SECONDS = 300.0
+"""Logical seconds after which a Secret is read again."""
+_IMPATIENT_SECONDS = 10.0
+"""The same after an agent has refused what was known."""
+ROTATED = f"{labels.DOMAIN}/rotated-at"
+"""Annotation of the Secret: when its key was made."""
+_STAMP = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(slots=True)
+class _Known:
+    keys: tuple[str, ...] = ()
+    owners: frozenset[str] = frozenset()
+    read_at: float = float("-inf")
+    refused: bool = False
+
+
+class AgentKeys:
+    """Keys by namespace.
+
+    Args:
+        api: Guarded client.
+        clock: Time.
+        rotation_seconds: Age at which a key is replaced; 0: never.
+        make: Makes a key.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        clock: Clock,
+        *,
+        rotation_seconds: float = 0.0,
+        make: Callable[[], str] = lambda: secrets.token_urlsafe(32),
+    ) -> None:
+        self._api, self._clock, self._rotation, self._make = api, clock, rotation_seconds, make
+        self._known: dict[str, _Known] = {}
+
+    def bearers(self, worker: WorkerRecord) -> tuple[str, ...]:
+        """Tokens for a worker's agent, in the order in which they are tried."""
+        known = self._known.get(worker.key.namespace)
+        return () if known is None else tuple(bearer.bearer(key, worker.uid) for key in known.keys)
+
+    def refused(self, namespace: str) -> None:
+        """An agent took none of the tokens: the Secret may have changed."""
+        self._known.setdefault(namespace, _Known()).refused = True
+
+    async def refresh(self, namespace: str) -> None:
+        """Read a namespace's Secret, unless that was done lately; what cannot be read stays as it was known."""
+        if not self._due(namespace):
+            return
+        try:
+            self._take_in(namespace, await self._read(namespace))
+        except KubeError as error:
+            self._known.setdefault(namespace, _Known()).read_at = self._clock.now()
+            _LOG.warning("keys of agents: %s", error)
+
+    async def ensure(self, record: DeploymentRecord) -> None:
+        """Make the Secret of a deployment's namespace, or rotate it, or note one more owner, as needed.
+
+        Raises:
+            KubeError: The API server refused, or could not be reached.
+        """
+        namespace = record.key.namespace
+        known = self._known.get(namespace)
+        if known is not None and known.keys and record.uid in known.owners and not self._due(namespace):
+            return
+        live = await self._read(namespace)
+        self._take_in(namespace, live)
+        known = self._known[namespace]
+        if live is None:
+            live = await self._api.create(SECRETS, self._body(record, known.keys[:1]), namespace)
+        elif changes := self._changes(live, record):
+            live = await self._api.patch(SECRETS, bearer.SECRET_NAME, changes, namespace)
+        self._take_in(namespace, live)
+
+    async def _read(self, namespace: str) -> Object | None:
+        try:
+            return await self._api.get(SECRETS, bearer.SECRET_NAME, namespace)
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def _due(self, namespace: str) -> bool:
+        known = self._known.get(namespace)
+        if known is None:
+            return True
+        patience = _IMPATIENT_SECONDS if known.refused or not known.keys else VERIFY_SECONDS
+        return self._clock.now() - known.read_at >= patience
+
+    def _take_in(self, namespace: str, live: Object | None) -> None:
+        known = self._known.setdefault(namespace, _Known())
+        known.read_at, known.refused = self._clock.now(), False
+        if live is None:
+            known.owners = frozenset()  # the keys stay: agents know them until their volumes are refreshed
+            return
+        found = _keys(live)
+        if found:
+            known.keys = found + tuple(k for k in known.keys[:1] if k not in found)
+        owners = parse.items(parse.mapping(live.get("metadata")).get("ownerReferences"))
+        known.owners = frozenset(str(owner.get("uid")) for owner in owners)
+
+    def _body(self, record: DeploymentRecord, before: tuple[str, ...]) -> Object:
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "Opaque",
+            "metadata": {
+                "name": bearer.SECRET_NAME,
+                "namespace": record.key.namespace,
+                "labels": {labels.MANAGED_BY: labels.MANAGED_BY_VALUE, "app.kubernetes.io/name": "warmfleet"},
+                "annotations": {ROTATED: self._stamp()},
+                "ownerReferences": [_owner(record)],
+            },
+            "data": self._data(before),
+        }
+
+    def _data(self, before: tuple[str, ...]) -> Object:
+        items = {bearer.KEY_ITEM: self._make(), **dict(zip((bearer.PREVIOUS_ITEM,), before, strict=False))}
+        return {name: base64.b64encode(value.encode()).decode() for name, value in items.items()}
+
+    def _changes(self, live: Object, record: DeploymentRecord) -> Object:
+        """What must change in a Secret that is there, as a merge patch; empty when nothing must."""
+        meta = parse.mapping(live.get("metadata"))
+        owners = list(parse.items(meta.get("ownerReferences")))
+        changed: Object = {}
+        if record.uid not in {owner.get("uid") for owner in owners}:
+            changed["ownerReferences"] = [*owners, _owner(record)]
+        found = _keys(live)
+        data: Object | None = None
+        if not found or self._too_old(parse.texts(meta.get("annotations")).get(ROTATED, "")):
+            changed["annotations"] = {ROTATED: self._stamp()}
+            data = self._data(found[:1])
+        if not changed:
+            return {}
+        changed |= {"uid": meta.get("uid"), "resourceVersion": meta.get("resourceVersion")}
+        return {"metadata": changed} if data is None else {"metadata": changed, "data": data}
+
+    def _too_old(self, stamp: str) -> bool:
+        if self._rotation <= 0:
+            return False
+        try:
+            made = datetime.strptime(f"{stamp}+0000", f"{_STAMP}%z")
+        except ValueError:
+            return True
+        return (self._clock.wall() - made).total_seconds() >= self._rotation
+
+    def _stamp(self) -> str:
+        return self._clock.wall().strftime(_STAMP)
+
+
+def _owner(record: DeploymentRecord) -> Object:
+    return {"apiVersion": API_VERSION, "kind": "LLMDeployment", "name": record.key.name, "uid": record.uid}
+
+
+def _keys(live: Object) -> tuple[str, ...]:
+    """The usable keys of a Secret, the newest first; whoever wrote it."""
+    data = parse.mapping(live.get("data"))
+    found: list[str] = []
+    for name in (bearer.KEY_ITEM, bearer.PREVIOUS_ITEM):
+        try:
+            text = base64.b64decode(str(data.get(name) or ""), validate=True).decode("ascii").strip()
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+        if bearer.usable(text):
+            found.append(text)
+        elif name == bearer.KEY_ITEM:
+            return ()
+    return tuple(found)
