@@ -86,7 +86,7 @@ def granted(bodies: list[Json], kind: str, name: str) -> set[tuple[str, str, str
 
 def wanted(*scopes: Scope) -> set[tuple[str, str, str, tuple[str, ...]]]:
     def names(right: Right) -> tuple[str, ...]:
-        return ("warmfleet-operator",) if right.named else ()
+        return ("warmfleet-operator",) if right.named else (right.name,) if right.name else ()
 
     return {(r.group, r.resource, r.verb, names(r)) for r in RIGHTS if r.scope in scopes}
 
