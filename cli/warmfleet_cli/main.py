@@ -17,6 +17,10 @@ SUBCOMMANDS = {
     "plan": ("warmfleet_cli.plan_cmd", "what the planner would do: a dry run on manifests and a snapshot"),
     "snapshot": ("warmfleet_cli.snapshot_cmd", "save what a decision is made from"),
     "demo": ("warmfleet_cli.demo.command", "the whole product on this machine, in under 4 minutes"),
+    "fit": (
+        "warmfleet_cli.fit",
+        "on which instance types a model fits, what it costs there, and with which flags it runs",
+    ),
     "forecast": ("warmfleet_cli.forecast", "what traffic is expected of a history, and how far to trust it"),
     "simulate": ("warmfleet_cli.simulate", "replay a trace through the planner, beside rivals and the optimum"),
 }
@@ -27,6 +31,7 @@ EXTRAS = {
     "plan": "cli",
     "snapshot": "cli",
     "demo": "demo",
+    "fit": "cli",
     "forecast": "cli,forecasting,traces",
     "simulate": "simulation",
 }

@@ -105,7 +105,7 @@ def load(path: Path) -> Saved:
     try:
         return Saved.model_validate(raw)
     except ValidationError as error:
-        raise SnapshotError(f"{path}: {_first(error)}") from error
+        raise SnapshotError(f"{path}: {first_error(error)}") from error
 
 
 def dump(saved: Saved) -> str:
@@ -144,7 +144,7 @@ def _checked(where: str, body: Body) -> Body:
         if model is not None:
             model.model_validate(body)
     except ValidationError as error:
-        raise SnapshotError(f"{where}: {body['kind']} {name}: {_first(error)}") from error
+        raise SnapshotError(f"{where}: {body['kind']} {name}: {first_error(error)}") from error
     return body
 
 
@@ -260,7 +260,8 @@ def _key(where: str, name: str) -> Key:
     return Key(namespace, rest)
 
 
-def _first(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
+    """Field and words of the first of a document's errors."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "the document"
     return f"{field}: {first['msg']}"

@@ -49,6 +49,8 @@ class Reason(StrEnum):
     """A variant names an InstanceType that does not exist."""
     VARIANT_CANNOT_FIT = "VariantCannotFit"
     """No variant can hold the model."""
+    ENGINE_UNSUITABLE = "EngineUnsuitable"
+    """The version of the engine cannot do what a field asks for."""
     NO_PERFORMANCE_DATA = "NoPerformanceData"
     """Neither the performance model nor an override says what a worker sustains."""
     IMAGE_PULL_FAILED = "ImagePullFailed"

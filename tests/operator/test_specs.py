@@ -95,6 +95,63 @@ def test_the_engine_gets_the_flags_of_the_spec() -> None:
     assert resources["requests"] == {"nvidia.com/gpu": "4", "cpu": "16", "memory": "128Gi"}
 
 
+def test_fields_become_flags_and_what_is_unset_does_not() -> None:
+    fields = {
+        "prefixCaching": False,
+        "chunkedPrefill": True,
+        "maxNumSeqs": 64,
+        "maxNumBatchedTokens": 4096,
+        "maxQueuedRequests": 100,
+        "maxQueuedTokens": 9000,
+        "schedulingPolicy": "priority",
+    }
+    text = " ".join(container(pod(engine={"image": "v", **fields}), "engine")["args"])
+    assert (
+        "--no-enable-prefix-caching --enable-chunked-prefill --max-num-seqs 64 --max-num-batched-tokens 4096 "
+        "--max-num-queued-reqs 100 --max-num-queued-tokens 9000 --scheduling-policy priority" in text
+    )
+    plain = container(pod(), "engine")["args"]
+    assert not any(flag in plain for flag in engine.ENGINE_FLAGS.values())
+
+
+@pytest.mark.parametrize("kind", ["awq", "gptq", "compressed-tensors", "mxfp4"])
+def test_the_engine_reads_a_checkpoint_s_quantization_itself(kind: str) -> None:
+    built = pod(model={"name": "m", "source": SOURCES["hf"], "quantization": kind})
+    assert "--quantization" not in container(built, "engine")["args"]
+
+
+def test_workers_are_placed_by_topology_labels() -> None:
+    placement = {
+        "nodeLabels": {"example.com/linked": "yes"},
+        "packBy": "example.com/rack",
+        "spreadBy": "example.com/row",
+    }
+    kind = {"name": "h", "instanceType": "h100", "performance": {"requestsPerSecond": 1}}
+    built = pod(variants=[{**kind, "placement": placement}])
+    kubernetes_validate.validate(built, "1.34", strict=True)
+    plain = pod(variants=[kind])
+    assert built["spec"]["nodeSelector"] == {**plain["spec"].get("nodeSelector", {}), "example.com/linked": "yes"}
+    (near,) = built["spec"]["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert near["podAffinityTerm"]["topologyKey"] == "example.com/rack"
+    assert built["spec"]["topologySpreadConstraints"][0]["topologyKey"] == "example.com/row"
+    assert built["metadata"]["labels"][labels.REVISION] != plain["metadata"]["labels"][labels.REVISION]
+    assert "affinity" not in plain["spec"]
+
+
+@pytest.mark.parametrize(
+    ("cache", "source"),
+    [
+        ({"hostPath": "/var/models"}, {"hostPath": {"path": "/var/models", "type": "DirectoryOrCreate"}}),
+        ({"claimName": "models"}, {"persistentVolumeClaim": {"claimName": "models"}}),
+    ],
+)
+def test_a_cache_outlives_the_pod(cache: dict[str, str], source: dict[str, Any]) -> None:
+    built = pod(model={"name": "m", "source": SOURCES["hf"], "cache": cache})
+    kubernetes_validate.validate(built, "1.34", strict=True)
+    volume = next(v for v in built["spec"]["volumes"] if v["name"] == "cache")
+    assert volume == {"name": "cache", **source}
+
+
 def test_a_shutdown_timeout_of_zero_is_refused() -> None:
     found = record()
     assert found.spec is not None

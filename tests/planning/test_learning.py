@@ -46,8 +46,8 @@ NAME = "main@h100"
 def _serving(speed: float, load: float, **changes: object) -> WorkerTelemetry:
     """A worker of a certain speed asked for a share of its modelled rate, and the batch at which it serves that."""
     assert YARD is not None
-    most = speed * (YARD.at_batch(YARD.sequences) or 0.0)
-    served, low, high = min(most, YARD.rate * load), 1.0, float(YARD.sequences)
+    most = speed * (YARD.at_batch(YARD.limits.sequences) or 0.0)
+    served, low, high = min(most, YARD.rate * load), 1.0, float(YARD.limits.sequences)
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if speed * (YARD.at_batch(middle) or 0.0) < served else (low, middle)

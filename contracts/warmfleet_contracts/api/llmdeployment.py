@@ -16,6 +16,7 @@ from warmfleet_contracts.api.base import (
     Rule,
     ShortText,
 )
+from warmfleet_contracts.api.engine import Engine, EnvVar, given, one_place
 from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
 from warmfleet_contracts.api.model import Model, ModelSource
 from warmfleet_contracts.api.scaling import Scaling
@@ -25,40 +26,6 @@ MAX_NAME_LENGTH = 40
 """Longest metadata.name: pod, service and label names are derived from it."""
 
 
-class EnvVar(ApiModel):
-    """One literal environment variable; anything richer goes into podTemplate."""
-
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")]
-    """Name of the variable."""
-    value: Annotated[str, Field(max_length=4096)] = ""
-    """Value of the variable."""
-
-
-class Engine(ApiModel):
-    """The inference engine of a worker."""
-
-    image: Annotated[str, Field(min_length=1, max_length=512)]
-    """Container image of vLLM."""
-    args: Annotated[
-        tuple[Annotated[str, Field(max_length=4096)], ...],
-        Field(max_length=128, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
-    ] = ()
-    """Further engine flags, appended to those that warmfleet sets."""
-    env: Annotated[
-        tuple[EnvVar, ...],
-        Field(
-            max_length=128,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
-    ] = ()
-    """Environment of the engine container."""
-    pod_template: Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})] = (
-        Field(default_factory=dict)
-    )
-    """Overlay on the worker's pod (metadata.labels, metadata.annotations, spec), merged like a strategic merge
-    patch: lists of containers, volumes, env and mounts merge by name."""
-
-
 class PerformanceOverride(ApiModel):
     """What one worker of a variant sustains, where the performance model has no row or is wrong."""
 
@@ -66,6 +33,21 @@ class PerformanceOverride(ApiModel):
     """Requests per second within the SLO, for the traffic mix of the deployment."""
     kv_cache_tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens that the worker's KV cache holds."""
+
+
+class Placement(ApiModel):
+    """On which nodes the workers of a variant run, beyond the node selector of their InstanceType."""
+
+    node_labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=16)] = Field(
+        default_factory=dict
+    )
+    """Labels that a node must have besides those of the InstanceType, such as the one that says that its accelerators
+    are linked among each other: what a worker with tensorParallel above 1 wants."""
+    pack_by: ShortText | None = None
+    """Node label of a topology domain, such as topology.kubernetes.io/rack; workers prefer a domain that has others of
+    their deployment, which is near for a cache that is handed over."""
+    spread_by: ShortText = "topology.kubernetes.io/zone"
+    """Node label of a failure domain, over which workers of the deployment are spread as evenly as nodes allow."""
 
 
 class Variant(ApiModel):
@@ -96,6 +78,8 @@ class Variant(ApiModel):
     """Most workers of this variant; unset: bounded by the deployment and the instance type."""
     performance: PerformanceOverride | None = None
     """Measured performance of one worker, instead of the performance model."""
+    placement: Placement | None = None
+    """Nodes of its workers; unset: those of the InstanceType, spread over zones."""
 
     @property
     def accelerators(self) -> int:
@@ -237,6 +221,50 @@ class LLMDeploymentSpec(ApiModel):
             "the sum of the variants' min is above scaling.max; lower a variant's min or raise scaling.max",
             lambda s: s.scaling is None or sum(v.min for v in s.variants) <= s.scaling.max,
         ),
+        one_place(
+            "model.maxModelLen",
+            "--max-model-len",
+            args="self.engine",
+            test="has(self.model.maxModelLen)",
+            holds=lambda s: s.model.max_model_len is None or not given(s.engine.args, "--max-model-len"),
+        ),
+        one_place(
+            "model.quantization",
+            "--quantization",
+            args="self.engine",
+            test="has(self.model.quantization) && self.model.quantization != 'none'",
+            holds=lambda s: s.model.quantization == "none" or not given(s.engine.args, "--quantization"),
+        ),
+        one_place(
+            "kvCache.dtype",
+            "--kv-cache-dtype",
+            args="self.engine",
+            test="has(self.kvCache) && has(self.kvCache.dtype) && self.kvCache.dtype != 'auto'",
+            holds=lambda s: s.kv_cache.dtype == "auto" or not given(s.engine.args, "--kv-cache-dtype"),
+        ),
+        Rule(
+            "!has(self.engine.prefixCaching) || self.engine.prefixCaching || !has(self.kvCache) || "
+            "((!has(self.kvCache.tiers) || size(self.kvCache.tiers) == 0) && (!has(self.kvCache.handover) || "
+            "self.kvCache.handover.all(h, h == 'none')))",
+            "engine.prefixCaching: false leaves nothing that kvCache.tiers or kvCache.handover could keep; remove them "
+            "or leave prefix caching on",
+            lambda s: (
+                s.engine.prefix_caching is not False
+                or (not s.kv_cache.tiers and all(h == "none" for h in s.kv_cache.handover))
+            ),
+        ),
+        Rule(
+            "!has(self.engine.chunkedPrefill) || self.engine.chunkedPrefill || !has(self.model.maxModelLen) || "
+            "!has(self.engine.maxNumBatchedTokens) || self.engine.maxNumBatchedTokens >= self.model.maxModelLen",
+            "engine.maxNumBatchedTokens must be at least model.maxModelLen when engine.chunkedPrefill is false: a "
+            "prompt is computed in one step; raise it or leave chunked prefill on",
+            lambda s: (
+                s.engine.chunked_prefill is not False
+                or s.model.max_model_len is None
+                or s.engine.max_num_batched_tokens is None
+                or s.engine.max_num_batched_tokens >= s.model.max_model_len
+            ),
+        ),
     )
 
     model: Model
@@ -329,6 +357,7 @@ __all__ = [
     "Model",
     "ModelSource",
     "PerformanceOverride",
+    "Placement",
     "Rollout",
     "Routing",
     "Slo",

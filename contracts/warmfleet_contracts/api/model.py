@@ -84,8 +84,45 @@ class ModelSource(ApiModel):
     """The node's disk."""
 
 
+class NodeCache(ApiModel):
+    """Where downloaded weights and compiled kernels outlive a worker; exactly one."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.hostPath) != has(self.claimName)",
+            "cache: set exactly one of hostPath (a folder on each node) and claimName (a ReadWriteMany claim)",
+            lambda s: (s.host_path is None) != (s.claim_name is None),
+        ),
+    )
+
+    host_path: Annotated[str, Field(max_length=1024, pattern=r"^/")] | None = None
+    """Absolute path of a folder on the node, made when it is missing; the engine's user must be able to write to it."""
+    claim_name: ShortText | None = None
+    """PersistentVolumeClaim (ReadWriteMany) in the deployment's namespace."""
+
+
 class Model(ApiModel):
     """The model that is served."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.scheme) || (has(self.quantization) && (self.quantization == 'compressed-tensors' || "
+            "(self.quantization == 'gptq' && self.scheme.endsWith('a16'))))",
+            "model.scheme says how the weights of a compressed-tensors or (w4a16, w8a16) gptq checkpoint are "
+            "quantized; set model.quantization to one of them or remove scheme",
+            lambda s: (
+                s.scheme is None
+                or s.quantization == "compressed-tensors"
+                or (s.quantization == "gptq" and s.scheme.endswith("a16"))
+            ),
+        ),
+        Rule(
+            "!has(self.sparsity) || (has(self.quantization) && self.quantization == 'compressed-tensors')",
+            "model.sparsity is of compressed-tensors checkpoints; set model.quantization to compressed-tensors or "
+            "remove sparsity",
+            lambda s: s.sparsity is None or s.quantization == "compressed-tensors",
+        ),
+    )
 
     name: ShortText
     """Name under which the OpenAI endpoint serves the model."""
@@ -97,4 +134,12 @@ class Model(ApiModel):
     max_model_len: Annotated[int, Field(ge=128, le=16_777_216)] | None = None
     """Longest context in tokens; unset: the model's own."""
     quantization: Literal["none", "fp8", "mxfp4", "awq", "gptq", "compressed-tensors"] = "none"
-    """Weight quantization."""
+    """Weight quantization. fp8 quantizes a 16-bit checkpoint while it is loaded, or says that the checkpoint is fp8;
+    the others are properties of the checkpoint, which the engine reads from its config."""
+    scheme: Literal["w4a16", "w8a16", "w8a8-int8", "w8a8-fp8"] | None = None
+    """Bits of weights and activations of a compressed-tensors or gptq checkpoint, for capacity and fit; unset: w4a16
+    for gptq, unknown for compressed-tensors."""
+    sparsity: Literal["2:4"] | None = None
+    """Structured sparsity of a compressed-tensors checkpoint. Engines from vLLM 0.19 on cannot run it."""
+    cache: NodeCache | None = None
+    """Keeps downloaded weights and compiled kernels for the next worker; unset: they go with the pod."""

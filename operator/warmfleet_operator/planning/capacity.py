@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from warmfleet_contracts.api import LLMDeploymentSpec, Variant
+from warmfleet_contracts.engineversion import engine_problems
 from warmfleet_contracts.perfmodel import PerfProfile, Workload, profiles
 from warmfleet_contracts.reasons import Reason
 
-from warmfleet_operator.planning import modelled
+from warmfleet_operator.planning import fit, modelled
 from warmfleet_operator.planning.startup import startup_lead
 from warmfleet_operator.state.decisions import Problem
 from warmfleet_operator.state.memory import DeploymentMemory
@@ -72,7 +73,7 @@ class Yardstick:
         workload: The mean request.
         ttft: Objective, seconds.
         tpot: Objective, seconds.
-        sequences: Largest batch that the engine's flags allow.
+        limits: What the engine's flags bound.
     """
 
     rate: float
@@ -81,7 +82,7 @@ class Yardstick:
     workload: Workload
     ttft: float
     tpot: float
-    sequences: int
+    limits: modelled.Limits
 
     def at_batch(self, batch: float) -> float | None:
         """Modelled requests/s of a worker that runs ``batch`` requests on average."""
@@ -89,20 +90,21 @@ class Yardstick:
             return None
         if batch < 1.0:
             return batch * modelled.at_batch(self.profile, self.workload, 1)
-        low = min(int(batch), self.sequences)
+        most = self.limits.sequences
+        low = min(int(batch), most)
         below = modelled.at_batch(self.profile, self.workload, low)
         above = modelled.at_batch(self.profile, self.workload, low + 1)
-        return below + (above - below) * (min(batch, self.sequences) - low)
+        return below + (above - below) * (min(batch, most) - low)
 
     def at_speed(self, speed: float) -> float:
         """Requests/s within the SLO of a worker whose steps take 1/``speed`` as long as modelled."""
         if self.profile is None:
             return self.rate * speed
         grid = max(0.05, round(speed, 2))
-        rate, meets = modelled.within_slo(
-            self.profile, 1, self.workload, self.ttft * grid, self.tpot * grid, self.sequences
+        found, meets = modelled.within_slo(
+            self.profile, 1, self.workload, self.ttft * grid, self.tpot * grid, self.limits
         )
-        return rate * grid if meets else 0.0
+        return found.requests_per_second * grid if meets else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,6 @@ def yardstick(
     found = _check(spec, variant, types, workload)
     if not found.rate or not found.meets_slo:
         return None
-    sequences = modelled.sequences(spec.engine.args)
     given = variant.performance is not None and variant.performance.requests_per_second is not None
     record, model = types.get(variant.instance_type), modelled.profile_name(spec)
     profile = None
@@ -180,7 +181,8 @@ def yardstick(
             modelled.find_profile(model, modelled.dtype(spec, model), name, variant.tensor_parallel),
             modelled.cache_factor(spec),
         )
-    return Yardstick(found.rate, given, profile, workload, spec.slo.ttft, spec.slo.tpot, sequences)
+    work = modelled.served(spec, workload)
+    return Yardstick(found.rate, given, profile, work, spec.slo.ttft, spec.slo.tpot, modelled.limits(spec))
 
 
 def _learned(variant: Variant, memory: DeploymentMemory | None) -> float:
@@ -227,37 +229,43 @@ def _check(
     given = override.requests_per_second if override is not None else None
     if record is None or record.spec is None:
         return _Checked(_no_type(where, variant, record, types), runnable=False, meets_slo=False, rate=given)
-    accelerator = record.spec.accelerator
-    if variant.accelerators > accelerator.count:
-        message = (
-            f"{where}: tensorParallel x pipelineParallel = {variant.accelerators} is more than the {accelerator.count} "
-            f"accelerators of InstanceType {record.name}; lower them or choose a larger type"
-        )
-        return _Checked(_cannot_fit(message), runnable=False, meets_slo=False, rate=given)
-    model = modelled.profile_name(spec)
-    dtype = modelled.dtype(spec, model)
-    profile = None if model is None else modelled.find_profile(model, dtype, accelerator.name, variant.tensor_parallel)
-    message = _unfit(spec, variant, accelerator.name, profile, dtype, model)
+    message = fit.refusal(spec, variant, record.name, record.spec)
     if message:
-        return _Checked(_cannot_fit(f"{where}: {message}"), runnable=False, meets_slo=False, rate=given)
+        hint = fit.would_fit(spec, types, workload)
+        return _Checked(_cannot_fit(f"{where}: {message}{hint}"), runnable=False, meets_slo=False, rate=given)
+    old = engine_problems(spec)
+    if old:
+        problem = Problem(Reason.ENGINE_UNSUITABLE, "; ".join(old)[:900])
+        return _Checked(problem, runnable=False, meets_slo=False, rate=given)
     if given is not None:
         return _Checked(None, runnable=True, meets_slo=True, rate=given)
-    if profile is None or variant.pipeline_parallel > 1:
-        problem = _no_data(spec, variant, model, f"{dtype} on {accelerator.name}")
+    accelerator = record.spec.accelerator.name
+    row = fit.find(spec, variant, accelerator)
+    if row.profile is None or variant.pipeline_parallel > 1:
+        kind = row.dtype or f"{spec.model.quantization} without model.scheme"
+        problem = _no_data(spec, variant, row.model, f"{kind} on {accelerator}")
         return _Checked(problem, runnable=True, meets_slo=False, rate=None)
-    return _modelled(spec, where, profile, workload)
+    return _modelled(spec, where, row.profile, types, workload)
 
 
-def _modelled(spec: LLMDeploymentSpec, where: str, profile: PerfProfile, workload: Workload) -> _Checked:
-    factor, sequences = modelled.cache_factor(spec), modelled.sequences(spec.engine.args)
-    rate, meets = modelled.within_slo(profile, factor, workload, spec.slo.ttft, spec.slo.tpot, sequences)
+def _modelled(
+    spec: LLMDeploymentSpec,
+    where: str,
+    profile: PerfProfile,
+    types: Mapping[str, InstanceTypeRecord],
+    workload: Workload,
+) -> _Checked:
+    factor, bounds = modelled.cache_factor(spec), modelled.limits(spec)
+    work = modelled.served(spec, workload)
+    found, meets = modelled.within_slo(profile, factor, work, spec.slo.ttft, spec.slo.tpot, bounds)
+    rate = found.requests_per_second
     if meets:
         return _Checked(None, runnable=True, meets_slo=True, rate=rate)
     message = (
         f"{where}: on {profile.accelerator} not even one request at a time of {workload.input_tokens:.0f} prompt and "
         f"{workload.output_tokens:.0f} generated tokens meets slo.ttft {spec.slo.ttft:g} s and slo.tpot "
         f"{spec.slo.tpot * 1000:g} ms; loosen the SLO, raise tensorParallel or choose a faster type"
-    )
+    ) + fit.would_fit(spec, types, workload)
     return _Checked(_cannot_fit(message), runnable=True, meets_slo=False, rate=rate)
 
 
@@ -294,32 +302,3 @@ def _no_data(spec: LLMDeploymentSpec, variant: Variant, model: str | None, what:
             f"set {where}.performance or choose another tensorParallel or type"
         )
     return Problem(Reason.NO_PERFORMANCE_DATA, f"{where}: {message}")
-
-
-def _unfit(
-    spec: LLMDeploymentSpec,
-    variant: Variant,
-    accelerator: str,
-    profile: PerfProfile | None,
-    dtype: str,
-    model: str | None,
-) -> str:
-    """Why the model does not fit, or an empty text when it does or nobody knows."""
-    if profile is None and model is not None:
-        weights, room = modelled.weights(model, dtype), modelled.usable_bytes(accelerator)
-        if weights is not None and room is not None and weights > room * variant.accelerators:
-            return (
-                f"the weights of {model} in {dtype} ({weights / 1e9:.0f} GB) do not fit {variant.accelerators} x "
-                f"{accelerator} ({room / 1e9:.0f} GB each for weights and cache); raise tensorParallel, quantize or "
-                "choose a larger type"
-            )
-    tokens = variant.performance.kv_cache_tokens if variant.performance is not None else None
-    if tokens is None and profile is not None:
-        tokens = profile.kv_tokens * modelled.cache_factor(spec)
-    longest = spec.model.max_model_len
-    if tokens is not None and longest is not None and longest > tokens:
-        return (
-            f"model.maxModelLen {longest} is more than the {tokens} tokens that the KV cache holds on "
-            f"{variant.accelerators} x {accelerator}; lower it, raise tensorParallel or choose a larger type"
-        )
-    return ""

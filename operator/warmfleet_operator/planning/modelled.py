@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.perfmodel import (
+    MAX_NUM_BATCHED_TOKENS,
+    Capacity,
     PerfProfile,
     Workload,
     lookup,
@@ -15,6 +18,7 @@ from warmfleet_contracts.perfmodel import (
     resolve_profile_name,
 )
 from warmfleet_contracts.perfmodel import capacity as sustained
+from warmfleet_contracts.quantized import DERIVED, derived, weight_bytes
 
 DEFAULT_SEQUENCES = 256
 _FP8_CACHE = 2
@@ -29,11 +33,34 @@ def profile_name(spec: LLMDeploymentSpec) -> str | None:
     return resolve(spec.model.name) or resolve(repository)
 
 
+class Limits(NamedTuple):
+    """What the engine's flags bound.
+
+    Attributes:
+        sequences: Requests that run at a time.
+        step_tokens: Tokens of one step.
+    """
+
+    sequences: int = DEFAULT_SEQUENCES
+    step_tokens: int = MAX_NUM_BATCHED_TOKENS
+
+
+_WHOLE_PROMPT = 16_777_216
+"""Tokens of a step that holds any prompt: without chunked prefill."""
+
+
 def dtype(spec: LLMDeploymentSpec, model: str | None) -> str:
-    """Data type of the weights as the profiles name it."""
-    if spec.model.quantization != "none":
-        return spec.model.quantization
-    return "mxfp4" if model is not None and model.startswith("gpt-oss") else "bf16"
+    """Data type of the weights as the profiles name it; empty when the spec does not tell."""
+    quantization, sparse = spec.model.quantization, "-2:4" if spec.model.sparsity else ""
+    if quantization == "none":
+        return "mxfp4" if model is not None and model.startswith("gpt-oss") else "bf16"
+    if quantization in ("awq", "gptq"):
+        return spec.model.scheme or "w4a16"
+    if quantization == "compressed-tensors":
+        if spec.model.scheme == "w8a8-fp8" and not sparse:
+            return "fp8"
+        return f"{spec.model.scheme}{sparse}" if spec.model.scheme else ""
+    return quantization
 
 
 def cache_factor(spec: LLMDeploymentSpec) -> int:
@@ -41,17 +68,30 @@ def cache_factor(spec: LLMDeploymentSpec) -> int:
     return _FP8_CACHE if spec.kv_cache.dtype.startswith("fp8") else 1
 
 
+def limits(spec: LLMDeploymentSpec) -> Limits:
+    """What the fields of spec.engine, else its args, bound."""
+    engine = spec.engine
+    sequences = engine.max_num_seqs or _number(engine.args, "--max-num-seqs", DEFAULT_SEQUENCES)
+    chunk = engine.max_num_batched_tokens or _number(engine.args, "--max-num-batched-tokens", MAX_NUM_BATCHED_TOKENS)
+    return Limits(sequences, _WHOLE_PROMPT if engine.chunked_prefill is False else chunk)
+
+
 @lru_cache(maxsize=4096)
-def sequences(args: tuple[str, ...]) -> int:
-    """Largest batch that the engine's flags allow; the last flag holds."""
-    found = DEFAULT_SEQUENCES
+def _number(args: tuple[str, ...], flag: str, default: int) -> int:
+    """A number among the engine's flags, between 1 and 2^24; the last one holds."""
+    found = default
     for i, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if flag == "--max-num-seqs":
+        name, equals, value = arg.partition("=")
+        if name == flag:
             text = value if equals else (args[i + 1] if i + 1 < len(args) else "")
-            if text.isascii() and text.isdigit() and 0 < int(text) <= 65_536:
+            if text.isascii() and text.isdigit() and 0 < int(text) <= _WHOLE_PROMPT:
                 found = int(text)
     return found
+
+
+def served(spec: LLMDeploymentSpec, workload: Workload) -> Workload:
+    """The mean request as the engine meets it: without prefix caching every prompt is new."""
+    return workload._replace(hit_ratio=0.0) if spec.engine.prefix_caching is False else workload
 
 
 @lru_cache(maxsize=4096)
@@ -62,14 +102,30 @@ def resolve(name: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def find_profile(model: str, dtype: str, accelerator: str, tensor_parallel: int) -> PerfProfile | None:
-    """See :func:`lookup`."""
-    return lookup(model, dtype, accelerator, tensor_parallel)
+    """The row of the performance model, else one derived from its 16-bit row; None without either."""
+    found = lookup(model, dtype, accelerator, tensor_parallel)
+    if found is not None:
+        return found
+    base = lookup(model, "bf16", accelerator, tensor_parallel)
+    kind = "w8a8-fp8" if dtype == "fp8" else dtype
+    return derived(base, kind) if base is not None and kind in DERIVED else None
 
 
 @lru_cache(maxsize=256)
 def weights(model: str, dtype: str) -> int | None:
     """Bytes of the weights, whatever they run on; None without any row."""
-    return min((p.weight_bytes for p in profiles().values() if (p.model, p.dtype) == (model, dtype)), default=None)
+    known = min((p.weight_bytes for p in profiles().values() if (p.model, p.dtype) == (model, dtype)), default=None)
+    if known is not None or dtype not in DERIVED:
+        return known
+    base = weights(model, "bf16")
+    small = None if base is None else weight_bytes(model, dtype, base)
+    return None if small is None else round(small)
+
+
+@lru_cache(maxsize=256)
+def cache_bytes_per_token(model: str) -> int | None:
+    """Bytes of one token's cache in 16 bit, all accelerators together; None without any row."""
+    return next((p.kv_bytes_per_token for p in profiles().values() if p.model == model), None)
 
 
 @lru_cache(maxsize=256)
@@ -98,11 +154,18 @@ def within_slo(
     workload: Workload,
     ttft: float,
     tpot: float,
-    sequences: int,
-) -> tuple[float, bool]:
-    """Requests per second, and whether the SLO is met at it."""
+    limits: Limits,
+) -> tuple[Capacity, bool]:
+    """The largest rate within the SLO, and whether it is met; else what one request at a time gives."""
     profile = replace(profile, kv_tokens=profile.kv_tokens * cache_factor)
-    found = sustained(profile, workload, ttft_s=ttft, tpot_s=tpot, max_num_seqs=sequences)
+    found = sustained(
+        profile,
+        workload,
+        ttft_s=ttft,
+        tpot_s=tpot,
+        max_num_seqs=limits.sequences,
+        max_num_batched_tokens=limits.step_tokens,
+    )
     if found.requests_per_second > 0:
-        return found.requests_per_second, True
-    return operating_point(profile, workload, 1).requests_per_second, False
+        return found, True
+    return operating_point(profile, workload, 1, max_num_batched_tokens=limits.step_tokens), False

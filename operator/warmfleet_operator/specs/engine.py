@@ -1,7 +1,10 @@
 """The engine's command line and environment from a deployment's spec.
 
 Flags are those of ``vllm serve``. What warmfleet sets comes first and ``engine.args`` after it, because the last
-occurrence of a flag wins in the engine's argument parser; only the shutdown timeout is not the user's to set.
+occurrence of a flag wins in the engine's argument parser; only the shutdown timeout is not the user's to set, and a
+flag that has a field is refused in ``engine.args`` when the field is set. Quantization that is a property of the
+checkpoint is left to the engine, which reads it from the checkpoint's config and chooses the fastest kernel for it;
+naming it would pin one.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any
 
 from warmfleet_contracts import labels
 from warmfleet_contracts.api import LLMDeploymentSpec, Variant
+from warmfleet_contracts.api.engine import ENGINE_FLAGS, Engine
 from warmfleet_contracts.api.model import S3Source
 
 from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV
@@ -37,6 +41,16 @@ class Weights:
     env: tuple[dict[str, Any], ...] = ()
     volumes: tuple[dict[str, Any], ...] = ()
     mounts: tuple[dict[str, Any], ...] = ()
+
+
+def cache_volume(spec: LLMDeploymentSpec) -> dict[str, Any]:
+    """Volume of downloads and compiled kernels: the pod's own, the node's or a claim."""
+    kept = spec.model.cache
+    if kept is None:
+        return {"name": "cache", "emptyDir": {}}
+    if kept.host_path is not None:
+        return {"name": "cache", "hostPath": {"path": kept.host_path, "type": "DirectoryOrCreate"}}
+    return {"name": "cache", "persistentVolumeClaim": {"claimName": kept.claim_name}}
 
 
 def weights(spec: LLMDeploymentSpec) -> Weights:
@@ -101,11 +115,24 @@ def arguments(
         args += ["--pipeline-parallel-size", str(variant.pipeline_parallel)]
     if spec.model.max_model_len is not None:
         args += ["--max-model-len", str(spec.model.max_model_len)]
-    if spec.model.quantization != "none":
-        args += ["--quantization", spec.model.quantization]
+    if spec.model.quantization == "fp8":
+        args += ["--quantization", "fp8"]
+    args += serving(spec.engine)
     if spec.kv_cache.dtype != "auto":
         args += ["--kv-cache-dtype", spec.kv_cache.dtype]
     return [*args, *source.args, *extra, *spec.engine.args, "--shutdown-timeout", str(shutdown_seconds)]
+
+
+def serving(engine: Engine) -> list[str]:
+    """Flags of the fields of ``spec.engine`` that are set."""
+    found: list[str] = []
+    for field, flag in ENGINE_FLAGS.items():
+        value = getattr(engine, "".join(f"_{c.lower()}" if c.isupper() else c for c in field))
+        if isinstance(value, bool):
+            found.append(flag if value else f"--no-{flag[2:]}")
+        elif value is not None:
+            found += [flag, str(value)]
+    return found
 
 
 def environment(spec: LLMDeploymentSpec, extra: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from warmfleet_operator.specs.routing import endpoint
 from warmfleet_operator.state.records import DeploymentRecord
 from warmfleet_operator.state.revisions import revision
 
+ZONE = "topology.kubernetes.io/zone"
 GRACE_MARGIN = 30
 """Seconds of the grace period beyond drain and engine shutdown."""
 KEY_MOUNT = "/run/warmfleet-key"
@@ -99,7 +100,7 @@ def build(template: WorkerTemplate, name: str) -> Object:
 
 def _pod_spec(template: WorkerTemplate) -> Object:
     spec, itype = template.spec, template.instance_type
-    settings = template.settings
+    settings, placement = template.settings, template.variant.placement
     grace = round(spec.kv_cache.drain_deadline) + settings.engine_shutdown_seconds + GRACE_MARGIN
     built: Object = {
         "restartPolicy": "Always",
@@ -111,7 +112,7 @@ def _pod_spec(template: WorkerTemplate) -> Object:
         "containers": [_engine(template)],
         "volumes": [
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
-            {"name": "cache", "emptyDir": {}},
+            engine.cache_volume(spec),
             *engine.weights(spec).volumes,
             *kv.volumes(_kv(template)),
             *_key_volume(settings),
@@ -119,19 +120,32 @@ def _pod_spec(template: WorkerTemplate) -> Object:
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
-                "topologyKey": "topology.kubernetes.io/zone",
+                "topologyKey": placement.spread_by if placement is not None else ZONE,
                 "whenUnsatisfiable": "ScheduleAnyway",
                 "labelSelector": {"matchLabels": {labels.DEPLOYMENT: template.record.key.name}},
             }
         ],
     }
-    if itype.node_selector:
-        built["nodeSelector"] = dict(itype.node_selector)
+    selector = {**(placement.node_labels if placement is not None else {}), **itype.node_selector}
+    if selector:
+        built["nodeSelector"] = selector
+    if placement is not None and placement.pack_by is not None:
+        built["affinity"] = _near(template.record.key.name, placement.pack_by)
     if itype.tolerations:
         built["tolerations"] = [t.to_wire() for t in itype.tolerations]
     if spec.priority_class_name:
         built["priorityClassName"] = spec.priority_class_name
     return built
+
+
+def _near(deployment: str, topology_key: str) -> Object:
+    """A wish, not a condition: a worker far from the others serves better than one that is never scheduled."""
+    term = {
+        "labelSelector": {"matchLabels": {labels.DEPLOYMENT: deployment, labels.COMPONENT: labels.COMPONENT_WORKER}},
+        "topologyKey": topology_key,
+    }
+    wish = {"weight": 100, "podAffinityTerm": term}
+    return {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [wish]}}
 
 
 def _kv(template: WorkerTemplate) -> kv.KvPlan:

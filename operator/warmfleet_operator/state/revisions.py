@@ -4,10 +4,11 @@
 
     revision(variant) = "t1-" + hash(model, engine, kvCache, priorityClassName; the variant's type and parallelism)
 
-Defaults and fields that only steer the operator (model.profile, kvCache.drainDeadline and minRetainedHitRatio, the SLO)
-are left out, and so is everything that the operator adds to the pod: an upgrade of the operator, or a new field with a
-default, makes no worker outdated. ``t1`` names this way of hashing. A worker whose label has another one was made by
-another version of the operator; it cannot be compared and is left alone.
+Defaults and fields that only steer the operator (model.profile, scheme and sparsity, engine.version,
+kvCache.drainDeadline and minRetainedHitRatio, the SLO) are left out, and so is everything that the operator adds to the
+pod: an upgrade of the operator, or a new field with a default, makes no worker outdated. ``t1`` names this way of
+hashing. A worker whose label has another one was made by another version of the operator; it cannot be compared and is
+left alone.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def with_template(spec: LLMDeploymentSpec, good: LLMDeploymentSpec) -> LLMDeploy
 def _as_before(variant: Variant, older: Variant | None) -> Variant:
     if older is None or _shape(older) == _shape(variant):
         return variant
-    names = ("instance_type", "role", "tensor_parallel", "pipeline_parallel", "performance")
+    names = ("instance_type", "role", "tensor_parallel", "pipeline_parallel", "performance", "placement")
     return variant.model_copy(update={name: getattr(older, name) for name in names})
 
 
@@ -78,15 +79,18 @@ def _common(spec: LLMDeploymentSpec) -> dict[str, Any]:
         return part.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True, exclude=without)
 
     return {
-        "model": wire(spec.model, {"profile"}),
-        "engine": wire(spec.engine, set()),
+        "model": wire(spec.model, {"profile", "scheme", "sparsity"}),
+        "engine": wire(spec.engine, {"version"}),
         "kvCache": wire(spec.kv_cache, {"drain_deadline", "min_retained_hit_ratio"}),
         "priorityClassName": spec.priority_class_name or "",
     }
 
 
 def _shape(variant: Variant) -> list[Any]:
-    return [variant.instance_type, variant.role, variant.tensor_parallel, variant.pipeline_parallel]
+    shape: list[Any] = [variant.instance_type, variant.role, variant.tensor_parallel, variant.pipeline_parallel]
+    if variant.placement is not None:
+        shape.append(variant.placement.to_wire())
+    return shape
 
 
 def _hash(value: object) -> str:

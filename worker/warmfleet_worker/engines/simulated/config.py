@@ -28,8 +28,17 @@ from warmfleet_worker.engines.simulated.tier import BYTES_PER_SECOND, TierConfig
 
 DEFAULT_MAX_MODEL_LEN = 131_072
 _DTYPES = {"bf16": "bf16", "bfloat16": "bf16", "float16": "bf16", "half": "bf16", "fp8": "fp8", "mxfp4": "mxfp4"}
-_WITHOUT_EFFECT = ("--revision", "--load-format", "--download-dir", "--pipeline-parallel-size", "--tokenizer")
-"""Flags of vLLM about weights and placement: taken, since users pass them, and of no meaning without either."""
+_WITHOUT_EFFECT = (
+    "--revision",
+    "--load-format",
+    "--download-dir",
+    "--pipeline-parallel-size",
+    "--tokenizer",
+    "--scheduling-policy",
+    "--max-num-queued-tokens",
+)
+"""Flags of vLLM that are taken, since deployments pass them, and change nothing here: weights and stages do not exist,
+and the scheduler serves in order of arrival."""
 _PREFERENCE = ("bf16", "mxfp4", "fp8")
 
 
@@ -102,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-num-batched-tokens", type=_positive, default=8192)
     parser.add_argument("--max-num-queued-reqs", type=int)
     parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--enable-chunked-prefill", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--kv-events-config", type=json.loads)
     parser.add_argument("--kv-transfer-config", type=json.loads)
