@@ -8,6 +8,7 @@ A family may be spelled ``vllm:x`` or ``vllm_x`` (collectors replace the colon);
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 MAX_BYTES = 4 * 1024 * 1024
 """Default bound on an exposition: six times a busy engine's."""
+MAX_SAMPLES = 10_000
+"""Default bound on the wanted samples: a fifth of a second of parsing, during which nothing else is done."""
 
 _NAME = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?=[{\s])")
 _SUFFIXES = ("_bucket", "_count", "_sum")
@@ -88,7 +91,7 @@ class Samples:
         return {k: v for k, v in self.families.get(_plain(name), {}).items() if wanted <= set(k)}
 
 
-def parse(text: str, *, wanted: Iterable[str], max_bytes: int = MAX_BYTES) -> Samples:
+def parse(text: str, *, wanted: Iterable[str], max_bytes: int = MAX_BYTES, max_samples: int = MAX_SAMPLES) -> Samples:
     """Parse an exposition.
 
     Args:
@@ -96,15 +99,18 @@ def parse(text: str, *, wanted: Iterable[str], max_bytes: int = MAX_BYTES) -> Sa
         wanted: Sample names to keep, with ``_total`` for counters; a histogram's base name keeps its buckets, count
             and sum.
         max_bytes: Refuse more than this.
+        max_samples: Refuse more wanted samples than this.
 
     Raises:
-        MetricsError: Too large, or a line is not a sample; the message names the line.
+        MetricsError: Too large, too many, or a line is not a sample; the message names the line.
     """
     if len(text) > max_bytes:
         raise MetricsError(f"metrics: {len(text)} characters, more than the {max_bytes} allowed")
     names = {_plain(name) for name in wanted}
     names |= {name + suffix for name in names for suffix in _SUFFIXES}
-    lines = list(_filtered(text, names))
+    lines = list(itertools.islice(_filtered(text, names), max_samples + 1))
+    if len(lines) > max_samples:
+        raise MetricsError(f"metrics: more than the {max_samples} wanted samples allowed")
     try:
         return _collect([line for _, line in lines])
     except ValueError:

@@ -194,11 +194,28 @@ class TestStore:
     def test_a_missed_deletion_is_pruned_and_a_missed_object_noticed(self) -> None:
         self.store.observe(Kind.POD, pod())
         known = self.store.known(Kind.POD)
-        self.store.prune(Kind.POD, known)
+        self.store.prune(Kind.POD, known, "99")
         assert self.store.snapshot().workers == ()
         key = next(iter(known))
         assert self.store.behind(Kind.POD, {key: ("u3", "1")}) == {key}
         assert self.store.behind(Kind.POD, {key: ("u1", "1")}) == set()
+
+    def test_a_list_older_than_what_is_known_says_nothing_about_what_is_gone(self) -> None:
+        body = pod()
+        body["metadata"]["resourceVersion"] = "50"
+        self.store.observe(Kind.POD, body)
+        self.store.prune(Kind.POD, self.store.known(Kind.POD), "49")
+        assert len(self.store.snapshot().workers) == 1
+
+    def test_what_an_old_list_made_forgotten_comes_back_with_its_next_change(self) -> None:
+        body = pod()
+        body["metadata"]["resourceVersion"] = "50"
+        self.store.observe(Kind.POD, body)
+        self.store.prune(Kind.POD, self.store.known(Kind.POD), "60")
+        self.store.observe(Kind.POD, body)
+        assert self.store.snapshot().workers == (), "a late event does not bring it back"
+        self.store.observe(Kind.POD, {**body, "metadata": {**body["metadata"], "resourceVersion": "61"}})
+        assert len(self.store.snapshot().workers) == 1
 
     def test_an_unanswered_create_counts_as_there_until_seen_or_expired(self) -> None:
         record = parse.worker_from_pod(pod(), None, 0.0)

@@ -149,6 +149,8 @@ def _variants(view: View) -> list[VariantStatus]:
     found = []
     for variant in view.plan.variants:
         mine = [w for w in view.workers if w.variant == variant.name]
+        if not variant.instance_type or not variant.name:
+            continue  # of a pod that somebody has stripped of its labels: no variant of the spec
         found.append(
             VariantStatus(
                 name=variant.name,

@@ -298,7 +298,7 @@ class WorkerActor:
         if worker.uid == "":
             return  # asked for and never seen: there is nothing to delete yet
         try:
-            await self._tools.api.delete(
+            answer = await self._tools.api.delete(
                 PODS,
                 worker.key.name,
                 worker.key.namespace,
@@ -314,6 +314,8 @@ class WorkerActor:
             if error.status == 404:
                 self._tools.store.observe(Kind.POD, _ghost(worker), deleted=True)
             return
+        if (answer.get("metadata") or {}).get("deletionTimestamp"):  # it is leaving, however late the watch says so
+            self._tools.store.observe(Kind.POD, answer)
         self._say_deleted(job, action)
 
     def _say_deleted(self, job: diff.Job, action: diff.Delete) -> None:

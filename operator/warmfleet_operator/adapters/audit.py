@@ -3,7 +3,8 @@
 A watch that starts over (410 Gone) lists what exists and never says what vanished in between; a watch can also fall
 silent without an error. Both show here: objects that a list no longer has are forgotten, and when an object of a list
 is still missing from the store a whole period later, the watch is not keeping up and the process turns unhealthy. Only
-metadata is listed, and nothing is decided from it.
+metadata is listed, and nothing is decided from it. A list can itself be old (a cache of an API server that lost touch):
+what the store has in a newer version than the list's is never forgotten for it.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Audit:
         """
         resource = WATCHED[kind]
         before = self._store.known(kind)
-        items = await self._api.list(
+        items, version = await self._api.list_at(
             resource,
             self._namespace if resource.namespaced else None,
             label_selector=POD_SELECTOR if kind is Kind.POD else None,
@@ -92,7 +93,8 @@ class Audit:
         )
         found = (parse.identity(item) for item in items)
         listed = {key: (uid, version) for key, uid, version in (f for f in found if f is not None)}
-        self._store.prune(kind, {k: uid for k, uid in before.items() if k not in listed or listed[k][0] != uid})
+        gone = {k: uid for k, uid in before.items() if k not in listed or listed[k][0] != uid}
+        self._store.prune(kind, gone, version)
         # What was listed before and is still not in the store was not just late: the watch has had a whole period.
         late = self._store.behind(kind, self._behind.get(kind, listed))
         self._behind[kind] = {key: listed[key] for key in self._store.behind(kind, listed)}

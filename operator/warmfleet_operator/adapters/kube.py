@@ -76,6 +76,16 @@ class KubeApi(Protocol):
     ) -> builtins.list[Object]:
         """All objects of a collection, page by page."""
 
+    async def list_at(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        metadata_only: bool = False,
+    ) -> tuple[builtins.list[Object], str]:
+        """The same with the resourceVersion that the list is of; empty when the answer names none."""
+
     async def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
         """POST an object."""
 
@@ -104,8 +114,8 @@ class KubeApi(Protocol):
         uid: str | None = None,
         resource_version: str | None = None,
         grace_seconds: int | None = None,
-    ) -> None:
-        """DELETE an object, only if it still is the one meant."""
+    ) -> Object:
+        """DELETE an object, only if it still is the one meant; what the API server answers: the object or a Status."""
 
 
 class TokenBucket:
@@ -177,6 +187,18 @@ class RestKubeApi:
         metadata_only: bool = False,
     ) -> builtins.list[Object]:
         """All objects of a collection, page by page."""
+        found, _ = await self.list_at(resource, namespace, label_selector=label_selector, metadata_only=metadata_only)
+        return found
+
+    async def list_at(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        metadata_only: bool = False,
+    ) -> tuple[builtins.list[Object], str]:
+        """The same with the resourceVersion that the list is of; empty when the answer names none."""
         accept = "application/json"
         if metadata_only:
             accept = f"application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{accept}"
@@ -187,9 +209,10 @@ class RestKubeApi:
         while True:
             page = await self._request("GET", resource, resource.path(namespace), query=query, accept=accept)
             found += page.get("items") or []
-            token = (page.get("metadata") or {}).get("continue")
+            meta = page.get("metadata") or {}
+            token = meta.get("continue")
             if not token:
-                return found
+                return found, str(meta.get("resourceVersion") or "")
             query["continue"] = token
 
     async def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
@@ -227,15 +250,15 @@ class RestKubeApi:
         uid: str | None = None,
         resource_version: str | None = None,
         grace_seconds: int | None = None,
-    ) -> None:
-        """DELETE an object, only if it still is the one meant."""
+    ) -> Object:
+        """DELETE an object, only if it still is the one meant; what the API server answers: the object or a Status."""
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         conditions = {"uid": uid, "resourceVersion": resource_version}
         if any(conditions.values()):
             options["preconditions"] = {key: value for key, value in conditions.items() if value}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
-        await self._write("DELETE", resource, resource.path(namespace, name), body=options)
+        return await self._write("DELETE", resource, resource.path(namespace, name), body=options)
 
     async def _write(self, method: str, resource: Resource, path: str, **how: Any) -> Object:
         async with self._writes:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
+MOST_SERIES = 10_000
+"""Series of one counter of one process that are remembered; the longest absent are forgotten first."""
+
 
 class Counter:
     """One counter of one process, as (time, sum of increases) over a window.
@@ -59,7 +62,8 @@ class SeriesCounter:
     """A counter split over labelled series of one process, summed.
 
     A series that was absent in an earlier scrape of the same process starts at zero: exporters create a labelled series
-    with its first increment.
+    with its first increment. Series that are shown no more are remembered, up to :data:`MOST_SERIES` in all, because
+    one that pauses would count anew.
     """
 
     __slots__ = ("_counter", "_last", "_total")
@@ -75,7 +79,10 @@ class SeriesCounter:
             for name, value in series.items():
                 before = self._last.get(name, 0.0)
                 self._total += value - before if value >= before else value
-        self._last = {**(self._last or {}), **series}
+        absent = {name: value for name, value in (self._last or {}).items() if name not in series}
+        for name in list(absent)[: max(0, len(absent) + len(series) - MOST_SERIES)]:
+            del absent[name]
+        self._last = {**absent, **series}
         self._counter.add(at, self._total)
 
     def increase(self, now: float) -> tuple[float, float] | None:

@@ -1,7 +1,8 @@
 """The store: raw objects in, frozen records out. Thread-safe; filled by the watch and by the answers of own writes.
 
 Objects arrive out of order (a watch event may be older than the answer of a write), so an object replaces the one known
-only when its resourceVersion is not smaller, and a UID that was deleted never comes back.
+only when its resourceVersion is not smaller, and a UID that was deleted never comes back. One that was only missing
+from a list comes back with a version newer than that list.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class FleetStore:
         self._wake = wake
         self._lock = threading.Lock()
         self._shelves = {kind: _Shelf() for kind in Kind}
-        self._dead: OrderedDict[str, None] = OrderedDict()
+        self._dead: OrderedDict[str, int | None] = OrderedDict()
         self.expectations = Expectations()
 
     def observe(self, kind: Kind, body: object, *, deleted: bool = False) -> None:
@@ -96,7 +97,7 @@ class FleetStore:
         if found is None or not isinstance(body, Mapping):
             return
         key, uid, version_text = found
-        version = int(version_text) if version_text.isascii() and version_text.isdigit() else None
+        version = _number(version_text)
         with self._lock:
             shelf = self._shelves[kind]
             shelf.last_event = self._clock.now()
@@ -107,12 +108,22 @@ class FleetStore:
                 if changed:
                     del shelf.entries[key]
             else:
-                changed = uid not in self._dead and self._put(kind, shelf, key, uid, version, body)
+                changed = not self._is_dead(uid, version) and self._put(kind, shelf, key, uid, version, body)
         if changed:
             self._wake()
 
-    def _bury(self, uid: str) -> None:
-        self._dead[uid] = None
+    def _is_dead(self, uid: str, version: int | None) -> bool:
+        if uid not in self._dead:
+            return False
+        missed_at = self._dead[uid]
+        if missed_at is None or version is None or version <= missed_at:
+            return True
+        del self._dead[uid]  # an old list had not shown it
+        return False
+
+    def _bury(self, uid: str, missed_at: int | None = None) -> None:
+        """Note that an object is gone for good, or that a list of version ``missed_at`` had not shown it."""
+        self._dead[uid] = missed_at
         while len(self._dead) > _TOMBSTONES:
             self._dead.popitem(last=False)
 
@@ -229,7 +240,7 @@ class FleetStore:
                 if entry is None:
                     late = uid not in self._dead
                 else:
-                    known, fresh = entry.version, int(version) if version.isdigit() else None
+                    known, fresh = entry.version, _number(version)
                     late = entry.uid != uid or (known is not None and fresh is not None and known < fresh)
                 if late:
                     missing.add(key)
@@ -240,15 +251,33 @@ class FleetStore:
         with self._lock:
             return {key: entry.uid for key, entry in self._shelves[kind].entries.items()}
 
-    def prune(self, kind: Kind, gone: Mapping[Key, str]) -> None:
-        """Forget objects (UID by key) that a fresh list no longer shows: their deletion was missed."""
+    def prune(self, kind: Kind, gone: Mapping[Key, str], list_version: str) -> None:
+        """Forget objects that a list no longer shows: their deletion was missed.
+
+        Args:
+            kind: The kind that was listed.
+            gone: UID by key.
+            list_version: resourceVersion of the list. What is known in a newer version stays: the list is too old to
+                say that it is gone.
+        """
+        at = _number(list_version)
         with self._lock:
             entries = self._shelves[kind].entries
-            hits = [key for key, uid in gone.items() if key in entries and entries[key].uid == uid]
+            hits = [
+                key
+                for key, uid in gone.items()
+                if (entry := entries.get(key)) is not None
+                and entry.uid == uid
+                and (at is None or entry.version is None or entry.version <= at)
+            ]
             for key in hits:
-                self._bury(entries.pop(key).uid)
+                self._bury(entries.pop(key).uid, at)
         if hits:
             self._wake()
+
+
+def _number(version: str) -> int | None:
+    return int(version) if version.isascii() and version.isdigit() and len(version) < 20 else None
 
 
 def _values(classes: Sequence[PriorityClassRecord]) -> dict[str, int]:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 import zmq
@@ -23,6 +24,9 @@ QUEUE = 100_000
 """Batches that wait for the reader; beyond, ZMQ drops, which shows as a gap."""
 
 BlockHash = bytes | int
+BlockSize = Annotated[int, msgspec.Meta(ge=0, le=2**24)]
+Group = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Time = Annotated[float, msgspec.Meta(ge=0, le=2**33)]
 
 
 class BlockStored(msgspec.Struct, tag="BlockStored", gc=False):
@@ -38,9 +42,9 @@ class BlockStored(msgspec.Struct, tag="BlockStored", gc=False):
     """
 
     block_hashes: list[BlockHash]
-    block_size: int = 0
+    block_size: BlockSize = 0
     medium: str | None = None
-    group_idx: int | None = None
+    group_idx: Group | None = None
     parent_block_hash: BlockHash | None = None
     token_ids: list[int] = []
 
@@ -56,7 +60,7 @@ class BlockRemoved(msgspec.Struct, tag="BlockRemoved", gc=False):
 
     block_hashes: list[BlockHash]
     medium: str | None = None
-    group_idx: int | None = None
+    group_idx: Group | None = None
 
 
 class AllBlocksCleared(msgspec.Struct, tag="AllBlocksCleared", gc=False):
@@ -75,7 +79,7 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
         data_parallel_rank: Whose they are.
     """
 
-    ts: float
+    ts: Time
     events: list[BlockStored | BlockRemoved | AllBlocksCleared]
     data_parallel_rank: int | None = None
 
@@ -177,7 +181,7 @@ class KvEventReader:
                 # Not wait_for: it loses a cancellation that comes together with an answer.
                 async with asyncio.timeout(REPLAY_TIMEOUT):
                     frames = await socket.recv_multipart()
-                number = int.from_bytes(frames[-2], "big", signed=True)
+                number = int.from_bytes(frames[-2], "big", signed=True) if len(frames) > 1 else -1
                 if number < 0 or (until is not None and number >= until):
                     return
                 if number == self._next:

@@ -1,0 +1,394 @@
+"""Bytes from beyond a trust line: whatever they are, they raise nothing unforeseen, cost little, hurt no other.
+
+Trust lines: objects of tenants (LLMDeployment, TrafficForecast, ConfigMap, pods), answers of agents and routers, an
+engine's KV events, trace files, settings. Two kinds of garbage: any JSON at all, and a good body with parts replaced.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from warmfleet_contracts import labels
+from warmfleet_contracts.agent import AgentState
+from warmfleet_contracts.traces import TraceError
+from warmfleet_operator.acting.conditions import View
+from warmfleet_operator.acting.status import build
+from warmfleet_operator.adapters.agents import NoAnswerError, _parse
+from warmfleet_operator.adapters.telemetry import parse_router
+from warmfleet_operator.planning.plan import plan
+from warmfleet_operator.state import checkpoint
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, PlannerMemory
+from warmfleet_operator.state.readings import Readings
+from warmfleet_operator.state.records import Key, RouterRecord, WorkerPhase, WorkerRecord
+from warmfleet_operator.state.snapshot import FleetStore, Kind
+from warmfleet_runtime.clock import ManualClock
+from warmfleet_simulation.importers import import_trace
+from warmfleet_worker.kv.events import decode
+from warmfleet_worker.kv.index import BlockIndex
+
+SAMPLES = Path(__file__).resolve().parents[1] / "contracts" / "samples" / "valid"
+few = settings(max_examples=settings.default.max_examples // 10)
+"""In `make test` all of this takes seconds; the thorough profile has seven times as many."""
+
+odd_numbers = st.sampled_from([math.nan, math.inf, -math.inf, -1, 0, 1e308, -1e308, 2**63, -(2**70), 10**30, 0.1])
+odd_texts = st.sampled_from(
+    ["", "\u202e\U0001f4a5", "\x00", "9" * 40, "x" * 5000, "1e999s", "-5s", "²", "../..", "NaN"]
+)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | odd_numbers | odd_texts
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def places(body: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    inner = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    return [path, *(p for key, value in inner for p in places(value, (*path, key)))]
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, bodies: list[Any]) -> Any:
+    """A good body with up to three places replaced, removed or doubled."""
+    body = copy.deepcopy(draw(st.sampled_from(bodies)))
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(places(body)))
+        if not path:
+            continue
+        where = body
+        for key in path[:-1]:
+            where = where[key]
+        if isinstance(where, dict) and draw(st.booleans()):
+            where[draw(st.text(max_size=5))] = draw(values)
+        else:
+            where[path[-1]] = draw(values)
+    return body
+
+
+def with_identity(body: Any, **meta: Any) -> Any:
+    """The same with what the API server itself sets, and no tenant can forge."""
+    whole = dict(body) if isinstance(body, dict) else {"spec": body}
+    old = whole.get("metadata")
+    fixed = {"name": "chat", "namespace": "prod", "uid": "u", "resourceVersion": "5", "generation": 2, **meta}
+    whole["metadata"] = {**(old if isinstance(old, dict) else {}), **fixed}
+    return whole
+
+
+GOOD = [yaml.safe_load(p.read_text(encoding="utf-8")) for p in sorted(SAMPLES.glob("*.yaml"))]
+FLEETS = [b for b in GOOD if b["kind"] == "LLMDeployment"]
+TYPES = [b for b in GOOD if b["kind"] == "InstanceType"]
+POD = {
+    "metadata": {
+        "labels": {labels.COMPONENT: "worker", labels.DEPLOYMENT: "chat"},
+        "annotations": {},
+        "ownerReferences": [{}],
+    },
+    "spec": {"nodeName": "n", "containers": [{"name": "engine", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]},
+    "status": {
+        "phase": "Running",
+        "podIP": "10.0.0.1",
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"name": "engine", "started": True, "state": {"waiting": {"reason": "x"}}}],
+    },
+}
+NODE = {
+    "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]},
+    "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+}
+FORECAST = {
+    "spec": {"target": {"name": "chat"}},
+    "status": {
+        "issuedAt": "2026-01-01T00:00:00Z",
+        "validFor": "1800s",
+        "trusted": True,
+        "leadWindows": {
+            "probabilities": [0.5, 0.9],
+            "windows": [{"lead": "60s", "residuals": [0.1, 0.2]}, {"lead": "600s", "residuals": [0.3, 0.4]}],
+            "shape": [1.0, 2.0],
+            "peak": 10.0,
+            "floor": 0.1,
+        },
+    },
+}
+BODIES = {
+    Kind.DEPLOYMENT: FLEETS,
+    Kind.INSTANCE_TYPE: TYPES,
+    Kind.FORECAST: [FORECAST],
+    Kind.POD: [POD],
+    Kind.NODE: [NODE],
+    Kind.NAMESPACE: [{"status": {"phase": "Active"}}],
+    Kind.PRIORITY_CLASS: [{"value": 5, "globalDefault": True}],
+}
+
+
+@st.composite
+def watched(draw: st.DrawFn) -> tuple[Kind, Any]:
+    kind = draw(st.sampled_from(list(BODIES)))
+    body = draw(spoiled(BODIES[kind]) | values)
+    # The API server stamps name, UID and versions; the rest is the tenant's.
+    return kind, with_identity(body, name="chat" if kind is not Kind.INSTANCE_TYPE else "h100")
+
+
+def neighbour(store: FleetStore) -> None:
+    """A fleet of somebody else, which must get its workers whatever happens beside it."""
+    itype = copy.deepcopy(TYPES[0])
+    itype["spec"].pop("limit", None)
+    store.observe(Kind.INSTANCE_TYPE, with_identity(itype, name="other", namespace="", uid="t"))
+    spec = copy.deepcopy(next(b for b in FLEETS if "replicas" in b["spec"]))
+    spec["spec"]["replicas"] = 3
+    spec["spec"]["variants"] = [{"name": "a", "instanceType": "other", "performance": {"requestsPerSecond": 1.0}}]
+    store.observe(Kind.DEPLOYMENT, with_identity(spec, name="neighbour", namespace="calm", uid="n"))
+
+
+BARE = with_identity(
+    {"metadata": {"labels": {labels.COMPONENT: "worker", labels.DEPLOYMENT: "neighbour"}}, "status": POD["status"]},
+    namespace="calm",
+    name="forged",
+)
+"""A pod that claims to be somebody's worker and has nothing else."""
+
+
+@few
+@given(st.lists(watched(), max_size=5))
+@example([(Kind.POD, BARE)])
+def test_no_object_of_a_tenant_breaks_the_decision_or_takes_workers_from_another(
+    bodies: list[tuple[Kind, Any]],
+) -> None:
+    clock = ManualClock(1000.0)
+    store = FleetStore(clock)
+    neighbour(store)
+    for kind, body in bodies:
+        store.observe(kind, body)
+    memory = PlannerMemory()
+    for _ in range(2):
+        snapshot = store.snapshot()
+        decided, memory = plan(snapshot, memory, clock.now())
+        assert sum(v.create for v in decided.deployments[Key("calm", "neighbour")].variants) == 3
+        for key, record in snapshot.deployments.items():
+            mine = tuple(w for w in snapshot.workers if w.deployment_key == key)
+            json.dumps(
+                build(View(record, decided.deployments.get(key), mine, None, ()), snapshot.instance_types, "now")
+            )
+            json.dumps(checkpoint.dump(memory.deployments[key], clock.now()), allow_nan=False)
+        clock.advance(5.0)
+
+
+STATE = {
+    "version": "v1",
+    "podUid": "u",
+    "phase": "Serving",
+    "engine": {"ready": True, "running": 3, "waiting": 1, "kvUsage": 0.5, "readyAfterSeconds": 9.0},
+    "counters": {
+        "requests": 5,
+        "promptTokens": 100,
+        "generationTokens": 50,
+        "cacheQueryTokens": 9,
+        "cacheHitTokens": 3,
+    },
+    "latency": {"ttftCount": 5, "ttftWithinSlo": 4, "tpotCount": 5, "tpotWithinSlo": 4},
+    "kv": {"heldTokens": 7, "hotTokens": 5, "sketch": "AAAAAAAAAAE="},
+    "drain": {"reason": "x", "remainingSeconds": 4.0, "cancellable": True, "report": {"keptTokens": 4}},
+}
+WORKER = WorkerRecord(Key("prod", "w"), "u", "1", "chat", "a", "h100", "r", WorkerPhase.READY, 1, 0.0, first_ready=0.0)
+ROUTER = RouterRecord(Key("prod", "r"), "ru", "chat", "10.0.0.2", ready=True)
+
+
+def plausible(readings: Readings, now: float) -> None:
+    """What came of the answers is finite, or unknown."""
+    demand = readings.demand(Key("prod", "chat"), [WORKER], [ROUTER], now)
+    for name in ("arrivals", "input_tokens", "output_tokens", "hit_ratio", "rejects", "slo_attainment"):
+        value = getattr(demand, name)
+        assert value is None or (math.isfinite(value) and value >= 0.0), name
+    for name in ("hit_ratio", "slo_attainment"):
+        assert (getattr(demand, name) or 0.0) <= 1.0
+
+
+@few
+@given(st.lists(spoiled([STATE]) | st.just(STATE) | values, max_size=5))
+@example([STATE, {**STATE, "counters": {"requests": 2**53}}, STATE])
+def test_no_answer_of_an_agent_is_believed_beyond_what_can_be(answers: list[Any]) -> None:
+    readings = Readings(20.0, 300.0, 60.0)
+    for index, answer in enumerate(answers):
+        try:
+            state: AgentState = _parse(json.dumps(answer).encode("utf-8", errors="surrogatepass"))
+        except NoAnswerError:
+            readings.agent_silent(WORKER, 5.0 * index)
+        else:
+            readings.agent_answered(WORKER, state, 5.0 * index)
+        plausible(readings, 5.0 * index)
+
+
+@few
+@given(st.binary(max_size=300))
+def test_no_bytes_of_an_agent_raise(raw: bytes) -> None:
+    try:
+        _parse(raw)
+    except NoAnswerError:
+        return
+
+
+NAMES = ("vllm_router_processed_requests_total", "vllm_router_request_errors_total", "vllm_router_retries_total")
+metric_lines = st.builds(
+    lambda name, label, value: f'{name}{{worker="{label}",error_type="no_available_workers"}} {value}',
+    st.sampled_from(NAMES),
+    st.text(alphabet='ab\\"\n{}=, \u202e', max_size=6),
+    st.sampled_from(["1", "-5", "NaN", "+Inf", "1e300", "9" * 400, "0x5", "", "1 2 3", "²"]),
+)
+
+
+@few
+@given(st.lists(st.lists(metric_lines | st.text(max_size=20), max_size=4), max_size=4))
+def test_no_metrics_of_a_router_are_believed_beyond_what_can_be(scrapes: list[list[str]]) -> None:
+    readings = Readings(20.0, 300.0, 60.0)
+    for index, lines in enumerate(scrapes):
+        try:
+            readings.router_answered(ROUTER, parse_router("\n".join(lines) + "\n"), 5.0 * index)
+        except NoAnswerError:
+            readings.router_silent(ROUTER, 5.0 * index)
+        plausible(readings, 5.0 * index)
+
+
+def test_a_router_that_shows_series_without_end_costs_little_and_is_not_remembered() -> None:
+    readings = Readings(20.0, 300.0, 60.0)
+    for turn in range(6):
+        text = "".join(f'{NAMES[0]}{{worker="{turn}-{n}"}} 1\n' for n in range(60_000))
+        begin = time.process_time()
+        try:
+            readings.router_answered(ROUTER, parse_router(text), 5.0 * turn)
+        except NoAnswerError:
+            readings.router_silent(ROUTER, 5.0 * turn)
+        assert time.process_time() - begin < 0.7, "the decision waits for this"
+    known = sum(len(c._last or {}) for e in readings._routers.values() for c in (e.dispatched, e.unserved, e.retries))
+    assert known <= 10_000
+
+
+event_values = st.none() | st.integers() | st.binary(max_size=8) | st.floats() | st.text(max_size=4)
+hashes = st.lists(st.integers(-5, 2**64) | st.binary(max_size=8), max_size=4)
+kv_events = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["BlockStored", "BlockRemoved", "AllBlocksCleared", "Odd"]),
+        "block_hashes": hashes | event_values,
+    },
+    optional={
+        "block_size": st.sampled_from([0, 16, -1, 2**40]) | event_values,
+        "medium": st.sampled_from(["GPU", "CPU", "STORAGE", "?", None]) | event_values,
+        "group_idx": st.sampled_from([0, 1, -1, 2**40]) | event_values,
+        "parent_block_hash": event_values,
+        "token_ids": st.lists(st.integers(), max_size=3) | event_values,
+    },
+)
+batches = st.builds(lambda ts, events: [ts, events, None], odd_numbers | st.floats(), st.lists(kv_events, max_size=4))
+
+
+def packed(value: Any) -> bytes | None:
+    try:
+        return msgspec.msgpack.encode(value)
+    except OverflowError:  # msgpack has no such number
+        return None
+
+
+@few
+@given(st.lists(batches.map(packed).filter(lambda b: b is not None) | st.binary(max_size=60), max_size=6))
+def test_no_kv_event_breaks_the_index(payloads: list[bytes]) -> None:
+    index = BlockIndex(limit=64)
+    for payload in payloads:
+        try:
+            index.take(decode(payload))
+        except ValueError:
+            index.miss()
+        assert len(index) <= 64
+        index.hot_tokens(1e9)
+        index.hot_sketch(1e9)
+
+
+CHECKPOINT = checkpoint.dump(
+    DeploymentMemory(
+        "u",
+        desired={"a": 3},
+        wants=((1.0, 2),),
+        steps=(1.0,),
+        panic_until=9.0,
+        low_since=1.0,
+        failures={"a": FailedStarts({"x": 1.0}, 2, 1.0)},
+        learned={"a": LearnedRate(0.1, 1.1, 1.0, 3)},
+        startups={"a": ((1.0, 30.0),)},
+        chosen={"x": 1.0},
+    ),
+    5.0,
+)
+
+
+@few
+@given(spoiled([CHECKPOINT]))
+def test_no_checkpoint_that_a_tenant_wrote_breaks_a_decision(data: Any) -> None:
+    try:
+        mine = checkpoint.load(data, 1000.0)
+    except checkpoint.CheckpointError:
+        return
+    store = FleetStore(ManualClock(1000.0))
+    neighbour(store)
+    fleet = copy.deepcopy(FLEETS[0])
+    store.observe(Kind.DEPLOYMENT, with_identity(fleet, uid=mine.uid))
+    memory = PlannerMemory({Key("prod", "chat"): mine})
+    for now in (1000.0, 1005.0):
+        decided, memory = plan(store.snapshot(), memory, now)
+        assert sum(v.create for v in decided.deployments[Key("calm", "neighbour")].variants) == 3
+
+
+@few
+@given(
+    data=st.binary(max_size=200) | st.text(max_size=200).map(str.encode),
+    name=st.sampled_from(["t.csv", "t.jsonl", "t.json", "t.parquet"]),
+)
+def test_no_trace_file_raises_anything_but_its_own_error(
+    data: bytes, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(data)
+    try:
+        import_trace(path)
+    except TraceError as error:
+        said = str(error)
+    else:
+        return
+    assert "t." in said
+
+
+TRACES: dict[str, tuple[str, Callable[[list[str]], str]]] = {
+    "azure": ("t.csv", lambda rows: "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(f"{r}\n" for r in rows)),
+    "burstgpt": (
+        "t.csv",
+        lambda rows: (
+            "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n" + "".join(f"{r}\n" for r in rows)
+        ),
+    ),
+}
+cells = st.sampled_from(
+    ["2023-11-16 18:15:46.6805900", "5", "-5", "nan", "inf", "1e400", "9" * 40, "", "x", "\u202e", "ChatGPT"]
+)
+
+
+@few
+@given(form=st.sampled_from(sorted(TRACES)), rows=st.lists(st.lists(cells, max_size=7).map(",".join), max_size=4))
+def test_no_row_of_a_trace_raises_anything_but_its_own_error(
+    form: str, rows: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    name, made = TRACES[form]
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_text(made(rows), encoding="utf-8")
+    try:
+        import_trace(path, form)
+    except TraceError:
+        return
