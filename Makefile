@@ -14,10 +14,13 @@ JOBS ?= 2
 # Options for each pytest run; CI gives what a machine that is shared and slow at times needs.
 PYTEST_ARGS ?=
 CLUSTER ?= embedded
+# Whether a soak ends with the one on a real vLLM, which needs 6 GB.
+SOAK_VLLM ?= yes
 # Folders of tests that have a target of their own.
 SEPARATE := \
 	chart \
 	controlplane \
+	faults \
 	gitops \
 	prometheus \
 	vllm
@@ -81,6 +84,15 @@ prometheus: $(STAMP) ## Find prometheus and promtool, or unpack Debian's into th
 .PHONY: test-prometheus
 test-prometheus: prometheus ## The queries on a real Prometheus (seconds)
 	$(PYTEST) tests/prometheus
+
+.PHONY: test-faults
+test-faults: $(STAMP) ## Every injected fault once, watched by an independent observer (5 minutes)
+	$(PYTEST) tests/faults -s
+
+.PHONY: soak
+soak: $(STAMP) ## An hour of churn with random faults (SOAK_MINUTES, SOAK_SEED), then make soak-vllm unless SOAK_VLLM is empty
+	$(PY) tests/faults/soak.py --page docs/reliability.md
+	$(if $(SOAK_VLLM),$(MAKE) soak-vllm)
 
 .PHONY: vllm
 vllm: $(STAMP) ## Install a real vLLM for CPUs into the user's cache (6 GB, some minutes, once)

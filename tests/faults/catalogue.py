@@ -51,7 +51,9 @@ class Stage:
 
     async def churn(self) -> None:
         """What users do meanwhile: another size of the fixed fleet, other traffic for the scaled one."""
-        self.spec(PROD, FIXED, {"replicas": self.random.choice([2, 3])})
+        live = self.world.fleet(PROD, FIXED)
+        now = live["spec"]["replicas"] if live is not None else 3
+        self.spec(PROD, FIXED, {"replicas": self.random.choice([n for n in (2, 3, 4) if n != now])})
         self.world.rates[PROD, AUTO] = self.random.choice([8.0, 20.0, 33.0])
 
 
@@ -77,8 +79,9 @@ def _api(*faults: Fault) -> Play:
     async def play(stage: Stage) -> None:
         stage.world.proxy.faults[:0] = faults
         try:
-            await stage.churn()
-            await stage.wait()
+            for _ in range(4):
+                await stage.churn()
+                await stage.wait(0.5)
         finally:
             stage.world.proxy.faults = [f for f in stage.world.proxy.faults if f not in faults]
 
@@ -87,8 +90,9 @@ def _api(*faults: Fault) -> Play:
 
 async def cut_watches(stage: Stage) -> None:
     """Every watch is reset again and again."""
-    await stage.churn()
-    for _ in range(5):
+    for turn in range(10):
+        if turn % 3 == 0:
+            await stage.churn()
         stage.world.proxy.cut_watches()
         await stage.wait(0.2)
 
@@ -117,6 +121,7 @@ async def stale(stage: Stage) -> None:
             stage.world.api.store.forget_events()
             stage.world.proxy.cut_watches()
             await stage.wait(0.5)
+            await stage.churn()
     finally:
         stage.world.proxy.faults.remove(fault)
 

@@ -97,8 +97,7 @@ def is_ready(pod: Json) -> bool:
 class Agent:
     """The agent of one worker: answers as its mode says.
 
-    Modes: good, hang, silent, garbage, huge, negative, nan, foreign (another pod's answer), boast (10**12 running) and
-    hasty (Drained at once).
+    Modes: good, hang, silent, garbage, huge, negative, nan, foreign (another pod's answer) and boast (10**12 running).
     """
 
     def __init__(self, world: FaultWorld, pod: Json) -> None:
@@ -162,7 +161,6 @@ class Agent:
             "negative": {**state, "engine": {"ready": True, "running": -5, "waiting": -1}},
             "boast": {**state, "engine": {"ready": True, "running": 10**12}},
             "foreign": {**state, "podUid": "00000000-aaaa", "phase": "Drained"},
-            "hasty": {**state, "phase": "Drained"},
         }
         if self.mode not in lies:
             return None

@@ -248,7 +248,7 @@ def _say(episode: Episode, at: float) -> None:
             print(f"          BROKEN {promise}: {text}", flush=True)
 
 
-def table(episodes: list[Episode]) -> str:
+def report(episodes: list[Episode]) -> str:
     """Faults x promises, as Markdown: how often each held."""
     rows = [f"| Fault | Episodes | {' | '.join(PROMISES)} | Converged within (median, longest) |"]
     rows.append("|" + "---|" * (len(PROMISES) + 3))
@@ -264,6 +264,31 @@ def table(episodes: list[Episode]) -> str:
         spread = f"{took[len(took) // 2]:.0f} s, {took[-1]:.0f} s" if took else "never"
         rows.append(f"| {act.name} | {len(mine)} | {' | '.join(cells)} | {spread} |")
     return "\n".join(rows)
+
+
+BEGIN, END = "<!-- faults: written by make soak -->", "<!-- /faults -->"
+
+
+def write_page(page: Path, episodes: list[Episode], result: dict[str, Any]) -> None:
+    """Puts the table and the figures of a soak between the markers of a page.
+
+    Raises:
+        ValueError: The page has no markers.
+    """
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page}: the markers {BEGIN} and {END} are missing")
+    injected = ", ".join(f"{count} {kind}" for kind, count in sorted(result["injected"].items()))
+    checks = ", ".join(f"{name} {count}" for name, count in result["checks"].items())
+    text = (
+        f"Seed {result['seed']}, {result['minutes']:g} minutes, {result['episodes']} episodes, {result['machine']}; "
+        f"{result['violations']} broken promises, {result['errors']} unexpected errors in the operator's logs. "
+        f"The operator ended {result['restarts']} times (killed, restarted, or its Lease or its watch was lost) and "
+        f"was started again. Largest operator: {result['operator_rss_mb']} MB. "
+        f"Looked at: {checks}. Met by requests: {injected}.\n"
+    )
+    page.write_text(f"{before}{begin}\n\n{text}\n{report(episodes)}\n\n{end}{after}", encoding="utf-8")
 
 
 def main() -> int:
@@ -284,7 +309,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         episodes, observer, world = asyncio.run(soak(given.minutes, given.seed, folder, given.only))
         errors = tracebacks(world)
-    print(table(episodes))
+    print(report(episodes))
     for line in errors:
         print("error:", line)
     result = {
@@ -300,6 +325,8 @@ def main() -> int:
         "stood_still_s": round(observer.stood_still / world.clock.scale, 1),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
     }
+    if given.page is not None:
+        write_page(given.page, episodes, result)
     print(json.dumps(result))
     return 1 if observer.violations or errors else 0
 
