@@ -15,6 +15,8 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from warmfleet_forecasting.series import Floats
 
@@ -31,6 +33,7 @@ SCORES: Floats = scores_of(PROBABILITIES)
 LEAST_ERRORS = 24
 """Past errors needed for a quantile of them."""
 _EVERY = 6
+"""Origins that share the quantiles of past errors; a quarter of the lead when that is longer."""
 _GAMMA = 0.004
 _MOST_THETA = 1.0
 _LEAST_WIDTH = 1e-3
@@ -49,12 +52,13 @@ def prior_quantiles(lead_cells: float) -> Floats:
     return np.asarray(SCORES * _PRIOR * np.sqrt(max(lead_cells, 0.5)))
 
 
-def _quantiles(ascending: Floats) -> Floats:
-    """Linearly interpolated quantiles of sorted values (what ``numpy.quantile`` gives, at a tenth of its price)."""
-    place = PROBABILITIES * (ascending.size - 1)
+def _quantiles(ascending: Floats, count: npt.NDArray[np.int64]) -> Floats:
+    """Linearly interpolated quantiles of each row's first ``count`` values, sorted; shape (R, P)."""
+    place = PROBABILITIES * (count[:, None] - 1)
     low = place.astype(np.int64)
-    high = np.minimum(low + 1, ascending.size - 1)
-    return np.asarray(ascending[low] + (place - low) * (ascending[high] - ascending[low]))
+    high = np.minimum(low + 1, count[:, None] - 1)
+    below, above = (np.take_along_axis(ascending, at, axis=1) for at in (low, high))
+    return np.asarray(below + (place - low) * (above - below))
 
 
 def with_past_errors(change: Floats, truth: Floats, horizon: int, first: int, window: int) -> Floats:
@@ -71,13 +75,16 @@ def with_past_errors(change: Floats, truth: Floats, horizon: int, first: int, wi
         Shape (N, P), NaN before ``first`` and while fewer than ``LEAST_ERRORS`` errors are known.
     """
     answer = np.full((change.size, PROBABILITIES.size), np.nan)
-    errors = truth - change
-    for at in range(first, change.size, _EVERY):
-        known = errors[max(0, at - horizon + 1 - window) : max(0, at - horizon + 1)]
-        known = known[np.isfinite(known)]
-        if known.size >= LEAST_ERRORS:
-            stop = min(at + _EVERY, change.size)
-            answer[at:stop] = change[at:stop, None] + _quantiles(np.sort(known))
+    every = max(_EVERY, horizon // 4)
+    origins = np.arange(first, change.size, every)
+    last = origins - horizon
+    padded = np.concatenate([np.full(window, np.nan), truth - change])
+    past = np.sort(sliding_window_view(padded, window)[np.maximum(last + 1, 0)], axis=1)  # NaN comes last
+    count = np.isfinite(past).sum(axis=1)
+    enough = count >= LEAST_ERRORS
+    found = np.full((origins.size, PROBABILITIES.size), np.nan)
+    found[enough] = _quantiles(past[enough], count[enough])
+    answer[first:] = change[first:, None] + np.repeat(found, every, axis=0)[: change.size - first]
     return answer
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -37,6 +38,8 @@ _RIDGE = 1e-2
 _WINDOW_S = 7 * DAY_S
 _LEAST_ERRORS = 24
 _PRIOR_HALF_LIFE_S = 6 * _HOUR
+_PRECISION = {"tol_obj": 1e-3, "tol_rel_obj": 1e7}
+"""Log-likelihood at which L-BFGS stops: absolute, and relative in units of the machine's precision."""
 
 Warm = dict[str, Any]
 """Parameters of an earlier fit, from which the next one starts."""
@@ -148,17 +151,28 @@ def curve(grid: Grid, fold: int, ahead: int, config: ForecastConfig, warm: Warm 
     with warnings.catch_warnings():  # of what Prophet does with pandas, which nobody here can mend
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        model = _fit(_model(config, float(np.ptp(times)), step_s, holidays), table, warm)
+        model = _fit(lambda: _model(config, float(np.ptp(times)), step_s, holidays), table, warm)
         answer = np.asarray(model.predict(_frame(wanted, config, holidays))["yhat"], dtype=np.float64)
     return answer, _parameters(model)
 
 
-def _fit(model: Any, table: Any, warm: Warm | None) -> Any:
-    """Fit, from ``warm`` when it has the same shape; Prophet refuses a start of another one only deep in cmdstan."""
+def _fit(make: Callable[[], Any], table: Any, warm: Warm | None) -> Any:
+    """Fit, from ``warm`` when it has the same shape; Prophet refuses a start of another one only deep in cmdstan.
+
+    L-BFGS to its usual precision often fails within a hair of the optimum, where the change-points' prior has its
+    kinks, and Newton's method, Prophet's answer to that, costs ten times as much. It is asked for less precision, then
+    for Newton's.
+    """
+    model = make()
+    model.stan_backend.set_options(newton_fallback=False)
     if warm is None or warm["terms"] != _terms(model):
-        return model.fit(table)
-    start = {name: value for name, value in warm.items() if name != "terms"}
-    return model.fit(table, init=start)
+        start = {}
+    else:
+        start = {"init": {name: value for name, value in warm.items() if name != "terms"}}
+    try:
+        return model.fit(table, algorithm="LBFGS", **_PRECISION, **start)
+    except RuntimeError:
+        return make().fit(table, algorithm="Newton")
 
 
 def _terms(model: Any) -> list[str]:
