@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -216,8 +216,23 @@ class KubeClient:
             options["propagationPolicy"] = propagation
         return await self._call("DELETE", resource.path(namespace, name), body=options)
 
-    async def follow(self, resource: Resource, namespace: str | None = None, **selectors: str) -> AsyncIterator[Event]:
-        """List, then watch, for ever; every change of every matching object is reported once."""
+    async def follow(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        heard: Callable[[], None] = lambda: None,
+        **selectors: str,
+    ) -> AsyncIterator[Event]:
+        """List, then watch, for ever; every change of every matching object is reported once.
+
+        Args:
+            resource: What to follow.
+            namespace: Where; None: everywhere.
+            heard: Called at every word of the API: a list, a change, a bookmark, the orderly end of a watch. A quiet
+                watch has one within a minute or two, one that ended silently has none.
+            selectors: `labelSelector`, `fieldSelector`.
+        """
         known: dict[tuple[str | None, str], Object] = {}
         version: str | None = None
         failures = 0
@@ -225,6 +240,7 @@ class KubeClient:
             try:
                 if version is None:
                     listed = await self.list(resource, namespace, **selectors)
+                    heard()
                     for event in _differences(known, listed["items"]):
                         yield event
                     version = listed["metadata"]["resourceVersion"]
@@ -240,9 +256,11 @@ class KubeClient:
                         timeout_seconds=_WATCH_SECONDS,
                     ):
                         version, failures = watcher.resource_version, 0
+                        heard()
                         if raw["type"] != "BOOKMARK":
                             _remember(known, raw)
                             yield Event(raw["type"], raw["object"])
+                heard()
             except Exception as error:  # noqa: BLE001 - whatever the API or the network answers, ask again
                 failures += 1
                 _LOG.log(logging.INFO if failures < 6 else logging.WARNING, "watch %s: %r", resource.plural, error)

@@ -86,7 +86,7 @@ class World:
         configuration.client_session_kwargs = {"trust_env": False}
         return configuration
 
-    def start(self, entry: str = OBEDIENT, **overrides: Any) -> ForecasterProcess:
+    def start(self, entry: str = OBEDIENT, *, watch_limit_s: float = 300.0, **overrides: Any) -> ForecasterProcess:
         values: dict[str, Any] = {
             "operator_url": "http://127.0.0.1:1/metrics",
             "listen_address": "127.0.0.1",
@@ -94,7 +94,12 @@ class World:
             "fit_deadline_seconds": 20.0,
         }
         process = ForecasterProcess(
-            Settings(**{**values, **overrides}), self.clock, self.configure, entry=entry, history=self.history
+            Settings(**{**values, **overrides}),
+            self.clock,
+            self.configure,
+            entry=entry,
+            history=self.history,
+            watch_limit_s=watch_limit_s,
         )
         stop = asyncio.Event()
         self.processes.append(process)

@@ -7,20 +7,22 @@ import json
 import math
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import aiohttp
 import pytest
+from warmfleet_contracts.api import API_VERSION
 from warmfleet_contracts.api.trafficforecast import TrafficForecast
 from warmfleet_forecasting.history import HistoryError, HistoryProblem, Key
 from warmfleet_forecasting.service import sharding
 from warmfleet_forecasting.service.process import ENTRY
+from warmfleet_localcluster.api import watch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # these folders are no packages
 
-from forecaster_world import DEPLOYMENTS, FORECASTS, World, deployment, traffic_forecast
+from forecaster_world import DEPLOYMENTS, FORECASTS, INSTANCE_TYPES, World, deployment, traffic_forecast
 from service_fits import BLOAT, CRASH, HANG, RAISE
 
 
@@ -62,6 +64,40 @@ async def test_from_a_deployment_to_the_status_of_its_forecast(world: World) -> 
     # no longer asked for: the object that was made goes
     await world.kube.patch(DEPLOYMENTS, "chat", {"spec": {"scaling": {"forecast": None}}}, "prod")
     await world.until(lambda: not world.forecast(), what="removal")
+
+
+async def test_a_watch_that_says_nothing_is_unhealthy_until_it_speaks_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "BOOKMARK_SECONDS", 0.1)
+    process = world.start(watch_limit_s=3.0, stale_seconds=86_400)
+
+    async def health() -> str:
+        assert process.probes is not None
+        url = f"http://127.0.0.1:{process.probes.port}/healthz"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            assert answer.status in {200, 500}
+            return await answer.text()
+
+    async def healthy(wanted: Callable[[str], bool]) -> None:
+        for _ in range(600):
+            if wanted(said := await health()):
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"timed out; /healthz says {said}")
+
+    await world.until(lambda: process.probes is not None and process.probes.port, what="the probes")
+    await healthy(lambda said: said == "ok")
+    monkeypatch.setattr(watch, "BOOKMARK_SECONDS", 1000.0)
+    kinds = ("llmdeployments", "trafficforecasts", "instancetypes")
+    await healthy(lambda said: all(f"watch of {kind}" in said for kind in kinds))
+    monkeypatch.setattr(watch, "BOOKMARK_SECONDS", 0.1)
+    await world.apply(deployment(forecast={}))  # its forecast is made, so two of the watches speak
+    await healthy(lambda said: "instancetypes" in said and "llmdeployments" not in said)
+    spec = {"accelerator": {"name": "H100-SXM"}, "price": {"onDemand": 1.0}}
+    body = {"apiVersion": API_VERSION, "kind": "InstanceType", "metadata": {"name": "h100"}, "spec": spec}
+    await world.apply(body, INSTANCE_TYPES)
+    await healthy(lambda said: said == "ok")
 
 
 async def test_the_shipped_models_fill_a_status_and_declared_events_raise_it(world: World) -> None:

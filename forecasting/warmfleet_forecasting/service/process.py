@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -31,6 +32,7 @@ from warmfleet_forecasting.settings import Settings
 _LOG = logging.getLogger(__name__)
 LLM_DEPLOYMENTS = Resource(API_VERSION, "llmdeployments")
 INSTANCE_TYPES = Resource(API_VERSION, "instancetypes", namespaced=False)
+_WATCHED = (LLM_DEPLOYMENTS, TRAFFIC_FORECASTS, INSTANCE_TYPES)
 ENTRY = "warmfleet_forecasting.service.work:fit"
 """Named, not imported: the models are loaded in the fitting processes only."""
 _PRUNE_SECONDS = 3600.0
@@ -49,6 +51,8 @@ class ForecasterProcess:
         configure: Loads the connection settings.
         entry: ``module:function`` of a fit.
         history: Where the past comes from; by default what the settings say.
+        watch_limit_s: Real seconds without a word of the API after which a watch counts as stalled; a quiet one is
+            ended in good order, and opened again, every 240.
     """
 
     def __init__(
@@ -59,9 +63,12 @@ class ForecasterProcess:
         *,
         entry: str = ENTRY,
         history: History | None = None,
+        watch_limit_s: float = 300.0,
     ) -> None:
         self._settings, self._clock, self._configure, self._given = settings, clock, configure, history
         self._started = clock.now()
+        self._watch_limit_s = watch_limit_s
+        self._heard = dict.fromkeys((r.plural for r in _WATCHED), time.monotonic())
         self._changed = asyncio.Event()
         self._synced: set[str] = set()
         self._kept: float | None = None
@@ -170,7 +177,11 @@ class ForecasterProcess:
 
     async def _watch(self, client: KubeClient, resource: Resource, seen: Callable[..., None]) -> None:
         namespace = self._settings.namespace or None if resource.namespaced else None
-        async for event in client.follow(resource, namespace):
+
+        def heard() -> None:
+            self._heard[resource.plural] = time.monotonic()
+
+        async for event in client.follow(resource, namespace, heard=heard):
             if event.type == "SYNCED":
                 self._synced.add(resource.plural)
                 self._changed.set()
@@ -182,7 +193,7 @@ class ForecasterProcess:
         warned: dict[Any, tuple[str, ...]] = {}
         while True:
             self._kept = self._clock.now()
-            if len(self._synced) == 3:
+            if len(self._synced) == len(_WATCHED):
                 self._changed.clear()
                 for key, faults in self.board.faults().items():
                     if warned.get(key) != faults:
@@ -237,4 +248,6 @@ class ForecasterProcess:
         if scraper is not None:
             signs.append(Sign("last scrape", now - (scraper.last_round or self._started)))
         signs.append(Sign("refits", now - (refitter.last_round or self._started)))
-        return stale(signs, self._settings.stale_seconds)
+        silence = {kind: time.monotonic() - at for kind, at in self._heard.items()}
+        watches = stale([Sign(f"watch of {kind}", age) for kind, age in silence.items()], self._watch_limit_s)
+        return stale(signs, self._settings.stale_seconds) + watches
