@@ -110,6 +110,10 @@ async def load_configuration(kubeconfig: str | None = None) -> kube.Configuratio
 class KubeClient:
     """Verbs on plain dicts. Close it, or use it as an async context manager.
 
+    Attributes:
+        heard: Called at every word of the API to a `follow`: a list, a change, a bookmark, the orderly end of a watch.
+            A quiet watch has one every minute or two; one that ended silently has none.
+
     Raises (all verbs):
         ApiError: The API answered with an error status.
         OSError, asyncio.TimeoutError, aiohttp.ClientError: It could not be reached.
@@ -120,6 +124,7 @@ class KubeClient:
         configuration.client_session_kwargs = {"trust_env": False}
         self._configuration = configuration
         self._api = kube.ApiClient(configuration)
+        self.heard: Callable[[Resource], None] = lambda _: None
 
     @classmethod
     async def from_kubeconfig(cls, path: str | Path | None = None, context: str | None = None) -> KubeClient:
@@ -216,23 +221,8 @@ class KubeClient:
             options["propagationPolicy"] = propagation
         return await self._call("DELETE", resource.path(namespace, name), body=options)
 
-    async def follow(
-        self,
-        resource: Resource,
-        namespace: str | None = None,
-        *,
-        heard: Callable[[], None] = lambda: None,
-        **selectors: str,
-    ) -> AsyncIterator[Event]:
-        """List, then watch, for ever; every change of every matching object is reported once.
-
-        Args:
-            resource: What to follow.
-            namespace: Where; None: everywhere.
-            heard: Called at every word of the API: a list, a change, a bookmark, the orderly end of a watch. A quiet
-                watch has one within a minute or two, one that ended silently has none.
-            selectors: `labelSelector`, `fieldSelector`.
-        """
+    async def follow(self, resource: Resource, namespace: str | None = None, **selectors: str) -> AsyncIterator[Event]:
+        """List, then watch, for ever; every change of every matching object is reported once."""
         known: dict[tuple[str | None, str], Object] = {}
         version: str | None = None
         failures = 0
@@ -240,7 +230,7 @@ class KubeClient:
             try:
                 if version is None:
                     listed = await self.list(resource, namespace, **selectors)
-                    heard()
+                    self.heard(resource)
                     for event in _differences(known, listed["items"]):
                         yield event
                     version = listed["metadata"]["resourceVersion"]
@@ -256,11 +246,11 @@ class KubeClient:
                         timeout_seconds=_WATCH_SECONDS,
                     ):
                         version, failures = watcher.resource_version, 0
-                        heard()
+                        self.heard(resource)
                         if raw["type"] != "BOOKMARK":
                             _remember(known, raw)
                             yield Event(raw["type"], raw["object"])
-                heard()
+                self.heard(resource)
             except Exception as error:  # noqa: BLE001 - whatever the API or the network answers, ask again
                 failures += 1
                 _LOG.log(logging.INFO if failures < 6 else logging.WARNING, "watch %s: %r", resource.plural, error)

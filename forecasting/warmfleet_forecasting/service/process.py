@@ -97,6 +97,7 @@ class ForecasterProcess:
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
             client = await stack.enter_async_context(KubeClient(await self._configure()))
+            client.heard = self._hear
             stack.callback(self.pool.close)
             loops: dict[str, Coroutine[Any, Any, None]] = {}
             history, scraper = self._given, None
@@ -175,13 +176,12 @@ class ForecasterProcess:
             _LOG.error("ending: %s ended: %r", task.get_name(), error, exc_info=error)
         return 0 if stopped in done else 1
 
+    def _hear(self, resource: Resource) -> None:
+        self._heard[resource.plural] = time.monotonic()
+
     async def _watch(self, client: KubeClient, resource: Resource, seen: Callable[..., None]) -> None:
         namespace = self._settings.namespace or None if resource.namespaced else None
-
-        def heard() -> None:
-            self._heard[resource.plural] = time.monotonic()
-
-        async for event in client.follow(resource, namespace, heard=heard):
+        async for event in client.follow(resource, namespace):
             if event.type == "SYNCED":
                 self._synced.add(resource.plural)
                 self._changed.set()
