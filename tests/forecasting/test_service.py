@@ -32,6 +32,13 @@ async def world() -> AsyncIterator[World]:
         yield made
 
 
+@pytest.fixture
+async def slow() -> AsyncIterator[World]:
+    """Where forecasts that are compared were issued within minutes of each other, however slow the machine is."""
+    async with World(10.0) as made:
+        yield made
+
+
 async def test_from_a_deployment_to_the_status_of_its_forecast(world: World) -> None:
     await world.apply(deployment(forecast={"history": "24h"}))
     await world.apply(deployment("silent", forecast=None))
@@ -100,7 +107,8 @@ async def test_a_watch_that_says_nothing_is_unhealthy_until_it_speaks_again(
     await healthy(lambda said: said == "ok")
 
 
-async def test_the_shipped_models_fill_a_status_and_declared_events_raise_it(world: World) -> None:
+async def test_the_shipped_models_fill_a_status_and_declared_events_raise_it(slow: World) -> None:
+    world = slow
     world.history.hours = 26.0
     start, end = (world.clock.wall() + timedelta(hours=h) for h in (6, 8))
     event = {"name": "launch", "start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}", "factor": 5}
