@@ -174,6 +174,8 @@ class VictimReason(StrEnum):
     """Somebody else deleted or evicted the pod."""
     PREEMPTED = "Preempted"
     """A fleet of higher priority needs its accelerators."""
+    REQUESTED = "Requested"
+    """A person asked for it: ``warmfleet drain``."""
     OUTDATED_REVISION = "OutdatedRevision"
     """It runs an older template revision, and another serves in its place."""
     VARIANT_REMOVED = "VariantRemoved"

@@ -160,6 +160,12 @@ class KubeClient:
         """Read one object."""
         return await self._call("GET", resource.path(namespace, name))
 
+    async def text(self, path: str, **query: object) -> str:
+        """The body of a GET that is no object, such as a container's log."""
+        answer = await self._send("GET", path, query)
+        raw: bytes = await answer.read()
+        return raw.decode("utf-8", errors="replace")
+
     async def list(self, resource: Resource, namespace: str | None = None, **selectors: str) -> Object:
         """List a collection, all pages; `selectors`: labelSelector, fieldSelector."""
         path, query = resource.path(namespace), dict[str, object](selectors, limit=_PAGE)
