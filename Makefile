@@ -58,6 +58,7 @@ format: $(STAMP) ## Format and mend what lint can mend
 	$(BIN)/ruff check --fix .
 
 .PHONY: test
+test: JOBS = 3
 test: lint ## Everything that needs no binary beyond pip packages (under 6 minutes on 2 cores)
 	$(PYTEST) tests $(SEPARATE:%=--ignore=tests/%) -n $(JOBS) --dist=loadgroup
 

@@ -28,6 +28,8 @@ from warmfleet_runtime.rights import Right, Scope, rules
 
 AT_ONCE = 4
 """Operators that run side by side in this process."""
+REFUSED_SECONDS = 90.0
+"""Real seconds within which an operator comes to need the right it has not got; those needed last take 10 to 20."""
 END_SECONDS = 60.0
 """Real seconds in which an operator that has gone blind, or cannot keep its Lease, must have ended."""
 LEASE = "warmfleet-operator"
@@ -65,6 +67,11 @@ class Trial:
         """Whether the API server has refused exactly what is missing."""
         right = self.missing
         return right is not None and any(words in line for line in list(self.refusals) for words in refusal_of(right))
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether it came to an end: the scene was played, or the operator was refused what is missing."""
+        return self.finished if self.number is None else self.refused and (self.ended is not None or not self.must_end)
 
     @property
     def must_end(self) -> bool:
@@ -140,9 +147,9 @@ class Refusals(logging.Handler):
                 trial.refusals.append(text)
 
 
-async def run_all(kubeconfig: str, trials: list[Trial]) -> None:
+async def run_all(kubeconfig: str, trials: list[Trial], at_once: int) -> None:
     """Runs trials; they hold the results."""
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(at_once)
 
     async def one(trial: Trial) -> None:
         async with slots:
@@ -196,7 +203,7 @@ async def _try(kubeconfig: str, kube: KubeClient, trial: Trial) -> None:
     running = asyncio.create_task(process.run(stop))
     playing = asyncio.create_task(scene.play(_contention(trial)))
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(REFUSED_SECONDS):
             while not (running.done() or playing.done() or trial.refused):
                 await asyncio.sleep(0.2)
                 trial.refusals += await _told(kube, trial.namespace)
@@ -238,12 +245,16 @@ async def _told(kube: KubeClient, namespace: str) -> list[str]:
 def main() -> int:
     """Runs every SHARDS-th trial, beginning with the SHARD-th."""
     kubeconfig, shard, shards = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    trials = [Trial("trial-control", None)] if shard == 0 else []
-    trials += [Trial(f"trial-{n}", n) for n in range(len(RIGHTS)) if n % shards == shard]
+    numbers = [n for n in range(len(RIGHTS)) if n % shards == shard]
+    trials = ([Trial("trial-control", None)] if shard == 0 else []) + [Trial(f"trial-{n}", n) for n in numbers]
+    # On a machine that stands still a scene may run out of time; what that leaves open is tried again, one at a time.
+    again = [Trial(f"{trial.namespace}-again", trial.number) for trial in trials]
     watching._BACKOFFS = (0.2, 0.2)  # a refused watch gives up after two more attempts, not twelve
-    logging.basicConfig(level=logging.INFO, handlers=[Refusals(trials)], force=True)
-    asyncio.run(run_all(kubeconfig, trials))
-    for trial in trials:
+    logging.basicConfig(level=logging.INFO, handlers=[Refusals(trials + again)], force=True)
+    asyncio.run(run_all(kubeconfig, trials, AT_ONCE))
+    repeated = {n: second for n, (first, second) in enumerate(zip(trials, again, strict=True)) if not first.conclusive}
+    asyncio.run(run_all(kubeconfig, list(repeated.values()), 1))
+    for trial in (repeated.get(n, first) for n, first in enumerate(trials)):
         print(json.dumps(dataclasses.asdict(trial)))
     return 0
 

@@ -22,7 +22,7 @@ from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
 from warmfleet_runtime.kubeclient import KubeClient
 from warmfleet_runtime.rights import Right, Scope
 
-pytestmark = pytest.mark.controlplane
+pytestmark = [pytest.mark.controlplane, pytest.mark.xdist_group("rbac")]
 SHARDS = 2
 """Processes that share the trials."""
 CHECKED_WITHIN = {
@@ -113,7 +113,7 @@ def trials(strict: StrictControlPlane) -> list[Trial]:
         for shard in range(SHARDS)
     ]
     try:
-        answers = [process.communicate(timeout=300) for process in running]
+        answers = [process.communicate(timeout=380) for process in running]
     finally:
         for process in running:
             process.kill()
