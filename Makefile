@@ -23,6 +23,7 @@ SEPARATE := \
 	faults \
 	gitops \
 	prometheus \
+	security \
 	vllm
 
 .PHONY: help
@@ -103,6 +104,10 @@ vllm: $(STAMP) ## Install a real vLLM for CPUs into the user's cache (6 GB, some
 test-chart: controlplane ## The chart and the kustomize base, rendered by real Helm and kubectl, and on a real control plane
 	$(PY) tests/chart/foreign_crds.py
 	$(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/chart
+
+.PHONY: test-security
+test-security: controlplane ## Pod Security, tokens, network policies, secrets in no log, hostile strings (minutes)
+	$(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/security
 
 .PHONY: test-vllm
 test-vllm: vllm ## The worker on a real vLLM: adapter, drain, hand-over (about 3 minutes on 2 cores)

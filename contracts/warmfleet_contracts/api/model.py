@@ -9,6 +9,10 @@ from pydantic import Field
 from warmfleet_contracts.api.base import ApiModel, Rule, ShortText
 
 
+Word = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^-]")]
+"""Text that stands in the engine's command line by itself: without a dash in front, so that it is no flag."""
+
+
 class SecretKeyRef(ApiModel):
     """One key of a Secret in the deployment's namespace."""
 
@@ -28,9 +32,9 @@ class SecretRef(ApiModel):
 class HuggingFaceSource(ApiModel):
     """Weights from the Hugging Face hub."""
 
-    repo: ShortText
+    repo: Word
     """Repository, such as meta-llama/Llama-3.1-8B-Instruct."""
-    revision: ShortText = "main"
+    revision: Word = "main"
     """Branch, tag or commit."""
     token_secret_ref: SecretKeyRef | None = None
     """Token for gated repositories."""
@@ -124,7 +128,7 @@ class Model(ApiModel):
         ),
     )
 
-    name: ShortText
+    name: Word
     """Name under which the OpenAI endpoint serves the model."""
     source: ModelSource
     """Where the weights come from."""

@@ -71,13 +71,18 @@ def weights(spec: LLMDeploymentSpec) -> Weights:
     return Weights(source.s3.uri, ("--load-format", "runai_streamer"), tuple(_s3_env(source.s3)))
 
 
+def literal(text: str) -> str:
+    """Text of a user as it is: ``$(NAME)`` in it would otherwise be replaced by a variable, such as a token."""
+    return text.replace("$(", "$$(")
+
+
 def _s3_env(source: S3Source) -> list[dict[str, Any]]:
     env: list[dict[str, Any]] = []
     if source.credentials_secret_ref is not None:
         name = source.credentials_secret_ref.name
         env += [_secret_env(key, name, key) for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
     if source.endpoint is not None:
-        env.append({"name": "AWS_ENDPOINT_URL", "value": source.endpoint})
+        env.append({"name": "AWS_ENDPOINT_URL", "value": literal(source.endpoint)})
     return env
 
 
@@ -107,7 +112,7 @@ def arguments(
     if shutdown_seconds <= 0:
         raise ValueError("--shutdown-timeout must be positive: with 0 the engine leaves open streams hanging")
     source = weights(spec)
-    args = [source.model, "--served-model-name", spec.model.name]
+    args = [literal(source.model), "--served-model-name", literal(spec.model.name)]
     # The router, the agent and the probes all reach the engine by the pod's address.
     args += ["--host", POD_ADDRESS, "--port", str(labels.ENGINE_PORT)]
     args += ["--tensor-parallel-size", str(variant.tensor_parallel)]
@@ -120,7 +125,7 @@ def arguments(
     args += serving(spec.engine)
     if spec.kv_cache.dtype != "auto":
         args += ["--kv-cache-dtype", spec.kv_cache.dtype]
-    return [*args, *source.args, *extra, *spec.engine.args, "--shutdown-timeout", str(shutdown_seconds)]
+    return [*args, *map(literal, source.args), *extra, *spec.engine.args, "--shutdown-timeout", str(shutdown_seconds)]
 
 
 def serving(engine: Engine) -> list[str]:
