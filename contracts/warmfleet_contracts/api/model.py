@@ -8,7 +8,6 @@ from pydantic import Field
 
 from warmfleet_contracts.api.base import ApiModel, Rule, ShortText
 
-
 Word = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^-]")]
 """Text that stands in the engine's command line by itself: without a dash in front, so that it is no flag."""
 

@@ -73,7 +73,7 @@ def weights(spec: LLMDeploymentSpec) -> Weights:
 
 def literal(text: str) -> str:
     """Text of a user as it is: ``$(NAME)`` in it would otherwise be replaced by a variable, such as a token."""
-    return text.replace("$(", "$$(")
+    return text.replace("$", "$$")
 
 
 def _s3_env(source: S3Source) -> list[dict[str, Any]]:
