@@ -40,7 +40,7 @@ def controlplane() -> ControlPlane:
     return shared_controlplane.running()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def restricted(controlplane: ControlPlane) -> Iterator[str]:
     """A namespace that enforces the restricted Pod Security Standard."""
     name = "restricted"
