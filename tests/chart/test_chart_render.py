@@ -268,6 +268,8 @@ FREE = {
         "tolerations.items",
         "topologySpreadConstraints.items",
         "networkPolicy.properties.scrapers.items",
+        "networkPolicy.properties.fleets.properties.clients.items",
+        "networkPolicy.properties.fleets.properties.directClients.items",
     )
 } | {".definitions.env.items.properties.valueFrom"}
 
