@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from warmfleet_forecasting.history import Key
@@ -50,9 +52,9 @@ class Metrics:
             registry=registry,
         )
 
-    def render(self) -> bytes:
-        """The exposition text."""
-        return generate_latest(self.registry)
+    def render(self, names: Sequence[str] = ()) -> bytes:
+        """The exposition text; of the metrics with these names only, if any are given."""
+        return generate_latest(self.registry.restricted_registry(names) if names else self.registry)
 
     def told(self, key: Key, *, trusted: bool, issued_at: float | None) -> None:
         """A status was made for a deployment."""

@@ -118,7 +118,9 @@ class DecisionLoop:
 
     async def tick(self) -> None:
         """One round."""
-        snapshot = self.snapshot()
+        phase = self._metrics.tick_seconds.labels
+        with phase("snapshot").time():
+            snapshot = self.snapshot()
         self._metrics.leader.set(self._leadership.held)
         if not self._leadership.held:
             self.last_decision = self._clock.now()
@@ -127,7 +129,7 @@ class DecisionLoop:
         try:
             memory = self._memory if self._memory is not None else await self._checkpoints.load(snapshot)
             now = self._clock.now()
-            with self._metrics.plan_seconds.time():
+            with self._metrics.plan_seconds.time(), phase("plan").time():
                 plan, memory = self._planner(snapshot, memory, now)
         except KubeError as error:
             _LOG.warning("memory could not be read, deciding later: %s", error)
@@ -139,8 +141,9 @@ class DecisionLoop:
             return
         self._memory, self.last_decision = memory, now
         self._metrics.ticks.labels("decided").inc()
-        self._metrics.decided(snapshot, plan)
-        self._executor.submit(snapshot, plan)
+        with phase("hand-out").time():
+            self._metrics.decided(snapshot, plan)
+            self._executor.submit(snapshot, plan)
         if self._side is None or self._side.done():
             self._side = asyncio.create_task(self._afterwards(snapshot, memory), name="report")
 

@@ -23,6 +23,19 @@ class Metrics:
         self.plan_seconds = Histogram(
             "warmfleet_operator_plan_seconds", "Real seconds of one decision.", buckets=_SECONDS, registry=registry
         )
+        self.tick_seconds = Histogram(
+            "warmfleet_operator_tick_seconds",
+            "Real seconds of one round of the decision loop by phase.",
+            ["phase"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.watched_version = Gauge(
+            "warmfleet_operator_watched_version",
+            "Largest resourceVersion seen.",
+            ["resource"],
+            registry=registry,
+        )
         self.ticks = Counter(
             "warmfleet_operator_ticks", "Rounds of the decision loop by result.", ["result"], registry=registry
         )
@@ -82,9 +95,9 @@ class Metrics:
         )
         self._phases: dict[Key, set[tuple[str, str]]] = {}
 
-    def render(self) -> bytes:
-        """The exposition text."""
-        return generate_latest(self.registry)
+    def render(self, names: Sequence[str] = ()) -> bytes:
+        """The exposition text; of the metrics with these names only, if any are given."""
+        return generate_latest(self.registry.restricted_registry(names) if names else self.registry)
 
     def drain_ended(self, key: Key, outcome: str, seconds: float) -> None:
         """A worker left, or came back."""

@@ -134,7 +134,7 @@ class OperatorProcess:
             tick_seconds=settings.tick_seconds,
             lost=partial(self._end, "the lease was lost"),
         )
-        await self._serve(partial(self._problems, decisions, telemetry, audit), partial(self._refresh, audit))
+        await self._serve(partial(self._problems, decisions, telemetry, audit), partial(self._refresh, store, audit))
         await self._until(stop, audit.wait_synced())
         tasks = [
             asyncio.create_task(self._watched(name, work), name=name)
@@ -194,8 +194,10 @@ class OperatorProcess:
         ]
         return stale(signs, self._settings.stale_seconds)
 
-    def _refresh(self, audit: Audit) -> None:
+    def _refresh(self, store: FleetStore, audit: Audit) -> None:
         now = self._clock.now()
+        for kind in WATCHED:
+            self.metrics.watched_version.labels(str(kind)).set(store.newest(kind))
         self.metrics.leader.set(self._leadership.held)
         for kind, at in audit.agreed.items():
             self.metrics.watch_age.labels(str(kind)).set(max(0.0, now - at))

@@ -7,7 +7,7 @@ watch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,8 +17,8 @@ from aiohttp import web
 class Rendered(Protocol):
     """Metrics that can be shown."""
 
-    def render(self) -> bytes:
-        """The exposition text."""
+    def render(self, names: Sequence[str] = ()) -> bytes:
+        """The exposition text; of the metrics with these names only, if any are given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ class ProbeServer:
     async def _ready(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")
 
-    async def _show(self, _: web.Request) -> web.Response:
+    async def _show(self, request: web.Request) -> web.Response:
         self._refresh()
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        body = self._metrics.render(request.query.getall("name[]", []))
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})

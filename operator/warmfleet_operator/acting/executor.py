@@ -64,9 +64,13 @@ class FleetExecutor:
         self._children = ChildrenKeeper(tools.api)
         self._status = StatusWriter(tools.api, lambda body: tools.store.observe(Kind.DEPLOYMENT, body))
         self._workers: dict[Key, _Worker] = {}
+        self._busy: set[Key] = set()
+        self._round: float | None = None
 
     def submit(self, snapshot: FleetSnapshot, plan: FleetPlan) -> None:
         """Give every deployment its newest job and end the tasks of those that are gone."""
+        if self._round is None:
+            self._round = asyncio.get_running_loop().time()
         by_deployment: dict[Key, list[WorkerRecord]] = {}
         for record in snapshot.workers:
             by_deployment.setdefault(record.deployment_key, []).append(record)
@@ -90,12 +94,14 @@ class FleetExecutor:
             worker.task = asyncio.get_running_loop().create_task(self._run(key, worker), name=f"act {key}")
         worker.slot = assignment
         worker.idle.clear()
+        self._busy.add(key)
         worker.filled.set()
 
     def _end(self, key: Key) -> None:
         worker = self._workers.pop(key)
         if worker.task is not None:
             worker.task.cancel()
+        self._done(key)
         self._children.forget(key)
         self._status.forget(key)
         self._tools.store.expectations.forget([key])
@@ -121,6 +127,14 @@ class FleetExecutor:
                 await self._guarded(key, actor, worker.slot)
             if not worker.filled.is_set():
                 worker.idle.set()
+                self._done(key)
+
+    def _done(self, key: Key) -> None:
+        """Nothing is left to do for a deployment; a round of acting ends with the last one."""
+        self._busy.discard(key)
+        if not self._busy and self._round is not None:
+            self._tools.metrics.tick_seconds.labels("act").observe(asyncio.get_running_loop().time() - self._round)
+            self._round = None
 
     async def _guarded(self, key: Key, actor: WorkerActor, assignment: Assignment) -> None:
         try:

@@ -73,6 +73,7 @@ class _Entry:
 class _Shelf:
     entries: dict[Key, _Entry] = field(default_factory=dict)
     last_event: float | None = None
+    newest: int = 0
 
 
 class FleetStore:
@@ -101,6 +102,7 @@ class FleetStore:
         with self._lock:
             shelf = self._shelves[kind]
             shelf.last_event = self._clock.now()
+            shelf.newest = max(shelf.newest, version or 0)
             known = shelf.entries.get(key)
             if deleted:
                 self._bury(uid)
@@ -224,6 +226,11 @@ class FleetStore:
         """When the last object of a kind arrived, logical seconds; None before the first."""
         with self._lock:
             return self._shelves[kind].last_event
+
+    def newest(self, kind: Kind) -> int:
+        """The largest resourceVersion of a kind that was seen; 0 before the first."""
+        with self._lock:
+            return self._shelves[kind].newest
 
     def behind(self, kind: Kind, listed: Mapping[Key, tuple[str, str]]) -> set[Key]:
         """Objects of a fresh list that the store does not have, or has in an older version.

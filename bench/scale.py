@@ -1,0 +1,507 @@
+"""A thousand fleets on one operator: real kube-apiserver and etcd, nodes and pods played by kwok; ``make bench-scale``.
+
+    python tests/controlplane/in_netns.py -- python bench/scale.py --deployments 50 --pods 1000 --nodes 120
+
+The cluster grows in steps (the curve); at each step a fresh operator starts on it and is measured:
+
+- *cold start*: from the start of the process to its first decision, with every object seen and the Lease taken.
+- *tick*: snapshot, decision, hand-out and acting of one round, from the operator's own histogram, all in its main
+  thread; the slowest of the rounds of half a minute.
+- *watch lag*: from the answer of a write by somebody else to the moment when the operator has seen its version.
+- *RSS, CPU*: of all the operator's processes. *Requests*: from the API server's audit log. *etcd*: keys written.
+
+At the last step: the reaction of one fleet to a step of its traffic (to the POST of its first new pod), writes without
+traffic, and the time from the leader's sudden death to the first decision of a warm standby.
+
+Each phase that fails is named, and what was measured before it is printed all the same. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from scale_cluster import (  # noqa: E402
+    LLMDS,
+    PODS,
+    ROOT,
+    AuditLog,
+    Cluster,
+    Usage,
+    scrape,
+    team,
+    usage,
+    writes,
+)
+from warmfleet_cli.demo.processes import Child  # noqa: E402
+
+TARGETS = {"cold_start_s": 60.0, "tick_s": 5.0, "rss_mb": 600.0, "idle_writes": 0.0, "reaction_s": 6.0}
+TARGETS["takeover_s"] = 20.0
+TICK = 5.0
+STEP_RATE = 400.0
+"""Requests per second of one worker after the step: far more than it can serve."""
+_PORT, _CONTROL = 18081, 9700
+_WATCH_SECONDS = 30.0
+_TICK_PHASES = "warmfleet_operator_tick_seconds"
+_DECIDED = 'warmfleet_operator_ticks_total{result="decided"}'
+
+
+@dataclass(slots=True)
+class Point:
+    """One step of the curve; None: not measured."""
+
+    deployments: int
+    pods: int
+    nodes: int
+    populate_s: float | None = None
+    cold_start_s: float | None = None
+    settled_s: float | None = None
+    tick_s: float | None = None
+    tick_median_s: float | None = None
+    phases_s: dict[str, float] = field(default_factory=dict)
+    watch_lag_s: float | None = None
+    rss_mb: float | None = None
+    peak_mb: float | None = None
+    cpu_share: float | None = None
+    answered: float | None = None
+    start_requests: dict[str, int] = field(default_factory=dict)
+    minute_requests: dict[str, int] = field(default_factory=dict)
+    etcd_puts_per_minute: float | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything measured."""
+
+    machine: str
+    points: list[Point] = field(default_factory=list)
+    reaction_s: list[float] = field(default_factory=list)
+    idle_minutes: float = 0.0
+    idle_writes: int | None = None
+    idle_what: dict[str, int] = field(default_factory=dict)
+    takeover_s: float | None = None
+    failures: list[str] = field(default_factory=list)
+
+    def line(self) -> dict[str, float | int | None]:
+        """The figures of the last step."""
+        last = self.points[-1] if self.points else Point(0, 0, 0)
+        return {
+            "deployments": last.deployments,
+            "pods": last.pods,
+            "cold_start_s": last.cold_start_s,
+            "tick_s": last.tick_s,
+            "rss_mb": last.peak_mb,
+            "idle_writes": self.idle_writes,
+            "reaction_s": max(self.reaction_s, default=None),
+            "takeover_s": self.takeover_s,
+        }
+
+
+class Operator:
+    """A running operator.
+
+    Args:
+        cluster: Where.
+        folder: For its log.
+        number: Which replica.
+        environment: More settings.
+    """
+
+    def __init__(
+        self, cluster: Cluster, folder: Path, number: int = 0, environment: dict[str, str] | None = None
+    ) -> None:
+        self._url = f"http://127.0.0.1:{_PORT + number}/metrics"
+        self.began = time.monotonic()
+        profile = os.environ.get("SCALE_PROFILE")
+        tool = ["-m", "cProfile", "-o", f"{profile}.{cluster.fleets}"] if profile and not number else []
+        self._child = Child(
+            f"operator-{number}",
+            [sys.executable, *tool, "-m", "warmfleet_operator"],
+            env={
+                "KUBECONFIG": str(cluster.kubeconfig),
+                "WARMFLEET_IDENTITY": f"operator-{number}",
+                "WARMFLEET_TICK_SECONDS": f"{TICK:g}",
+                "WARMFLEET_TELEMETRY_SECONDS": f"{TICK:g}",
+                "WARMFLEET_LISTEN_ADDRESS": "127.0.0.1",
+                "WARMFLEET_LISTEN_PORT": str(_PORT + number),
+                "WARMFLEET_LEASE_NAMESPACE": "default",
+                **(environment or {}),
+            },
+            folder=folder,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        return self._child._process.pid  # noqa: SLF001 - the bench kills it
+
+    async def read(self, *names: str) -> dict[str, float]:
+        """Some of its metrics.
+
+        Raises:
+            RuntimeError: It has ended.
+        """
+        if self._child.exit_code() is not None:
+            raise RuntimeError(f"the operator ended with {self._child.exit_code()}:\n{self._child.tail()}")
+        return await asyncio.to_thread(scrape, self._url, names)
+
+    async def decided(self) -> float:
+        """How many decisions it has made."""
+        return (await self.read("warmfleet_operator_ticks_total")).get(_DECIDED, 0.0)
+
+    def usage(self) -> Usage:
+        """What it uses."""
+        return usage(self.pid)
+
+    async def stop(self) -> None:
+        """End it in good order."""
+        await self._child.stop(grace=30)
+
+    def kill(self) -> None:
+        """End it at once."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+async def until(check: Callable[[], Awaitable[bool]], seconds: float, what: str, period: float = 0.25) -> float:
+    """Seconds until ``check`` says so.
+
+    Raises:
+        TimeoutError: It does not within ``seconds``.
+    """
+    began = time.monotonic()
+    while not await check():
+        if time.monotonic() - began > seconds:
+            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+        await asyncio.sleep(period)
+    return time.monotonic() - began
+
+
+async def set_rates(default: float, workers: dict[str, float] | None = None) -> None:
+    """The traffic of all workers, and of some."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", _CONTROL)
+    body = json.dumps({"default": default, "workers": workers or {}}).encode()
+    writer.write(b"POST /rates HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    await writer.drain()
+    await reader.read()
+    writer.close()
+
+
+@asynccontextmanager
+async def agents(folder: Path) -> AsyncIterator[None]:
+    """The stand-in for all agents, as a process of its own."""
+    script = [sys.executable, str(HERE / "scale_agents.py"), "--control-port", str(_CONTROL)]
+    child = Child("agents", script, env={}, folder=folder)
+    try:
+
+        async def ready() -> bool:
+            if child.exit_code() is not None:
+                raise RuntimeError(f"the agents' stand-in ended:\n{child.tail()}")
+            return "ready" in child.tail()
+
+        await until(ready, 30, "the agents' stand-in listens")
+        yield
+    finally:
+        await child.stop(grace=2)
+
+
+def named(requests: Counter[tuple[str, str]]) -> dict[str, int]:
+    """The commonest requests, for the report."""
+    return {f"{verb} {resource}": count for (verb, resource), count in requests.most_common(12)}
+
+
+class Measure:
+    """The measurements.
+
+    Args:
+        cluster: Where.
+        folder: For logs.
+        report: Gets the figures.
+        options: Of the command line.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path, report: Report, options: argparse.Namespace) -> None:
+        self._cluster, self._folder, self._report, self._options = cluster, folder, report, options
+
+    async def point(self, fleets: int) -> Operator:
+        """One step of the curve; the operator goes on."""
+        cluster = self._cluster
+        point = Point(fleets, fleets * cluster.workers, self._options.nodes)
+        self._report.points.append(point)
+        began = time.monotonic()
+        await cluster.grow(fleets)
+        point.populate_s = round(time.monotonic() - began, 1)
+        log = AuditLog(cluster.audit)
+        operator = Operator(cluster, self._folder)
+        try:
+            await self._start(operator, point, log)
+            await self._steady(operator, point, log)
+        except BaseException:
+            await operator.stop()
+            raise
+        return operator
+
+    async def _start(self, operator: Operator, point: Point, log: AuditLog) -> None:
+        async def decided() -> bool:
+            return await operator.decided() >= 1
+
+        await until(decided, 180, "first decision")
+        point.cold_start_s = round(time.monotonic() - operator.began, 2)
+        point.start_requests = named(log.requests())
+        say(f"  first decision after {point.cold_start_s} s; waiting until all is written")
+
+        quiet = 0
+
+        async def settled() -> bool:
+            nonlocal quiet
+            quiet = quiet + 1 if writes(log.requests()) == 0 else 0
+            return quiet >= 3
+
+        await until(settled, 120 + point.deployments * 0.3, "everything written", period=2.0)
+        point.settled_s = round(time.monotonic() - operator.began, 1)
+
+    async def _steady(self, operator: Operator, point: Point, log: AuditLog) -> None:
+        log.requests()
+        puts, before, began = self._cluster.etcd_puts(), operator.usage(), time.monotonic()
+        totals, samples = await self._ticks(operator, _WATCH_SECONDS)
+        seconds = time.monotonic() - began
+        after = operator.usage()
+        point.tick_s, point.tick_median_s = round(max(samples), 3), round(statistics.median(samples), 3)
+        point.phases_s = {phase: round(mean, 4) for phase, mean in totals.items()}
+        point.rss_mb, point.peak_mb = after.rss_mb, after.peak_mb
+        point.cpu_share = round((after.cpu_s - before.cpu_s) / seconds, 3)
+        point.minute_requests = {k: round(v * 60 / seconds) for k, v in named(log.requests()).items()}
+        point.etcd_puts_per_minute = round((self._cluster.etcd_puts() - puts) * 60 / seconds)
+        lags = [await self._lag(operator) for _ in range(5)]
+        point.watch_lag_s = round(statistics.median(lags), 3)
+        say(
+            f"  tick {point.tick_median_s} s (slowest {point.tick_s}), {point.phases_s}, lag {point.watch_lag_s} s, "
+            f"RSS {point.rss_mb} MB (peak {point.peak_mb}), CPU {point.cpu_share:.0%}"
+        )
+
+    async def _ticks(self, operator: Operator, seconds: float) -> tuple[dict[str, float], list[float]]:
+        """(mean by phase, seconds of single rounds), by reading the histogram more often than it grows."""
+        read = lambda: operator.read(f"{_TICK_PHASES}_sum", f"{_TICK_PHASES}_count")  # noqa: E731
+        first = last = await read()
+        samples: list[float] = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end or (not samples and time.monotonic() < end + 90):
+            await asyncio.sleep(0.4)
+            now = await read()
+            acted = _count(now, "act") - _count(last, "act")
+            if acted > 0:
+                samples.append(sum(_sum(now, p) - _sum(last, p) for p in _phases(now)) / acted)
+                last = now
+        if not samples:
+            raise TimeoutError("no round of the decision loop in two minutes")
+        means = {}
+        for phase in _phases(last):
+            count = _count(last, phase) - _count(first, phase)
+            means[phase] = (_sum(last, phase) - _sum(first, phase)) / count if count else 0.0
+        return means, samples
+
+    async def _lag(self, operator: Operator) -> float:
+        """Seconds from a write of somebody else to its being seen."""
+        index = random.randrange(self._cluster.fleets)
+        body = {"metadata": {"annotations": {"bench.warmfleet.dev/touched": str(time.monotonic_ns())}}}
+        pods = await self._cluster.kube.list(
+            PODS, team(index), labelSelector=f"warmfleet.dev/deployment=fleet-{index:04d}"
+        )
+        name = pods["items"][0]["metadata"]["name"]
+        made = await self._cluster.kube.patch(PODS, name, body, team(index))
+        began, version = time.monotonic(), int(made["metadata"]["resourceVersion"])
+
+        async def seen() -> bool:
+            found = await operator.read("warmfleet_operator_watched_version")
+            return found.get('warmfleet_operator_watched_version{resource="pods"}', 0.0) >= version
+
+        await until(seen, 60, "the change of a pod was seen", period=0.02)
+        return time.monotonic() - began
+
+    async def reaction(self, index: int) -> None:
+        """One fleet's traffic jumps: seconds to its first new pod."""
+        selector = f"warmfleet.dev/deployment=fleet-{index:04d}"
+        addresses = await self._cluster.addresses(index)
+
+        async def count() -> int:
+            path = PODS.path(team(index))
+            page = await self._cluster.kube._call("GET", path, {"labelSelector": selector})  # noqa: SLF001
+            return len(page["items"])
+
+        before = await count()
+
+        async def more() -> bool:
+            return await count() > before
+
+        await asyncio.sleep(random.uniform(0.0, TICK))
+        await set_rates(0.0, dict.fromkeys(addresses, STEP_RATE))
+        self._report.reaction_s.append(round(await until(more, 60, "a new pod", period=0.05), 2))
+        await set_rates(0.0)
+
+    async def idle(self, operator: Operator, minutes: float) -> None:
+        """Writes while nothing happens."""
+        log = AuditLog(self._cluster.audit)
+        end = time.monotonic() + minutes * 60
+        found: Counter[tuple[str, str]] = Counter()
+        while time.monotonic() < end:
+            await asyncio.sleep(min(10.0, max(0.1, end - time.monotonic())))
+            found += log.requests()
+            await operator.decided()
+        self._report.idle_minutes = minutes
+        self._report.idle_writes = writes(found)
+        self._report.idle_what = named(found)
+
+    async def takeover(self, leader: Operator) -> None:
+        """A warm standby follows a leader that dies at once."""
+        standby = Operator(self._cluster, self._folder, 1)
+        try:
+
+            async def warm() -> bool:
+                found = await standby.read("warmfleet_operator_ticks_total")
+                return found.get('warmfleet_operator_ticks_total{result="standby"}', 0.0) >= 2
+
+            async def leads() -> bool:
+                return await standby.decided() >= 1
+
+            await until(warm, 240, "the standby is warm")
+            leader.kill()
+            self._report.takeover_s = round(await until(leads, 120, "the standby decides", period=0.1), 2)
+        finally:
+            await standby.stop()
+
+
+def _phases(samples: dict[str, float]) -> list[str]:
+    return sorted({name.split('"')[1] for name in samples if name.startswith(f"{_TICK_PHASES}_sum")})
+
+
+def _sum(samples: dict[str, float], phase: str) -> float:
+    return samples.get(f'{_TICK_PHASES}_sum{{phase="{phase}"}}', 0.0)
+
+
+def _count(samples: dict[str, float], phase: str) -> float:
+    return samples.get(f'{_TICK_PHASES}_count{{phase="{phase}"}}', 0.0)
+
+
+def say(text: str) -> None:
+    """One line, at once."""
+    print(text, flush=True)
+
+
+def curve(deployments: int) -> list[int]:
+    """Steps to the last one."""
+    return [n for n in (10, 50, 250) if n * 2 <= deployments] + [deployments]
+
+
+async def phase(report: Report, name: str, work: Awaitable[Any], limit: float) -> Any:
+    """Await a phase; its failure is noted, not raised."""
+    say(f"[{time.strftime('%H:%M:%S')}] {name}")
+    try:
+        return await asyncio.wait_for(work, limit)
+    except Exception as error:  # noqa: BLE001 - the other phases' figures are still wanted
+        report.failures.append(f"{name}: {type(error).__name__}: {error}"[:2000])
+        say(f"  FAILED: {report.failures[-1]}")
+        return None
+
+
+async def measure(report: Report, options: argparse.Namespace) -> None:
+    """All phases, within ``--minutes``."""
+    end = time.monotonic() + options.minutes * 60
+    left = lambda: max(1.0, end - time.monotonic())  # noqa: E731
+    workers = max(1, options.pods // options.deployments)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        async with Cluster(options.nodes, workers, folder) as cluster, agents(folder):
+            work = Measure(cluster, folder, report, options)
+            operator: Operator | None = None
+            steps = curve(options.deployments)
+            for fleets in steps:
+                operator = await phase(report, f"{fleets} fleets, {fleets * workers} pods", work.point(fleets), left())
+                if operator is not None and fleets != steps[-1]:
+                    await operator.stop()
+            if operator is None:
+                return
+            for index in range(options.reactions):
+                await phase(report, "reaction to a step", work.reaction(index), min(90.0, left()))
+            if options.idle_minutes:
+                await phase(report, "settling", asyncio.sleep(min(75.0, left())), left())
+                name = f"{options.idle_minutes:g} idle minutes"
+                await phase(report, name, work.idle(operator, options.idle_minutes), left())
+            await phase(report, "takeover", work.takeover(operator), left())
+            await operator.stop()
+
+
+def show(report: Report) -> None:
+    """The table, then the JSON line."""
+    say(f"machine: {report.machine}; load average {os.getloadavg()[0]:.1f}")
+    rows = ("cold_start_s", "settled_s", "tick_median_s", "tick_s", "watch_lag_s", "rss_mb", "peak_mb", "cpu_share")
+    say(f"{'fleets':>8} {'pods':>7} " + " ".join(f"{row:>13}" for row in rows))
+    for point in report.points:
+        values = " ".join(f"{getattr(point, row)!s:>13}" for row in rows)
+        say(f"{point.deployments:>8} {point.pods:>7} {values}")
+    if report.points:
+        last = report.points[-1]
+        say(f"tick by phase, s: {last.phases_s}")
+        say(f"requests of the cold start: {last.start_requests}")
+        say(f"requests a minute, without traffic: {last.minute_requests}; etcd puts {last.etcd_puts_per_minute}")
+    say(f"idle {report.idle_minutes:g} min: {report.idle_what}")
+    for failure in report.failures:
+        say(f"failed: {failure}")
+    for name, value in report.line().items():
+        if name in TARGETS and value is not None:
+            met = value <= TARGETS[name]
+            say(json.dumps({"claim": f"scale: {name}", "value": value, "target": TARGETS[name], "met": met}))
+    say(json.dumps(report.line()))
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--deployments", type=int, default=1000, help="fleets at the last step")
+    parser.add_argument("--pods", type=int, default=20_000, help="workers at the last step")
+    parser.add_argument("--nodes", type=int, default=2000, help="nodes of 12 types")
+    parser.add_argument("--idle-minutes", type=float, default=10.0, help="length of the idle phase")
+    parser.add_argument("--reactions", type=int, default=3, help="measured reactions")
+    parser.add_argument("--minutes", type=float, default=24.0, help="bound of the whole")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "scale.json", help="where all figures go")
+    options = parser.parse_args(given)
+    if options.nodes * 10 < options.pods:
+        parser.error(f"--nodes {options.nodes} hold no {options.pods} pods; give at least {-(-options.pods // 10)}")
+    return options
+
+
+def main() -> int:
+    """Runs the benchmark; 1 when a phase failed."""
+    options = arguments()
+    machine = f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
+    report = Report(f"{machine}, load average {os.getloadavg()[0]:.1f} at the start")
+    try:
+        asyncio.run(measure(report, options))
+    except Exception as error:  # noqa: BLE001 - what was measured is printed all the same
+        report.failures.append(f"{type(error).__name__}: {error}"[:2000])
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    from dataclasses import asdict
+
+    options.out.write_text(json.dumps(asdict(report) | {"line": report.line()}, indent=1) + "\n")
+    show(report)
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

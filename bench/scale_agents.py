@@ -1,0 +1,160 @@
+"""Stand-in for the agents of thousands of workers: one process that answers on every pod address at once.
+
+Bound to all addresses of the network namespace, it tells the workers apart by the address a connection came in on. It
+speaks the agents' protocol as far as the operator's measuring needs it: ``GET /v1/state``, ``POST`` and ``DELETE
+/v1/drain``. A drain is over at once. Traffic is set from outside, in requests per second of one worker:
+
+    POST http://127.0.0.1:<control port>/rates     {"default": 0.0, "workers": {"10.244.128.7": 3.0}}
+
+Written on bare asyncio streams' protocols, because it shares two cores with what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import time
+from dataclasses import dataclass, field
+
+PROMPT_TOKENS, ANSWER_TOKENS, HIT_SHARE = 1000, 200, 0.5
+_HEAD = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Worker:
+    """Traffic of one worker: requests finished so far, and how fast they come."""
+
+    rate: float
+    since: float
+    finished: float = 0.0
+    draining: bool = False
+
+    def requests(self, now: float) -> int:
+        """Requests finished until ``now``."""
+        return int(self.finished + self.rate * (now - self.since))
+
+    def set_rate(self, rate: float, now: float) -> None:
+        """Another rate from now on."""
+        self.finished += self.rate * (now - self.since)
+        self.rate, self.since = rate, now
+
+
+@dataclass(slots=True)
+class Agents:
+    """All workers that were ever asked, by address."""
+
+    default: float = 0.0
+    workers: dict[str, Worker] = field(default_factory=dict)
+    answers: int = 0
+
+    def worker(self, address: str) -> Worker:
+        """The worker at an address."""
+        found = self.workers.get(address)
+        if found is None:
+            found = self.workers[address] = Worker(self.default, time.monotonic())
+        return found
+
+    def set_rates(self, default: float, workers: dict[str, float]) -> None:
+        """Another traffic from now on."""
+        now = time.monotonic()
+        self.default = default
+        for address in workers:
+            self.worker(address)
+        for address, worker in self.workers.items():
+            worker.set_rate(workers.get(address, default), now)
+
+    def state(self, address: str) -> str:
+        """``GET /v1/state`` of the worker at an address."""
+        worker = self.worker(address)
+        self.answers += 1
+        done = worker.requests(time.monotonic())
+        phase = "Drained" if worker.draining else "Serving"
+        drain = '"drain":{"reason":"x","remainingSeconds":1,"cancellable":true},' if worker.draining else ""
+        return (
+            f'{{"version":"v1","phase":"{phase}",{drain}"engine":{{"ready":true,"readyAfterSeconds":30.0,"running":'
+            f'{round(worker.rate)},"waiting":0,"kvUsage":0.1,"kvCapacityTokens":400000}},"counters":{{"requests":{done},'
+            f'"promptTokens":{done * PROMPT_TOKENS},"generationTokens":{done * ANSWER_TOKENS},"cacheQueryTokens":'
+            f'{done * PROMPT_TOKENS},"cacheHitTokens":{int(done * PROMPT_TOKENS * HIT_SHARE)}}},"latency":{{"ttftCount":'
+            f'{done},"ttftWithinSlo":{done},"tpotCount":{done},"tpotWithinSlo":{done}}},"kv":{{"heldTokens":100000,'
+            f'"hotTokens":20000}}}}'
+        )
+
+
+class AgentConnection(asyncio.Protocol):
+    """One keep-alive connection to one worker's agent."""
+
+    def __init__(self, agents: Agents) -> None:
+        self._agents, self._address, self._buffer = agents, "", b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember whom the caller meant."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._address = transport.get_extra_info("sockname")[0]
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every whole request."""
+        self._buffer += data
+        while True:
+            head, found, rest = self._buffer.partition(b"\r\n\r\n")
+            if not found:
+                return
+            length = 0
+            for line in head.split(b"\r\n")[1:]:
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+            if len(rest) < length:
+                return
+            self._buffer = rest[length:]
+            self._answer(head.split(b" ", 1)[0])
+
+    def _answer(self, method: bytes) -> None:
+        if method in (b"POST", b"DELETE"):
+            self._agents.worker(self._address).draining = method == b"POST"
+        body = self._agents.state(self._address)
+        if self._transport is not None:
+            self._transport.write((_HEAD.format(len(body)) + body).encode())
+
+
+async def control(agents: Agents, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One request from outside: set the traffic, or say how many answers were given."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    sizes = [line.partition(":")[2] for line in head.split("\r\n") if line.startswith("content-length")]
+    if sizes:
+        wanted = json.loads(await reader.readexactly(int(sizes[0])))
+        agents.set_rates(float(wanted["default"]), wanted["workers"])
+    body = json.dumps({"workers": len(agents.workers), "answers": agents.answers})
+    writer.write((_HEAD.format(len(body)) + body).encode())
+    await writer.drain()
+    writer.close()
+
+
+async def serve(port: int, control_port: int) -> None:
+    """Answer until SIGTERM."""
+    agents = Agents()
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    workers = await loop.create_server(lambda: AgentConnection(agents), "0.0.0.0", port, backlog=4096)
+    outside = await asyncio.start_server(lambda r, w: control(agents, r, w), "127.0.0.1", control_port)
+    print("ready", flush=True)
+    await stop.wait()
+    workers.close()
+    outside.close()
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=9600, help="of the agents")
+    parser.add_argument("--control-port", type=int, default=9700, help="where the traffic is set")
+    options = parser.parse_args()
+    asyncio.run(serve(options.port, options.control_port))
+
+
+if __name__ == "__main__":
+    main()
