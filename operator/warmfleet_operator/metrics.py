@@ -156,4 +156,4 @@ def _set(gauge: Gauge, key: Key, value: float | None) -> None:
     if value is not None:
         gauge.labels(*key).set(value)
     else:
-        gauge.remove_by_labels(dict(zip(_DEPLOYMENT, key, strict=True)))
+        gauge.remove(*key)

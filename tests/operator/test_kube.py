@@ -104,12 +104,27 @@ async def test_deletes_carry_their_preconditions(server: tuple[Server, Make]) ->
 
 async def test_lists_are_read_page_by_page(server: tuple[Server, Make]) -> None:
     handler, make = server
-    handler.answers = [
+    pages = [
         web.json_response({"items": [{"a": 1}], "metadata": {"continue": "t"}}),
         web.json_response({"items": [{"a": 2}], "metadata": {}}),
     ]
-    assert await make().list(resources.PODS, label_selector="a=b", metadata_only=True) == [{"a": 1}, {"a": 2}]
+    handler.answers = pages
+    assert await make().list(resources.PODS, label_selector="a=b") == [{"a": 1}, {"a": 2}]
     assert "continue=t" in handler.seen[1][1]
+
+
+async def test_of_a_list_of_metadata_only_the_identities_are_kept(server: tuple[Server, Make]) -> None:
+    handler, make = server
+    identity = {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "7"}
+    item = {"metadata": {**identity, "managedFields": [{"fieldsV1": {"f:x": {}}}], "labels": {"k": "v"}}}
+    handler.answers = [
+        web.json_response({"items": [item], "metadata": {"continue": "t", "resourceVersion": "9"}}),
+        web.json_response({"items": None, "metadata": {"continue": None}}),
+        web.json_response({"items": [{"metadata": []}]}),
+    ]
+    assert await make().list(resources.PODS, metadata_only=True) == [{"metadata": identity}]
+    with pytest.raises(KubeError, match="InvalidAnswer"):
+        await make().list(resources.PODS, metadata_only=True)
 
 
 async def test_an_unreachable_server_is_an_uncertain_error() -> None:

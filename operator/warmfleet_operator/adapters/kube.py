@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client as kube
 
 from warmfleet_operator.adapters.resources import Resource
@@ -56,6 +57,32 @@ class KubeError(Exception):
         return self.status == 0 or self.status >= 500
 
 
+class _Metadata(msgspec.Struct):
+    """What a list of metadata is asked for; the decoder passes over the rest, which is most of it."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resourceVersion: str = ""  # noqa: N815 - as it is called in JSON
+
+
+class _PageMetadata(msgspec.Struct):
+    continue_: str | None = msgspec.field(default=None, name="continue")
+    resourceVersion: str = ""  # noqa: N815 - as it is called in JSON
+
+
+class _Named(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _Page(msgspec.Struct):
+    metadata: _PageMetadata = msgspec.field(default_factory=_PageMetadata)
+    items: builtins.list[_Named] | None = None
+
+
+_PAGE_OF_METADATA = msgspec.json.Decoder(_Page)
+
+
 class KubeApi(Protocol):
     """Verbs on plain dicts.
 
@@ -74,7 +101,7 @@ class KubeApi(Protocol):
         label_selector: str | None = None,
         metadata_only: bool = False,
     ) -> builtins.list[Object]:
-        """All objects of a collection, page by page."""
+        """All objects of a collection, page by page; ``metadata_only``: name, namespace, uid and resourceVersion."""
 
     async def list_at(
         self,
@@ -199,15 +226,15 @@ class RestKubeApi:
         metadata_only: bool = False,
     ) -> tuple[builtins.list[Object], str]:
         """The same with the resourceVersion that the list is of; empty when the answer names none."""
-        accept = "application/json"
+        accept, read = "application/json", _parse
         if metadata_only:
-            accept = f"application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{accept}"
+            accept, read = f"application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{accept}", _parse_metadata
         query: dict[str, str] = {"limit": str(_PAGE)}
         if label_selector:
             query["labelSelector"] = label_selector
         found: list[Object] = []
         while True:
-            page = await self._request("GET", resource, resource.path(namespace), query=query, accept=accept)
+            page = await self._request("GET", resource, resource.path(namespace), query=query, accept=accept, read=read)
             found += page.get("items") or []
             meta = page.get("metadata") or {}
             token = meta.get("continue")
@@ -290,6 +317,7 @@ class RestKubeApi:
         query: Mapping[str, str] | None = None,
         accept: str = "application/json",
         content: str = "application/json",
+        read: Callable[[bytes, str], Object | KubeError] | None = None,
     ) -> tuple[Object | KubeError, float | None]:
         """The answer, or the error and how long to wait before trying again (None: do not)."""
         where = f"{method} {path}"
@@ -310,7 +338,7 @@ class RestKubeApi:
             return KubeError(0, type(error).__name__, str(error), where), 0.0
         self._observe(method, resource.plural, answer.status)
         if 200 <= answer.status <= 299:
-            return _parse(raw, where), None
+            return (read or _parse)(raw, where), None
         wait = _retry_after(answer.headers) if answer.status in _RETRIED else None
         return _error(answer.status, raw, where), wait
 
@@ -321,6 +349,16 @@ def _parse(raw: bytes, where: str) -> Object | KubeError:
     except ValueError as error:
         return KubeError(0, "InvalidAnswer", str(error), where)
     return parsed if isinstance(parsed, dict) else KubeError(0, "InvalidAnswer", "not an object", where)
+
+
+def _parse_metadata(raw: bytes, where: str) -> Object | KubeError:
+    try:
+        page = _PAGE_OF_METADATA.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return KubeError(0, "InvalidAnswer", str(error), where)
+    items = [{"metadata": msgspec.structs.asdict(item.metadata)} for item in page.items or []]
+    meta = {"continue": page.metadata.continue_, "resourceVersion": page.metadata.resourceVersion}
+    return {"metadata": meta, "items": items}
 
 
 def _error(status: int, raw: bytes, where: str) -> KubeError:

@@ -19,12 +19,14 @@ class Counter:
 
     Args:
         window: Logical seconds that are kept.
+        grain: Least logical seconds between two readings that are kept, the newest excepted. The increase is exact at
+            its end; where the window begins it is interpolated over at most this long.
     """
 
-    __slots__ = ("_last", "_samples", "_sum", "_window")
+    __slots__ = ("_grain", "_last", "_samples", "_sum", "_window")
 
-    def __init__(self, window: float) -> None:
-        self._window = window
+    def __init__(self, window: float, grain: float = 0.0) -> None:
+        self._window, self._grain = window, grain
         self._last: float | None = None
         self._sum = 0.0
         self._samples: deque[tuple[float, float]] = deque()
@@ -34,6 +36,8 @@ class Counter:
         if self._last is not None:
             self._sum += value - self._last if value >= self._last else value
         self._last = value
+        if len(self._samples) > 1 and self._samples[-1][0] - self._samples[-2][0] < self._grain:
+            self._samples.pop()
         self._samples.append((at, self._sum))
         while len(self._samples) > 2 and self._samples[1][0] <= at - self._window:
             self._samples.popleft()

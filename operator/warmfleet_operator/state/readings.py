@@ -31,6 +31,8 @@ MAX_RATE = 10_000.0
 
 _LONGEST_GAP = 60.0
 """Seconds between two answers beyond which the batch in between is not known."""
+_GRAINS = 15
+"""Parts of the long window between which a counter's readings are kept: thousands of workers are remembered."""
 _FULL = 0.9
 _SHARES = 6
 
@@ -131,6 +133,7 @@ class Readings:
         self._rate_window, self._mean_window, self._stale_after = rate_window, mean_window, stale_after
         self._agents: dict[str, _Agent] = {}
         self._routers: dict[str, _Router] = {}
+        self._fleets: dict[Key, dict[str, _Agent]] = {}
 
     def agent_answered(self, worker: WorkerRecord, state: AgentState, now: float) -> str | None:
         """Take in an agent's answer; why it was thrown away, or None when it was used."""
@@ -204,17 +207,20 @@ class Readings:
         agent.answered, agent.last_seen = False, now
 
     def _agent(self, worker: WorkerRecord) -> _Agent:
-        if worker.uid not in self._agents:
-            self._agents[worker.uid] = _Agent(
+        known = self._agents.get(worker.uid)
+        if known is None:
+            mean, grain = self._mean_window, self._mean_window / _GRAINS
+            known = self._agents[worker.uid] = _Agent(
                 worker.deployment_key,
                 Counter(self._rate_window),
                 Counter(self._rate_window),
-                Counter(self._mean_window),
+                Counter(mean, grain),
                 deque(),
-                {name: Counter(self._mean_window) for name in _COUNTERS},
-                {name: Counter(self._mean_window) for name in _LATENCY},
+                {name: Counter(mean, grain) for name in _COUNTERS},
+                {name: Counter(mean, grain) for name in _LATENCY},
             )
-        return self._agents[worker.uid]
+            self._fleets.setdefault(known.deployment, {})[worker.uid] = known
+        return known
 
     def router_answered(self, router: RouterRecord, sample: RouterSample, now: float) -> None:
         """Take in a router's counters."""
@@ -238,7 +244,10 @@ class Readings:
     def forget(self, now: float) -> None:
         """Drop sources not asked for longer than the longest window: their last increases still counted until then."""
         horizon = now - max(self._mean_window, self._stale_after)
-        self._agents = {uid: a for uid, a in self._agents.items() if a.last_seen >= horizon}
+        for uid in [uid for uid, agent in self._agents.items() if agent.last_seen < horizon]:
+            fleet = self._fleets[self._agents.pop(uid).deployment]
+            del fleet[uid]
+        self._fleets = {key: fleet for key, fleet in self._fleets.items() if fleet}
         self._routers = {uid: r for uid, r in self._routers.items() if r.last_seen >= horizon}
 
     def telemetry(self, now: float) -> dict[str, WorkerTelemetry]:
@@ -259,7 +268,7 @@ class Readings:
             routers: Its router pods.
             now: Logical seconds.
         """
-        agents = [agent for agent in self._agents.values() if agent.deployment == key]
+        agents = list(self._fleets.get(key, {}).values())
         ready = [w for w in workers if w.phase is WorkerPhase.READY]
         reporting = [w for w in ready if (a := self._agents.get(w.uid)) is not None and a.answered]
         arrivals, rejects = self._at_routers([r for r in routers if r.ready], now)
