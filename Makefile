@@ -135,6 +135,10 @@ bench-worker: $(STAMP) ## What the agent costs: memory, CPU, index, idle drain (
 bench-planner: $(STAMP) ## Speed, growth and distance from the optimum of the planner (about 5 minutes)
 	$(PY) bench/planner.py
 
+.PHONY: bench-scale
+bench-scale: controlplane ## A thousand fleets on a real control plane: start, tick, memory, idle writes, takeover (25 minutes, 12 GB)
+	$(PY) tests/controlplane/in_netns.py -- $(PY) bench/scale.py $(SCALE_ARGS)
+
 .PHONY: clean
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

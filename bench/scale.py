@@ -32,7 +32,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from scale_cluster import (  # noqa: E402
-    LLMDS,
     PODS,
     ROOT,
     AuditLog,
@@ -51,10 +49,9 @@ from scale_cluster import (  # noqa: E402
     usage,
     writes,
 )
+from scale_report import Point, Report, say, show  # noqa: E402
 from warmfleet_cli.demo.processes import Child  # noqa: E402
 
-TARGETS = {"cold_start_s": 60.0, "tick_s": 5.0, "rss_mb": 600.0, "idle_writes": 0.0, "reaction_s": 6.0}
-TARGETS["takeover_s"] = 20.0
 TICK = 5.0
 STEP_RATE = 400.0
 """Requests per second of one worker after the step: far more than it can serve."""
@@ -62,57 +59,6 @@ _PORT, _CONTROL = 18081, 9700
 _WATCH_SECONDS = 30.0
 _TICK_PHASES = "warmfleet_operator_tick_seconds"
 _DECIDED = 'warmfleet_operator_ticks_total{result="decided"}'
-
-
-@dataclass(slots=True)
-class Point:
-    """One step of the curve; None: not measured."""
-
-    deployments: int
-    pods: int
-    nodes: int
-    populate_s: float | None = None
-    cold_start_s: float | None = None
-    settled_s: float | None = None
-    tick_s: float | None = None
-    tick_median_s: float | None = None
-    phases_s: dict[str, float] = field(default_factory=dict)
-    watch_lag_s: float | None = None
-    rss_mb: float | None = None
-    peak_mb: float | None = None
-    cpu_share: float | None = None
-    answered: float | None = None
-    start_requests: dict[str, int] = field(default_factory=dict)
-    minute_requests: dict[str, int] = field(default_factory=dict)
-    etcd_puts_per_minute: float | None = None
-
-
-@dataclass(slots=True)
-class Report:
-    """Everything measured."""
-
-    machine: str
-    points: list[Point] = field(default_factory=list)
-    reaction_s: list[float] = field(default_factory=list)
-    idle_minutes: float = 0.0
-    idle_writes: int | None = None
-    idle_what: dict[str, int] = field(default_factory=dict)
-    takeover_s: float | None = None
-    failures: list[str] = field(default_factory=list)
-
-    def line(self) -> dict[str, float | int | None]:
-        """The figures of the last step."""
-        last = self.points[-1] if self.points else Point(0, 0, 0)
-        return {
-            "deployments": last.deployments,
-            "pods": last.pods,
-            "cold_start_s": last.cold_start_s,
-            "tick_s": last.tick_s,
-            "rss_mb": last.peak_mb,
-            "idle_writes": self.idle_writes,
-            "reaction_s": max(self.reaction_s, default=None),
-            "takeover_s": self.takeover_s,
-        }
 
 
 class Operator:
@@ -264,6 +210,7 @@ class Measure:
 
         await until(decided, 180, "first decision")
         point.cold_start_s = round(time.monotonic() - operator.began, 2)
+        point.cold_cpu_s = operator.usage().cpu_s
         point.start_requests = named(log.requests())
         say(f"  first decision after {point.cold_start_s} s; waiting until all is written")
 
@@ -399,11 +346,6 @@ def _count(samples: dict[str, float], phase: str) -> float:
     return samples.get(f'{_TICK_PHASES}_count{{phase="{phase}"}}', 0.0)
 
 
-def say(text: str) -> None:
-    """One line, at once."""
-    print(text, flush=True)
-
-
 def curve(deployments: int) -> list[int]:
     """Steps to the last one."""
     return [n for n in (10, 50, 250) if n * 2 <= deployments] + [deployments]
@@ -447,29 +389,6 @@ async def measure(report: Report, options: argparse.Namespace) -> None:
             await operator.stop()
 
 
-def show(report: Report) -> None:
-    """The table, then the JSON line."""
-    say(f"machine: {report.machine}; load average {os.getloadavg()[0]:.1f}")
-    rows = ("cold_start_s", "settled_s", "tick_median_s", "tick_s", "watch_lag_s", "rss_mb", "peak_mb", "cpu_share")
-    say(f"{'fleets':>8} {'pods':>7} " + " ".join(f"{row:>13}" for row in rows))
-    for point in report.points:
-        values = " ".join(f"{getattr(point, row)!s:>13}" for row in rows)
-        say(f"{point.deployments:>8} {point.pods:>7} {values}")
-    if report.points:
-        last = report.points[-1]
-        say(f"tick by phase, s: {last.phases_s}")
-        say(f"requests of the cold start: {last.start_requests}")
-        say(f"requests a minute, without traffic: {last.minute_requests}; etcd puts {last.etcd_puts_per_minute}")
-    say(f"idle {report.idle_minutes:g} min: {report.idle_what}")
-    for failure in report.failures:
-        say(f"failed: {failure}")
-    for name, value in report.line().items():
-        if name in TARGETS and value is not None:
-            met = value <= TARGETS[name]
-            say(json.dumps({"claim": f"scale: {name}", "value": value, "target": TARGETS[name], "met": met}))
-    say(json.dumps(report.line()))
-
-
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -496,9 +415,7 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 - what was measured is printed all the same
         report.failures.append(f"{type(error).__name__}: {error}"[:2000])
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    from dataclasses import asdict
-
-    options.out.write_text(json.dumps(asdict(report) | {"line": report.line()}, indent=1) + "\n")
+    options.out.write_text(report.to_json())
     show(report)
     return 1 if report.failures else 0
 

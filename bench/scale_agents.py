@@ -71,12 +71,14 @@ class Agents:
         self.answers += 1
         done = worker.requests(time.monotonic())
         phase = "Drained" if worker.draining else "Serving"
+        hits = int(done * PROMPT_TOKENS * HIT_SHARE)
         drain = '"drain":{"reason":"x","remainingSeconds":1,"cancellable":true},' if worker.draining else ""
         return (
             f'{{"version":"v1","phase":"{phase}",{drain}"engine":{{"ready":true,"readyAfterSeconds":30.0,"running":'
-            f'{round(worker.rate)},"waiting":0,"kvUsage":0.1,"kvCapacityTokens":400000}},"counters":{{"requests":{done},'
+            f'{round(worker.rate)},"waiting":0,"kvUsage":0.1,"kvCapacityTokens":400000}},"counters":{{"requests":'
+            f"{done},"
             f'"promptTokens":{done * PROMPT_TOKENS},"generationTokens":{done * ANSWER_TOKENS},"cacheQueryTokens":'
-            f'{done * PROMPT_TOKENS},"cacheHitTokens":{int(done * PROMPT_TOKENS * HIT_SHARE)}}},"latency":{{"ttftCount":'
+            f'{done * PROMPT_TOKENS},"cacheHitTokens":{hits}}},"latency":{{"ttftCount":'
             f'{done},"ttftWithinSlo":{done},"tpotCount":{done},"tpotWithinSlo":{done}}},"kv":{{"heldTokens":100000,'
             f'"hotTokens":20000}}}}'
         )

@@ -172,7 +172,7 @@ class Cluster:
         self.fleets = fleets
         await self._all(PODS, (pod for body in made for pod in self._pods(body)))
         async with asyncio.timeout(120 + fleets * self.workers / 40):
-            while await self._waiting():
+            while await self._waiting():  # noqa: ASYNC110 - kwok is another process
                 await asyncio.sleep(1.0)
 
     async def _waiting(self) -> bool:
@@ -256,7 +256,7 @@ def scrape(url: str, names: Sequence[str] = (), timeout: float = 10.0) -> dict[s
     """Samples of an exposition by name and labels as written; {} when there is no answer."""
     query = "&".join(f"name[]={name}" for name in names)
     try:
-        with urllib.request.urlopen(f"{url}?{query}" if query else url, timeout=timeout) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{url}?{query}" if query else url, timeout=timeout) as answer:
             text = answer.read().decode()
     except OSError:
         return {}

@@ -72,6 +72,7 @@ class OperatorProcess:
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
         wake = Wake()
+        self._leadership.on_gain = wake  # a new leader decides at once
         store = FleetStore(self._clock, wake)
         settings = self._settings
         api = RestKubeApi(

@@ -1,8 +1,10 @@
-"""The watch: kopf, in a thread and event loop of its own, handing raw objects to the store.
+"""The watch, in a thread and event loop of its own, handing raw objects to the store: kopf, and reflectors.
 
-The only module that imports kopf. Nothing of kopf's that writes is used: no state handlers, daemons or timers, so it
-puts no finalizers and no annotations on anything. What a handler does is one call into the thread-safe store; decisions
-are made elsewhere. When a watch fails for good, kopf raises, and the process ends with an error: it does not go blind.
+Pods and nodes, of which there are thousands, are watched by :mod:`warmfleet_operator.adapters.reflector`, everything
+else by kopf. The only module that imports kopf. Nothing of kopf's that writes is used: no state handlers, daemons or
+timers, so it puts no finalizers and no annotations on anything. What a handler does is one call into the thread-safe
+store; decisions are made elsewhere. When a watch fails for good, it raises, and the process ends with an error: it does
+not go blind.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import kopf
 from kubernetes.aio import client as kube
 
 from warmfleet_operator.adapters.audit import POD_SELECTOR, WATCHED
+from warmfleet_operator.adapters.reflector import Reflector
 from warmfleet_operator.state.snapshot import FleetStore, Kind
 
 _LOG = logging.getLogger(__name__)
@@ -24,7 +27,9 @@ _BACKOFFS = (1, 1, 2, 3, 5, 8, 13, 21, 30, 30, 30, 30)
 """Real seconds between attempts when the API server refuses or is away; after these the process gives up."""
 
 _WATCH_TASK = "watcher for "
-"""How kopf names the task of each watched resource."""
+"""How kopf names the task of each watched resource; the reflectors' are called the same."""
+_MANY = {Kind.POD: POD_SELECTOR, Kind.NODE: ""}
+"""Kinds that are too many for kopf, and their label selectors."""
 _LOOK_SECONDS = 0.2
 
 
@@ -86,15 +91,32 @@ class Watcher:
                 stop_flag=self._release,
             )
         )
+        many = [asyncio.create_task(self._reflector(kind).run(), name=f"{_WATCH_TASK}{kind}") for kind in _MANY]
         try:
-            await self._supervise(running)
+            await self._supervise(running, many)
         finally:
+            for task in many:
+                task.cancel()
             self._release.set()  # kopf waits for its flag in an executor thread, without which the loop cannot end
 
-    async def _supervise(self, running: asyncio.Task[None]) -> None:
+    def _reflector(self, kind: Kind) -> Reflector:
+        return Reflector(
+            kind,
+            WATCHED[kind],
+            self._store,
+            self._configure,
+            namespace=self._namespace or None,
+            selector=_MANY[kind],
+            backoffs=_BACKOFFS,
+        )
+
+    async def _supervise(self, running: asyncio.Task[None], many: list[asyncio.Task[None]]) -> None:
         """Wait for the end of kopf, and tell of a failed watch at once: the way out of kopf can hang on the others."""
         watches: set[asyncio.Task[Any]] = set()
         while not running.done():
+            if self._stop.is_set():  # kopf waits for whatever else runs in its loop
+                for task in many:
+                    task.cancel()
             watches |= {task for task in asyncio.all_tasks() if task.get_name().startswith(_WATCH_TASK)}
             ended = {task for task in watches if task.done()}
             watches -= ended
@@ -112,6 +134,8 @@ class Watcher:
 
         kopf.on.login(registry=registry)(login)
         for kind, resource in WATCHED.items():
+            if kind in _MANY:
+                continue
             group, _, version = resource.api.rpartition("/")
             name = f"observe-{kind}"
             kopf.on.event(group, version, resource.plural, id=name, registry=registry)(self._handler(kind))
@@ -134,7 +158,6 @@ def _settings(*, namespaced: bool) -> kopf.OperatorSettings:
     settings.queueing.exit_timeout = 0.5
     settings.watching.client_timeout = 600.0
     settings.watching.chunk_size = 500
-    settings.watching.label_selectors["", "v1", "pods"] = POD_SELECTOR
     return settings
 
 

@@ -33,7 +33,9 @@ WATCHED: Mapping[Kind, resources.Resource] = {
     Kind.NAMESPACE: resources.NAMESPACES,
     Kind.PRIORITY_CLASS: resources.PRIORITY_CLASSES,
 }
-_POLL = 0.2
+_POLL = 0.1
+_RELIST_SECONDS = 10.0
+"""Real seconds after which a start that waits for the watch lists again: what was listed may be gone by then."""
 
 
 class Audit:
@@ -56,16 +58,23 @@ class Audit:
 
     async def wait_synced(self) -> None:
         """Return once everything that existed at the start has reached the store."""
+        await asyncio.gather(*(self._sync(kind) for kind in WATCHED))
+
+    async def _sync(self, kind: Kind) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             try:
-                await asyncio.gather(*(self._check(kind) for kind in WATCHED))
+                (listed, _), at = await self._list(kind), loop.time()
             except KubeError as error:
                 _LOG.warning("waiting for the API server: %s", error)
                 await asyncio.sleep(1.0)
-            else:
-                if all(kind in self.agreed for kind in WATCHED):
+                continue
+            while loop.time() - at < _RELIST_SECONDS:
+                listed = {key: listed[key] for key in self._store.behind(kind, listed)}
+                if not listed:
+                    self.agreed[kind] = self._clock.now()
                     return
-            await asyncio.sleep(_POLL)
+                await asyncio.sleep(_POLL)
 
     async def run(self) -> None:
         """Audit for ever."""
@@ -83,16 +92,8 @@ class Audit:
         Raises:
             KubeError: It could not be listed.
         """
-        resource = WATCHED[kind]
         before = self._store.known(kind)
-        items, version = await self._api.list_at(
-            resource,
-            self._namespace if resource.namespaced else None,
-            label_selector=POD_SELECTOR if kind is Kind.POD else None,
-            metadata_only=True,
-        )
-        found = (parse.identity(item) for item in items)
-        listed = {key: (uid, version) for key, uid, version in (f for f in found if f is not None)}
+        listed, version = await self._list(kind)
         gone = {k: uid for k, uid in before.items() if k not in listed or listed[k][0] != uid}
         self._store.prune(kind, gone, version)
         # What was listed before and is still not in the store was not just late: the watch has had a whole period.
@@ -102,3 +103,15 @@ class Audit:
             self.agreed[kind] = self._clock.now()
         elif kind in self.agreed:
             _LOG.warning("the watch of %s lags behind: %s", kind, ", ".join(map(str, sorted(late)[:5])))
+
+    async def _list(self, kind: Kind) -> tuple[dict[Key, tuple[str, str]], str]:
+        """UID and resourceVersion by key, and the version of the list."""
+        resource = WATCHED[kind]
+        items, version = await self._api.list_at(
+            resource,
+            self._namespace if resource.namespaced else None,
+            label_selector=POD_SELECTOR if kind is Kind.POD else None,
+            metadata_only=True,
+        )
+        found = (parse.identity(item) for item in items)
+        return {key: (uid, seen) for key, uid, seen in (f for f in found if f is not None)}, version

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import threading
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,8 @@ from warmfleet_operator.adapters.resources import LEASES
 _LOG = logging.getLogger(__name__)
 MARGIN = 1 / 3
 """Share of the lease duration that the holder leaves unused at its end."""
+_CLOSELY = 0.05
+"""Real seconds after the end of a record at which a standby looks."""
 
 
 class NotLeaderError(Exception):
@@ -57,6 +60,8 @@ class Leadership:
         self._hold = duration * (1 - MARGIN)
         self._monotonic = monotonic
         self._renewed: float | None = None
+        self.on_gain: Callable[[], None] = lambda: None
+        """Called, from the election's thread, when the lease was taken."""
 
     @property
     def held(self) -> bool:
@@ -75,7 +80,9 @@ class Leadership:
 
     def renewed(self, at: float) -> None:
         """The lease was taken or renewed by a request that was *sent* at ``at``."""
-        self._renewed = at
+        before, self._renewed = self._renewed, at
+        if before is None:
+            self.on_gain()
 
     def dropped(self) -> None:
         """The lease is gone."""
@@ -105,11 +112,12 @@ class Elector:
         self._settings, self._api, self._leadership = settings, api, leadership
         self._monotonic, self._wall = monotonic, wall
         self._seen: tuple[tuple[str, str, str], float] | None = None
+        self._expires: float | None = None
 
     async def run(self, stop: threading.Event) -> None:
         """Acquire, then renew until ``stop`` or until the lease is lost (then return)."""
         while not stop.is_set() and not await self._step():
-            await self._pause(stop)
+            await self._pause(stop, self._patience())
         if not stop.is_set():
             _LOG.info("leading", extra={"lease": self._settings.name, "identity": self._settings.identity})
         while not stop.is_set() and self._leadership.held:
@@ -134,8 +142,18 @@ class Elector:
         except KubeError as error:
             _LOG.warning("the lease could not be released and will expire: %s", error)
 
-    async def _pause(self, stop: threading.Event) -> None:
-        await asyncio.to_thread(stop.wait, self._settings.retry * random.uniform(0.8, 1.2))
+    async def _pause(self, stop: threading.Event, most: float = math.inf) -> None:
+        await asyncio.to_thread(stop.wait, min(most, self._settings.retry * random.uniform(0.8, 1.2)))
+
+    def _patience(self) -> float:
+        """Real seconds until a standby looks again: twice in the time of a renewal, and just when the record expires.
+
+        So a leader that dies is followed ``duration + retry / 2`` after its last renewal.
+        """
+        half = self._settings.retry / 2
+        if self._expires is None:
+            return half
+        return min(half, max(_CLOSELY, self._expires - self._monotonic() + _CLOSELY))
 
     async def _step(self) -> bool:
         """One attempt to take or renew; whether the lease is held after it."""
@@ -185,11 +203,12 @@ class Elector:
             return True
         record = tuple(str(spec.get(k)) for k in ("holderIdentity", "renewTime", "leaseTransitions"))
         now = self._monotonic()
+        duration = spec.get("leaseDurationSeconds")
+        lasts = duration if isinstance(duration, int) else self._settings.duration
         if self._seen is None or self._seen[0] != record:
             self._seen = ((record[0], record[1], record[2]), now)
-            return False
-        duration = spec.get("leaseDurationSeconds")
-        return now - self._seen[1] > (duration if isinstance(duration, int) else self._settings.duration)
+        self._expires = self._seen[1] + lasts
+        return now > self._expires
 
     def _spec(self, old: dict[str, Any], *, taken: bool) -> dict[str, Any]:
         now = self._wall().strftime("%Y-%m-%dT%H:%M:%S.%fZ")

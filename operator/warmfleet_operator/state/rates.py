@@ -7,7 +7,7 @@ when its newest sample is too old it simply has no rate.
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from collections.abc import Iterable, Mapping
 
 MOST_SERIES = 10_000
@@ -29,36 +29,38 @@ class Counter:
         self._window, self._grain = window, grain
         self._last: float | None = None
         self._sum = 0.0
-        self._samples: deque[tuple[float, float]] = deque()
+        self._samples = array("d")  # time, sum, time, sum, ...: of thousands of workers there are a hundred thousand
 
     def add(self, at: float, value: float) -> None:
         """A reading at logical second ``at``; readings come in order of time."""
         if self._last is not None:
             self._sum += value - self._last if value >= self._last else value
         self._last = value
-        if len(self._samples) > 1 and self._samples[-1][0] - self._samples[-2][0] < self._grain:
-            self._samples.pop()
-        self._samples.append((at, self._sum))
-        while len(self._samples) > 2 and self._samples[1][0] <= at - self._window:
-            self._samples.popleft()
+        kept = self._samples
+        if len(kept) > 2 and kept[-2] - kept[-4] < self._grain:
+            kept[-2], kept[-1] = at, self._sum
+        else:
+            kept.extend((at, self._sum))
+        while len(kept) > 4 and kept[2] <= at - self._window:
+            del kept[:2]
 
     @property
     def newest(self) -> float | None:
         """Time of the newest reading."""
-        return self._samples[-1][0] if self._samples else None
+        return self._samples[-2] if self._samples else None
 
     def increase(self, now: float) -> tuple[float, float] | None:
         """Increase within the window before ``now`` and the seconds it was measured over; None without two readings.
 
         The part of an interval that reaches back beyond the window is left out in proportion.
         """
-        start = now - self._window
-        if len(self._samples) < 2 or self._samples[-1][0] <= start:
+        start, kept = now - self._window, self._samples
+        if len(kept) < 4 or kept[-2] <= start:
             return None
-        (t0, s0), (t1, s1) = self._samples[0], self._samples[1]
+        t0, s0, t1, s1 = kept[:4]
         if t0 < start < t1:
             s0, t0 = s0 + (s1 - s0) * (start - t0) / (t1 - t0), start
-        end, total = self._samples[-1]
+        end, total = kept[-2:]
         return (total - s0, end - t0) if end > t0 else None
 
 

@@ -1,0 +1,104 @@
+"""What `bench/scale.py` has measured: the figures, the table, the claims, and the JSON line."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+
+TARGETS = {"cold_start_s": 60.0, "tick_s": 5.0, "rss_mb": 600.0, "idle_writes": 0.0, "reaction_s": 6.0}
+TARGETS["takeover_s"] = 20.0
+
+
+@dataclass(slots=True)
+class Point:
+    """One step of the curve; None: not measured."""
+
+    deployments: int
+    pods: int
+    nodes: int
+    populate_s: float | None = None
+    cold_start_s: float | None = None
+    cold_cpu_s: float | None = None
+    settled_s: float | None = None
+    tick_s: float | None = None
+    tick_median_s: float | None = None
+    phases_s: dict[str, float] = field(default_factory=dict)
+    watch_lag_s: float | None = None
+    rss_mb: float | None = None
+    peak_mb: float | None = None
+    cpu_share: float | None = None
+    answered: float | None = None
+    start_requests: dict[str, int] = field(default_factory=dict)
+    minute_requests: dict[str, int] = field(default_factory=dict)
+    etcd_puts_per_minute: float | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything measured."""
+
+    machine: str
+    points: list[Point] = field(default_factory=list)
+    reaction_s: list[float] = field(default_factory=list)
+    idle_minutes: float = 0.0
+    idle_writes: int | None = None
+    idle_what: dict[str, int] = field(default_factory=dict)
+    takeover_s: float | None = None
+    failures: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Everything, and the line."""
+        return json.dumps(asdict(self) | {"line": self.line()}, indent=1) + "\n"
+
+    def line(self) -> dict[str, float | int | None]:
+        """The figures of the last step."""
+        last = self.points[-1] if self.points else Point(0, 0, 0)
+        return {
+            "deployments": last.deployments,
+            "pods": last.pods,
+            "cold_start_s": last.cold_start_s,
+            "tick_s": last.tick_s,
+            "rss_mb": last.peak_mb,
+            "idle_writes": self.idle_writes,
+            "reaction_s": max(self.reaction_s, default=None),
+            "takeover_s": self.takeover_s,
+        }
+
+
+def say(text: str) -> None:
+    """One line, at once."""
+    print(text, flush=True)
+
+
+def show(report: Report) -> None:
+    """The table, then the JSON line."""
+    say(f"machine: {report.machine}; load average {os.getloadavg()[0]:.1f}")
+    rows = (
+        "cold_start_s",
+        "settled_s",
+        "tick_median_s",
+        "tick_s",
+        "watch_lag_s",
+        "cold_cpu_s",
+        "rss_mb",
+        "peak_mb",
+        "cpu_share",
+    )
+    say(f"{'fleets':>8} {'pods':>7} " + " ".join(f"{row:>13}" for row in rows))
+    for point in report.points:
+        values = " ".join(f"{getattr(point, row)!s:>13}" for row in rows)
+        say(f"{point.deployments:>8} {point.pods:>7} {values}")
+    if report.points:
+        last = report.points[-1]
+        say(f"tick by phase, s: {last.phases_s}")
+        say(f"requests of the cold start: {last.start_requests}")
+        say(f"requests a minute, without traffic: {last.minute_requests}; etcd puts {last.etcd_puts_per_minute}")
+    say(f"idle {report.idle_minutes:g} min: {report.idle_what}")
+    for failure in report.failures:
+        say(f"failed: {failure}")
+    for name, value in report.line().items():
+        if name in TARGETS and value is not None:
+            met = value <= TARGETS[name]
+            say(json.dumps({"claim": f"scale: {name}", "value": value, "target": TARGETS[name], "met": met}))
+    say(json.dumps(report.line()))
