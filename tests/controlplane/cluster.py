@@ -181,6 +181,12 @@ class ControlPlane:
         self.stop_apiserver(force=force)
         self.start_apiserver()
 
+    def restart_etcd(self) -> None:
+        """Kills etcd and starts it on the same data; the API server answers errors meanwhile, its watches break."""
+        self._daemons["etcd"].stop(force=True)
+        self._daemons["etcd"].start()
+        self._await("kube-apiserver", lambda: self.status("/readyz") == http.client.OK)
+
     def start_kwok(self) -> None:
         """Starts kwok, which plays the kubelet of each Node with the annotation ``kwok.x-k8s.io/node: fake``."""
         self._daemons["kwok"].start()

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import AsyncMock, Mock
 
 import aiohttp
 from fleet import Fleet, llm_deployment
+from warmfleet_contracts import labels
+from warmfleet_operator.acting.diff import Delete, Job, Outcome
+from warmfleet_operator.acting.workers import Tools, WorkerActor
 from warmfleet_operator.adapters import resources
+from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.process import OperatorProcess
+from warmfleet_operator.settings import Settings
+from warmfleet_operator.state.records import DeploymentRecord, Key
+from warmfleet_operator.state.snapshot import FleetStore, Kind
+from warmfleet_runtime.clock import ManualClock
 
 
 async def get(process: OperatorProcess | None, path: str) -> tuple[int, str]:
@@ -44,6 +53,22 @@ async def test_failing_requests_delay_but_do_not_double(fleet: Fleet) -> None:
     await one_worker(fleet, replicas=3)
     await asyncio.sleep(fleet.clock.real(30))
     assert len(fleet.agents) == 3
+
+
+async def test_a_decision_made_before_the_answer_came_does_not_delete_again() -> None:
+    """The next job may have been made from what was known while the DELETE was on its way."""
+    mine = {labels.COMPONENT: labels.COMPONENT_WORKER, labels.DEPLOYMENT: "chat"}
+    meta = {"name": "w", "namespace": "prod", "uid": "u", "resourceVersion": "5", "labels": mine}
+    clock, api = ManualClock(), AsyncMock()
+    api.delete.return_value = {"metadata": {**meta, "resourceVersion": "6", "deletionTimestamp": "now"}}
+    store = FleetStore(clock)
+    store.observe(Kind.POD, {"metadata": meta})
+    (worker,) = store.snapshot().workers
+    tools = Tools(api, AsyncMock(), store, Mock(), Metrics(), Settings())
+    job = Job(DeploymentRecord(Key("prod", "chat"), "d", 1, "1", None), None, (worker,), clock.now())
+    for _ in range(2):
+        await WorkerActor(tools).carry_out(job, [Delete(worker, Outcome.COMPLETED, "OldestNode")], {})
+    assert api.delete.call_count == 1
 
 
 async def test_a_refused_pod_is_said_and_tried_again(fleet: Fleet) -> None:

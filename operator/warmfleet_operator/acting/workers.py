@@ -297,6 +297,9 @@ class WorkerActor:
         precise = action.outcome is diff.Outcome.NOT_SERVING
         if worker.uid == "":
             return  # asked for and never seen: there is nothing to delete yet
+        live = self._tools.store.worker(worker.key)
+        if live is None or live.uid != worker.uid or live.phase is WorkerPhase.TERMINATING:
+            return  # deleted since this was decided, perhaps by the attempt before, whose answer was late
         try:
             answer = await self._tools.api.delete(
                 PODS,
