@@ -46,6 +46,11 @@ crds: $(STAMP) ## Generate crds/ from the models
 charts: $(STAMP) ## Generate what the chart and the kustomize base take from CRDs, rights and settings
 	$(PY) deploy/generate.py --helm $$($(PY) tests/controlplane/clients.py | tail -1)
 
+.PHONY: docs
+docs: $(STAMP) ## Generate the reference pages and the pictures of docs/ that need no report
+	$(PY) docs/generate.py
+	$(PY) docs/pictures.py
+
 .PHONY: lint
 lint: $(STAMP) ## Formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -46,26 +46,34 @@ EXTRAS = {
 """Name -> extra of the distribution that brings what the subcommand needs."""
 
 
+def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The program's parser; of the subcommands, the one that ``words`` begins with knows its arguments.
+
+    Raises:
+        ModuleNotFoundError: What the subcommand needs is not installed.
+    """
+    found = argparse.ArgumentParser(
+        prog="warmfleet", description="Serving fleets of large language models on Kubernetes."
+    )
+    commands = found.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in SUBCOMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary)
+        if list(words[:1]) == [name]:
+            command = importlib.import_module(module)
+            command.add_arguments(sub)
+            sub.set_defaults(run=command.run)
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the subcommand that ``argv`` names (the process's own arguments when None); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="warmfleet", description="Serving fleets of large language models on Kubernetes."
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (module, summary) in SUBCOMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=summary)
-        if words[:1] == [name]:
-            try:
-                command = importlib.import_module(module)
-            except ModuleNotFoundError as error:
-                print(
-                    f"warmfleet {name}: {error}; install it with: pip install 'warmfleet[{EXTRAS[name]}]'",
-                    file=sys.stderr,
-                )
-                return 2
-            command.add_arguments(sub)
-            sub.set_defaults(run=command.run)
-    arguments = parser.parse_args(words)
+    try:
+        understood = parser(words)
+    except ModuleNotFoundError as error:
+        name = words[0]
+        print(f"warmfleet {name}: {error}; install it with: pip install 'warmfleet[{EXTRAS[name]}]'", file=sys.stderr)
+        return 2
+    arguments = understood.parse_args(words)
     code: int = arguments.run(arguments)
     return code

@@ -63,6 +63,8 @@ def _convert(node: dict[str, Any], defs: dict[str, Any], models: dict[str, type[
     node = _resolve(node, defs)
     model = models.get(node.get("title", ""))
     out = {key: node[key] for key in _KEPT if key in node}
+    if "const" in node:
+        out["enum"] = [node["const"]]
     if out.get("type") == "string":
         for key in _NUMERIC:
             out.pop(key, None)

@@ -1,0 +1,84 @@
+"""Takes the pictures of terminal and report: ``python docs/pictures.py [--report REPORT.html]``.
+
+Terminals are what the commands print, as SVG. A report (of ``warmfleet simulate`` or of ``make demo``) is opened in
+Chromium without a window; Debian has it as ``chromium``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+
+from rich.console import Console
+from rich.text import Text
+from warmfleet_cli import cluster
+from warmfleet_cli.main import main as warmfleet
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+TERMINALS = {
+    "fit.svg": "warmfleet fit meta-llama/Llama-3.1-70B-Instruct --max-model-len 16384 --quantization fp8",
+    "plan.svg": "warmfleet plan -f examples/quickstart.yaml --demand chat=60 --explain",
+}
+"""File -> command line."""
+
+
+def terminal(command: str, title: str) -> str:
+    """What a terminal shows of a command, as SVG."""
+    console = Console(record=True, width=132, file=io.StringIO(), force_terminal=True)
+    console.print(Text(f"$ {command}\n", style="bold"))
+    with patch.object(cluster, "console", lambda: console), contextlib.chdir(ROOT):
+        code = warmfleet(shlex.split(command)[1:])
+    if code:
+        raise RuntimeError(f"{command} ended with {code}")
+    return console.export_svg(title=title, unique_id="terminal")
+
+
+def report(html: Path, png: Path) -> None:
+    """A picture of a report's beginning."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        raise FileNotFoundError("chromium is not installed; on Debian: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as profile:
+        subprocess.run(  # noqa: S603 - a program found on the path, and files of the caller
+            [
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                f"--user-data-dir={profile}",
+                "--virtual-time-budget=8000",
+                "--window-size=1280,1500",
+                f"--screenshot={png}",
+                html.resolve().as_uri(),
+            ],
+            check=True,
+            timeout=120,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+def main() -> int:
+    """Takes them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--report", type=Path, metavar="REPORT.html", help="report to take a picture of")
+    args = parser.parse_args()
+    for name, command in TERMINALS.items():
+        (DOCS / name).write_text(terminal(command, command.split()[0] + " " + command.split()[1]), encoding="utf-8")
+    if args.report is not None:
+        report(args.report, DOCS / "report.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The documentation is true: generated pages are fresh, links lead somewhere, manifests and commands are accepted."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes_validate import validate
+from warmfleet_cli.main import SUBCOMMANDS, main, parser
+from warmfleet_localcluster.api import EmbeddedApi
+from warmfleet_localcluster.api.embedded import WriteOptions
+from warmfleet_localcluster.api.errors import ApiError
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(p for p in [ROOT / "README.md", *DOCS.rglob("*.md")] if "decisions" not in p.parts)
+_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def page_ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def fences(path: Path, language: str) -> list[str]:
+    return [body for found, body in _FENCE.findall(path.read_text(encoding="utf-8")) if found == language]
+
+
+@cache
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_what_the_code_says() -> None:
+    for path, text in generator().pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python docs/generate.py`"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((DOCS / "decisions").glob("*.md"))], ids=page_ids)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in _LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" not in target and not target.startswith("mailto:"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = {(DOCS / t).resolve() for t in _LINK.findall((DOCS / "README.md").read_text(encoding="utf-8"))}
+    own = {p for p in DOCS.rglob("*.md") if not {"decisions", "reference"} & set(p.parts) and p.name != "README.md"}
+    outside = sorted(p.name for p in own - linked if p.parent in (DOCS, DOCS / "how-to"))
+    assert not outside, f"docs/README.md does not lead to {outside}"
+
+
+# -- manifests --------------------------------------------------------------------------------------------------------
+
+BASE: dict[str, Any] = {
+    "model": {"name": "llama-3.1-8b", "source": {"hf": {"repo": "x/y"}}},
+    "engine": {"image": "vllm/vllm-openai:v0.32.0"},
+    "variants": [{"name": "a", "instanceType": "h100"}],
+    "scaling": {"min": 1, "max": 8},
+}
+
+
+def wrapped(fragment: dict[str, Any]) -> dict[str, Any]:
+    """A fragment of a spec inside an LLMDeployment."""
+    meta = {"name": "fragment", "namespace": "default"}
+    return {
+        "apiVersion": "warmfleet.dev/v1alpha1",
+        "kind": "LLMDeployment",
+        "metadata": meta,
+        "spec": {**BASE, **fragment},
+    }
+
+
+@pytest.fixture(scope="module")
+def api() -> EmbeddedApi:
+    made = EmbeddedApi()
+    crds = made.registry.named("customresourcedefinitions", "apiextensions.k8s.io")
+    for path in sorted((ROOT / "crds").glob("*.yaml")):
+        made.create(crds, None, yaml.safe_load(path.read_text(encoding="utf-8")))
+    return made
+
+
+def manifests(page: Path) -> Iterator[dict[str, Any]]:
+    texts = fences(page, "yaml") if page.suffix == ".md" else [page.read_text(encoding="utf-8")]
+    for text in texts:
+        for body in yaml.safe_load_all(text):
+            assert isinstance(body, dict), f"{page.name}: {text[:60]}"
+            yield body
+
+
+def judge(api: EmbeddedApi, body: dict[str, Any]) -> None:
+    """Refuse what a cluster would refuse.
+
+    Raises:
+        ApiError: One of ours is wrong; unknown fields count.
+    """
+    if "apiVersion" not in body:
+        if not set(body) <= {*BASE, "slo", "kvCache", "routing", "rollout", "replicas", "priorityClassName"}:
+            return  # values of the chart, settings of others
+        body = wrapped(body)
+    group = body["apiVersion"].partition("/")[0]
+    if group == "warmfleet.dev":
+        plural = body["kind"].lower() + "s"
+        resource = api.registry.named(plural, "warmfleet.dev")
+        inside = body["metadata"].get("namespace", "default") if resource.namespaced else None
+        api.create(resource, inside, body, WriteOptions(dry_run=True, field_validation="Strict"))
+    elif "." not in group or group.endswith("k8s.io"):
+        validate(body, "1.34", strict=True)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "examples").glob("*.yaml"))], ids=page_ids)
+def test_manifests_are_accepted(page: Path, api: EmbeddedApi) -> None:
+    for body in manifests(page):
+        judge(api, body)
+
+
+def test_a_wrong_manifest_would_be_found(api: EmbeddedApi) -> None:
+    for wrong in ({"kvCache": {"dytpe": "fp8"}}, {"slo": {"ttft": "fast"}}, {"engine": {"maxNumSeqs": 1}}):
+        with pytest.raises(ApiError):
+            judge(api, wrong)
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+CHEAP = {"fit", "plan"}
+"""Subcommands that are run on the repository's own files; the others are parsed."""
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    for block in fences(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                yield words[1:] if words[:2] == ["kubectl", "warmfleet"] else words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_ids)
+def test_commands_exist(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for words in commands(page):
+        if words[0] == "make":
+            assert {w for w in words[1:] if "=" not in w} <= targets, words
+        elif words[0] == "warmfleet" and "--help" not in words:
+            assert words[1] in SUBCOMMANDS, words
+            try:
+                parser(words[1:]).parse_args(words[1:])
+            except SystemExit:
+                pytest.fail(f"{' '.join(words)}: {capsys.readouterr().err}")
+            files = [Path(after) for flag, after in zip(words, words[1:], strict=False) if flag in ("-f", "--snapshot")]
+            if words[1] in CHEAP and "--live" not in words and all(path.exists() for path in files):
+                assert main(words[1:]) == 0, words
+        elif words[0] in ("kubectl", "helm"):
+            for word in words:
+                if word.startswith(("charts/", "examples/", "deploy/")):
+                    assert (ROOT / word).exists(), words
+
+
+def test_a_wrong_command_would_be_found(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser(["fit"]).parse_args(["fit", "--quantisation", "fp8"])
+    assert "unrecognized arguments" in capsys.readouterr().err
+    assert sys.modules["warmfleet_cli.fit"] is not None
