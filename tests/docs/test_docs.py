@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 import sys
@@ -161,7 +162,7 @@ def test_commands_exist(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
                 parser(words[1:]).parse_args(words[1:])
             except SystemExit:
                 pytest.fail(f"{' '.join(words)}: {capsys.readouterr().err}")
-            files = [Path(after) for flag, after in zip(words, words[1:], strict=False) if flag in ("-f", "--snapshot")]
+            files = [Path(after) for flag, after in itertools.pairwise(words) if flag in ("-f", "--snapshot")]
             if words[1] in CHEAP and "--live" not in words and all(path.exists() for path in files):
                 assert main(words[1:]) == 0, words
         elif words[0] in ("kubectl", "helm"):
