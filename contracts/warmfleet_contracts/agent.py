@@ -62,6 +62,8 @@ class Strategy(StrEnum):
     STORE = "store"
     MIGRATE = "migrate"
     REPLAY = "replay"
+    AUTO = "auto"
+    """Asked for, never reported: those that follow it, in the order that break-even bandwidth and deadline give."""
 
 
 class AgentModel(ApiModel):

@@ -179,6 +179,11 @@ def step_ms(
     return profile.h_ms + max(memory, compute) + profile.c_ms * context_tokens_total + profile.p2_ms * attention
 
 
+def prefill_tokens_per_second(profile: PerfProfile, prompt_tokens: int = 8192) -> float:
+    """Prompt tokens that a worker computes per second when it does nothing else, for one prompt in one step."""
+    return prompt_tokens / step_ms(profile, 0, 0, [(prompt_tokens, 0)]) * 1000.0
+
+
 def capacity(
     profile: PerfProfile,
     workload: Workload,

@@ -12,7 +12,7 @@ from fleet import instance_type, llm_deployment
 from warmfleet_contracts import labels
 from warmfleet_contracts.api import InstanceTypeSpec
 from warmfleet_operator.settings import Settings
-from warmfleet_operator.specs import engine
+from warmfleet_operator.specs import engine, kv
 from warmfleet_operator.specs.disruption import disruption_budget, min_available
 from warmfleet_operator.specs.overlay import merge
 from warmfleet_operator.specs.routing import routing_children
@@ -211,6 +211,50 @@ def test_tiers_become_a_connector_and_the_agent_sees_the_same_folder() -> None:
         assert (one["securityContext"]["runAsUser"], one["securityContext"]["runAsGroup"]) == (1000, 1000)
     mounts = {m["name"]: m["mountPath"] for m in container(built, "agent")["volumeMounts"]}
     assert mounts["shm"] == agent["WARMFLEET_ENGINE_SHM"]
+
+
+def test_survivors_may_pull_where_workers_migrate() -> None:
+    built = pod(kvCache={"handover": ["migrate"]})
+    kubernetes_validate.validate(built, "1.34", strict=True)
+    connector = flag(built, "--kv-transfer-config")
+    assert connector["kv_connector"] == "NixlConnector"
+    assert connector["kv_connector_extra_config"]["kv_lease_duration"] < Settings().engine_shutdown_seconds
+    assert variables(built, "engine")["VLLM_NIXL_SIDE_CHANNEL_HOST"] == "$(WARMFLEET_POD_IP)"
+    agent = variables(built, "agent")
+    assert agent["WARMFLEET_HANDOVER"] == "migrate"
+    assert agent["WARMFLEET_ENDPOINT"] == "http://chat.prod.svc:8080"
+    assert float(agent["WARMFLEET_LINK_BYTES_PER_SECOND"]) == pytest.approx(25e9 / 8 * 0.9)
+
+
+def test_an_engine_that_stores_and_migrates_has_both_connectors_nixl_first() -> None:
+    built = pod(kvCache={"tiers": TIERS, "handover": ["auto", "migrate", "replay"]})
+    kubernetes_validate.validate(built, "1.34", strict=True)
+    connector = flag(built, "--kv-transfer-config")
+    assert connector["kv_connector"] == "MultiConnector"
+    inner = connector["kv_connector_extra_config"]["connectors"]
+    assert [c["kv_connector"] for c in inner] == ["NixlConnector", "OffloadingConnector"]
+    agent = variables(built, "agent")
+    assert agent["WARMFLEET_HANDOVER"] == "auto,store,migrate,replay"
+    assert float(agent["WARMFLEET_KV_BYTES_PER_TOKEN"]) == 131_072
+    assert 20_000 < float(agent["WARMFLEET_PREFILL_TOKENS_PER_SECOND"]) < 60_000
+
+
+@pytest.mark.parametrize(
+    ("handover", "tiers", "expected"),
+    [
+        (["auto"], TIERS, ("store",)),
+        (["auto"], [], ("none",)),
+        (["auto", "none"], [], ("none",)),
+        (["auto", "replay"], [], ("replay",)),
+        (["auto", "replay"], TIERS, ("auto", "store", "replay")),
+        (["replay", "auto"], TIERS, ("replay", "store")),
+        (["store", "auto", "migrate", "replay"], TIERS, ("store", "auto", "migrate", "replay")),
+    ],
+)
+def test_auto_stands_for_what_there_are_means_for(handover, tiers, expected) -> None:
+    found = record(kvCache={"tiers": tiers, "handover": handover})
+    assert found.spec is not None, found.spec_error
+    assert kv.resolve(found.spec) == expected
 
 
 def test_host_memory_alone_keeps_blocks_but_hands_none_over() -> None:

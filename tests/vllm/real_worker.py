@@ -191,15 +191,22 @@ class RealWorker:
         if "--kv-transfer-config" in words:
             place = words.index("--kv-transfer-config") + 1
             config = json.loads(words[place])
-            extra = config["kv_connector_extra_config"]
-            assert extra["spec_name"] == "TieringOffloadingSpec"
-            extra |= {"spec_name": "HostTieringSpec", "spec_module_path": "warmfleet_worker.engines.host_offload"}
-            if self.gate is not None:
-                (tier,) = extra["secondary_tiers"]
-                tier |= {"type": "GatedTier", "module_path": "gated_tier", "gate": str(self.gate)}
+            for connector in config["kv_connector_extra_config"].get("connectors", [config]):
+                self._on_the_host(connector)
             words[place] = json.dumps(config)
         python_path = os.pathsep.join(str(p) for p in (REPOSITORY / "worker", HERE / "engine_side"))
-        return words, {**_QUIET, "PYTHONPATH": python_path}
+        side_channel = {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port()), "UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "lo"}
+        return words, {**_QUIET, **side_channel, "PYTHONPATH": python_path}
+
+    def _on_the_host(self, connector: dict[str, Any]) -> None:
+        extra = connector["kv_connector_extra_config"]
+        if connector["kv_connector"] == "NixlConnector":
+            return
+        assert extra["spec_name"] == "TieringOffloadingSpec"
+        extra |= {"spec_name": "HostTieringSpec", "spec_module_path": "warmfleet_worker.engines.host_offload"}
+        if self.gate is not None:
+            (tier,) = extra["secondary_tiers"]
+            tier |= {"type": "GatedTier", "module_path": "gated_tier", "gate": str(self.gate)}
 
     # -- talking -------------------------------------------------------------------------------------------------
 
@@ -256,9 +263,19 @@ class RealWorker:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.engine_port}/metrics", timeout=10) as answer:
             return str(answer.read().decode())
 
-    def drain(self, deadline: float, *strategies: Strategy) -> None:
-        """What the operator does when it has chosen this worker."""
-        wanted = DrainRequest(reason="ScaleDown", deadline_seconds=deadline, strategies=strategies or (Strategy.STORE,))
+    @property
+    def url(self) -> str:
+        """Where the engine takes requests."""
+        return f"http://127.0.0.1:{self.engine_port}"
+
+    def drain(self, deadline: float, *strategies: Strategy, endpoint: str = "") -> None:
+        """What the operator does when it has chosen this worker; ``endpoint`` is where survivors take prompts."""
+        wanted = DrainRequest(
+            reason="ScaleDown",
+            deadline_seconds=deadline,
+            strategies=strategies or (Strategy.STORE,),
+            endpoint=endpoint,
+        )
         urllib.request.urlopen(
             urllib.request.Request(
                 f"http://127.0.0.1:{self.agent_port}/v1/drain", wanted.model_dump_json(by_alias=True).encode()

@@ -82,7 +82,7 @@ async def test_survivors_have_the_hot_prompts_before_they_are_asked(fleet: Fleet
 
 async def test_prompts_are_sent_to_nobody_an_order_made_up(fleet: Fleet) -> None:
     """Whoever reaches the agent's port must not get the prompts of users."""
-    assert fleet.cache.replay is not None
+    assert fleet.cache.endpoint is not None
     for url in (
         "http://198.51.100.7:8080",
         "http://localhost.evil.test",
@@ -91,8 +91,8 @@ async def test_prompts_are_sent_to_nobody_an_order_made_up(fleet: Fleet) -> None
         "",
     ):
         fleet.cache.send_to(url)
-        assert fleet.cache.replay.endpoint.url == "http://192.0.2.1"
-    fleet.cache.replay.endpoint.url = ""
+        assert fleet.cache.endpoint.url == "http://192.0.2.1"
+    fleet.cache.endpoint.url = ""
     with pytest.raises(HandoverError, match=r"routing\.mode"):
         await fleet.hand_over()
 

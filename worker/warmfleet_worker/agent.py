@@ -110,8 +110,9 @@ class Agent:
     async def run(self) -> None:
         """Look at the engine for ever."""
         while True:
+            own = self._cache.own_requests
             observation = await self._engine.observe()
-            self._take_in(observation)
+            self._take_in(observation, max(own, self._cache.own_requests))
             self.looked_at = self._clock.now()
             await self._wait()
 
@@ -139,7 +140,9 @@ class Agent:
     def drain(self, request: DrainRequest) -> None:
         """Begin a drain, or tighten its deadline."""
         self._cache.send_to(request.endpoint)
-        self._feed(DrainRequested(request.reason, self._clock.now() + request.deadline_seconds, request.strategies))
+        strategies, choice = self._cache.order(request.strategies, request.deadline_seconds)
+        deadline = self._clock.now() + request.deadline_seconds
+        self._feed(DrainRequested(request.reason, deadline, strategies, choice))
 
     def cancel(self) -> None:
         """Bring the worker back; nothing to do when it is not draining.
@@ -162,8 +165,9 @@ class Agent:
             seconds: Deadline from now; the configured one when None.
         """
         settings = self._settings
-        deadline = self._clock.now() + (settings.drain_deadline if seconds is None else seconds)
-        self._feed(Terminating(deadline, settings.handover))
+        within = settings.drain_deadline if seconds is None else seconds
+        strategies, choice = self._cache.order(settings.handover, within)
+        self._feed(Terminating(self._clock.now() + within, strategies, choice))
         await self._released.wait()
 
     def state(self) -> AgentState:
@@ -206,7 +210,8 @@ class Agent:
 
     # -- the machine ---------------------------------------------------------------------------------------------
 
-    def _take_in(self, observation: Observation) -> None:
+    def _take_in(self, observation: Observation, own: int = 0) -> None:
+        """Take in one look; ``own`` requests of the hand-over itself are not the users'."""
         same = observation.health is self._health
         self._in_a_row = self._in_a_row + 1 if same else 1
         if observation.problem and observation.problem != self._problem:
@@ -221,7 +226,10 @@ class Agent:
         if self._counts_own and load is not None:
             self._before, self._counts_own = load, False
         held = self._cache.held_tokens
-        self._feed(LoadObserved(load.running, load.waiting, held) if load else LoadObserved(None, None, held))
+        running, waiting = (load.running, load.waiting) if load else (None, None)
+        if running is not None:
+            running = max(0, running - own)
+        self._feed(LoadObserved(running, waiting, held))
 
     def _engine_events(self, health: Health) -> list[Event]:
         if health is Health.READY:

@@ -73,6 +73,7 @@ class Drain:
         started_at: When it was asked for first.
         deadline: The earliest of all deadlines given.
         strategies: Strategies not tried yet.
+        choice: Why in this order; empty when somebody gave it.
         final: The pod terminates: no way back.
         requested: The operator asked for it, not only the preStop hook.
         idle_observations: Idle observations in a row.
@@ -89,6 +90,7 @@ class Drain:
     started_at: float
     deadline: float
     strategies: tuple[Strategy, ...]
+    choice: str = ""
     final: bool = False
     requested: bool = True
     idle_observations: int = 0
@@ -195,7 +197,7 @@ def _ask(state: DrainMachine, event: DrainRequested | Terminating, now: float) -
     final = isinstance(event, Terminating)
     if state.drain is None:
         reason = PRESTOP_REASON if isinstance(event, Terminating) else event.reason
-        drain = Drain(reason, now, event.deadline, event.strategies, final=final, requested=not final)
+        drain = Drain(reason, now, event.deadline, event.strategies, event.choice, final=final, requested=not final)
         return replace(state, drain=drain, phase=Phase.UNROUTING)
     old = state.drain
     drain = replace(
@@ -266,7 +268,8 @@ def _drained(state: DrainMachine, drain: Drain, now: float) -> DrainMachine:
 def _report(state: DrainMachine, drain: Drain, now: float) -> DrainReport:
     settled = drain.idle_observations >= SETTLED_OBSERVATIONS and state.load == 0
     cut = state.phase is Phase.HANDING_OVER
-    notes = list(drain.trouble)
+    notes = [drain.choice] if drain.choice else []
+    notes += drain.trouble
     never_served = state.engine is Engine.GONE and state.busy is None
     aborted = 0 if settled or never_served else (state.busy or 0)
     if never_served:

@@ -30,11 +30,13 @@ class DrainRequested:
         reason: Why.
         deadline: When it must be Drained.
         strategies: Hand-over strategies in order of preference.
+        choice: Why in this order, for the report.
     """
 
     reason: str
     deadline: float
     strategies: tuple[Strategy, ...] = (Strategy.NONE,)
+    choice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,12 @@ class Terminating:
     Attributes:
         deadline: When it must be Drained.
         strategies: Hand-over strategies in order of preference, if nobody has asked for a drain before.
+        choice: Why in this order, for the report.
     """
 
     deadline: float
     strategies: tuple[Strategy, ...] = (Strategy.NONE,)
+    choice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

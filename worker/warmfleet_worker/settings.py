@@ -15,7 +15,11 @@
                                         holds.
 ``WARMFLEET_DRAIN_DEADLINE_SECONDS``    Longest drain that the preStop hook starts by itself (120).
 ``WARMFLEET_HANDOVER``                  Strategies of such a drain, in order of preference, with commas (none).
-``WARMFLEET_ENDPOINT``                  OpenAI endpoint of the deployment, without /v1, for replays; empty for none.
+``WARMFLEET_ENDPOINT``                  OpenAI endpoint of the deployment, without /v1, for replay and migrate; empty:
+                                        none.
+``WARMFLEET_KV_BYTES_PER_TOKEN``        Size of one token's KV cache in the worker (0: unknown).
+``WARMFLEET_PREFILL_TOKENS_PER_SECOND`` Prompt tokens that a worker computes per second (0: unknown).
+``WARMFLEET_LINK_BYTES_PER_SECOND``     Bandwidth of a worker's network (0: unknown).
 ``WARMFLEET_KV_EVENTS``                 ZMQ endpoint of the engine's KV events; empty for none.
 ``WARMFLEET_KV_REPLAY``                 ZMQ endpoint that replays them; empty for none.
 ``WARMFLEET_KV_STORE``                  Folder of the engine's shared KV tier; empty for none.
@@ -42,6 +46,8 @@ from urllib.parse import urlsplit
 
 from warmfleet_contracts.agent import Strategy
 from warmfleet_contracts.labels import AGENT_PORT, ENGINE_PORT
+
+from warmfleet_worker.kv.physics import Physics
 
 MIN_POLL_REAL = 0.25
 """Real seconds: the agent looks no more often, however fast the clock runs (a look costs both sides 3 ms)."""
@@ -71,6 +77,7 @@ class Settings:
     drain_deadline: float = 120.0
     handover: tuple[Strategy, ...] = (Strategy.NONE,)
     endpoint: str = ""
+    physics: Physics = Physics()  # noqa: RUF009 - frozen
     kv_events: str = ""
     kv_replay: str = ""
     kv_store: Path | None = None
@@ -112,6 +119,7 @@ def settings_from_env(environ: Mapping[str, str]) -> Settings:
         drain_deadline=_number(environ, "WARMFLEET_DRAIN_DEADLINE_SECONDS", default.drain_deadline),
         handover=_strategies(environ, "WARMFLEET_HANDOVER"),
         endpoint=_url(environ, "WARMFLEET_ENDPOINT", "") if environ.get("WARMFLEET_ENDPOINT", "").strip() else "",
+        physics=_physics(environ),
         kv_events=_endpoint(environ, "WARMFLEET_KV_EVENTS"),
         kv_replay=_endpoint(environ, "WARMFLEET_KV_REPLAY"),
         kv_store=_folder(environ, "WARMFLEET_KV_STORE"),
@@ -149,6 +157,14 @@ def _number(
     if not low <= value <= high:
         raise SettingsError(f"{name}={text!r}: write a number from {low:g} to {high:g}")
     return value
+
+
+def _physics(environ: Mapping[str, str]) -> Physics:
+    """What ``auto`` weighs; the store is reached over the same network as other workers."""
+    size = _number(environ, "WARMFLEET_KV_BYTES_PER_TOKEN", 0.0, high=2**40) or None
+    prefill = _number(environ, "WARMFLEET_PREFILL_TOKENS_PER_SECOND", 0.0, high=1e9) or None
+    link = _number(environ, "WARMFLEET_LINK_BYTES_PER_SECOND", 0.0, high=1e15) or None
+    return Physics(size, prefill, link, link)
 
 
 def _strategies(environ: Mapping[str, str], name: str) -> tuple[Strategy, ...]:

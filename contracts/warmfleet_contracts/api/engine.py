@@ -6,7 +6,7 @@ on the order in which the engine reads them, and capacity would be counted with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -88,6 +88,13 @@ class EnvVar(ApiModel):
     """Value of the variable."""
 
 
+_LOOPBACK = {"--host=127.0.0.1", "--host=localhost", "--host=::1"}
+
+
+def _develops(env: Sequence[EnvVar]) -> bool:
+    return any(e.name == "VLLM_SERVER_DEV_MODE" and e.value not in ("", "0") for e in env)
+
+
 class Engine(ApiModel):
     """The inference engine of a worker."""
 
@@ -95,6 +102,14 @@ class Engine(ApiModel):
         *(_engine_field(field, flag) for field, flag in ENGINE_FLAGS.items()),
         _variant_field("tensorParallel", "--tensor-parallel-size"),
         _variant_field("pipelineParallel", "--pipeline-parallel-size"),
+        Rule(
+            "!has(self.env) || "
+            "!self.env.exists(e, e.name == 'VLLM_SERVER_DEV_MODE' && has(e.value) && !(e.value in ['', '0'])) || "
+            "(has(self.args) && self.args.exists(a, a in ['--host=127.0.0.1', '--host=localhost', '--host=::1']))",
+            "engine.env: VLLM_SERVER_DEV_MODE opens endpoints with which anybody in the cluster could clear caches and "
+            "run code; remove it, or bind the engine to itself with the argument --host=127.0.0.1",
+            lambda s: not _develops(s.env) or bool(_LOOPBACK & set(s.args)),
+        ),
     )
 
     image: Annotated[str, Field(min_length=1, max_length=512)]

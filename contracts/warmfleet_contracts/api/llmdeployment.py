@@ -149,7 +149,9 @@ class KvCache(ApiModel):
         tuple[Literal["auto", "store", "migrate", "replay", "none"], ...],
         Field(min_length=1, max_length=4, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ("none",)
-    """Hand-over strategies in order of preference; auto: those that the tiers allow."""
+    """Hand-over strategies in order of preference; auto: store, if there is an fs tier, and those listed after
+    auto, in the order that break-even bandwidth and deadline give. migrate needs an engine image with NIXL; migrate and
+    replay need a routing.mode other than none."""
     min_retained_hit_ratio: Ratio | None = None
     """Slow scale-downs and rollouts so that the prefix hit ratio keeps at least this share of what it was. Where one
     worker holds more than that, one leaves at a time, and the next once the hits have come back."""

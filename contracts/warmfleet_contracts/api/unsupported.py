@@ -17,13 +17,7 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "Scaling": (),
-    "KvCache": (
-        Rule(
-            "!has(self.handover) || !self.handover.exists(s, s == 'migrate')",
-            "handover: migrate is not supported yet; use store, replay, auto or none",
-            lambda s: "migrate" not in s.handover,
-        ),
-    ),
+    "KvCache": (),
 }
 
 

@@ -260,7 +260,7 @@ class WorkerActor:
             reason=str(reason),
             deadline_seconds=max(0.0, job.deadline - spent),
             strategies=chosen,
-            endpoint=self._router_url(job) if Strategy.REPLAY in chosen else "",
+            endpoint=self._router_url(job) if {Strategy.REPLAY, Strategy.MIGRATE} & set(chosen) else "",
         )
         try:
             await self._tools.agents.drain(worker, request)

@@ -13,7 +13,9 @@ from typing import Any
 
 from warmfleet_contracts import bearer, labels
 from warmfleet_contracts.api import InstanceTypeSpec, LLMDeploymentSpec, Variant
+from warmfleet_contracts.perfmodel import prefill_tokens_per_second
 
+from warmfleet_operator.planning import modelled
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.specs import engine, kv
 from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV, RESTRICTED, Object, metadata, short_hash
@@ -152,6 +154,20 @@ def _kv(template: WorkerTemplate) -> kv.KvPlan:
     return kv.plan(template.record.key.name, template.spec)
 
 
+def _physics(template: WorkerTemplate) -> kv.Physics | None:
+    """What moving and computing a token costs on these workers; None without a row of the performance model."""
+    spec, variant = template.spec, template.variant
+    name = modelled.profile_name(spec)
+    if name is None:
+        return None
+    kind = template.instance_type.accelerator.name
+    row = modelled.find_profile(name, modelled.dtype(spec, name), kind, variant.tensor_parallel)
+    if row is None:
+        return None
+    size = row.kv_bytes_per_token / modelled.cache_factor(spec)
+    return kv.Physics(size, round(prefill_tokens_per_second(row)))
+
+
 def _engine(template: WorkerTemplate) -> Object:
     spec, settings, cache = template.spec, template.settings, _kv(template)
     args = engine.arguments(
@@ -235,7 +251,9 @@ def _agent(template: WorkerTemplate) -> Object:
         "WARMFLEET_POLL_SECONDS": f"{settings.agent_poll_seconds:g}",
         "WARMFLEET_UNROUTE_SECONDS": f"{settings.unroute_seconds:g}",
         "WARMFLEET_DRAIN_DEADLINE_SECONDS": f"{spec.kv_cache.drain_deadline:g}",
-        **kv.agent_env(cache, endpoint(template.record, spec).removesuffix("/v1")),
+        **kv.agent_env(
+            cache, endpoint(template.record, spec).removesuffix("/v1"), _physics(template), settings.kv_link_gbit
+        ),
     }
     mounts = kv.agent_mounts(cache)
     if settings.agent_authentication:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -101,6 +101,14 @@ class EngineAdapter(Protocol):
 
     async def touch(self, tokens: Sequence[int]) -> bool:
         """Have one token generated after ``tokens``, so that their blocks are in the cache; whether it was."""
+
+    async def lend(self, tokens: Sequence[int], within: float) -> Mapping[str, object] | None:
+        """Keep the cached blocks of ``tokens`` for another engine to pull; what to tell it, None when that fails.
+
+        Args:
+            tokens: Token ids.
+            within: Real seconds.
+        """
 
     async def close(self) -> None:
         """Let go of connections."""

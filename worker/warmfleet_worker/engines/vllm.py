@@ -7,7 +7,7 @@ start is the drain machine's business, not the engine's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import aiohttp
 import msgspec
@@ -49,6 +49,10 @@ WANTED = (
     TTFT,
     TPOT,
 )
+
+
+class _Lent(msgspec.Struct):
+    kv_transfer_params: dict[str, object] | None = None
 
 
 class VllmEngine:
@@ -102,6 +106,29 @@ class VllmEngine:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
+
+    async def lend(self, tokens: Sequence[int], within: float) -> Mapping[str, object] | None:
+        """Keep the cached blocks of ``tokens`` for another engine to pull (NixlConnector).
+
+        Args:
+            tokens: Token ids.
+            within: Real seconds.
+
+        Returns:
+            The ``kv_transfer_params`` for the one who pulls; None when the engine cannot.
+        """
+        lending = {"do_remote_decode": True, "do_remote_prefill": False}
+        body = {"model": self._model, "prompt": list(tokens), "max_tokens": 1, "temperature": 0}
+        timeout = aiohttp.ClientTimeout(total=within)
+        try:
+            async with self._session.post(
+                f"{self._url}/v1/completions", json={**body, "kv_transfer_params": lending}, timeout=timeout
+            ) as response:
+                if response.status != 200:
+                    return None
+                return msgspec.json.decode(await response.content.read(MAX_MODELS_BYTES), type=_Lent).kv_transfer_params
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
+            return None
 
     async def close(self) -> None:
         """Close the connections."""

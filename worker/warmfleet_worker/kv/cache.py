@@ -20,8 +20,10 @@ from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import Handover
 from warmfleet_worker.kv.hot import HotHeads
 from warmfleet_worker.kv.index import BlockIndex
+from warmfleet_worker.kv.migrate import MigratingSender
+from warmfleet_worker.kv.physics import Physics, choose
 from warmfleet_worker.kv.prewarm import HotNotes, Prompter, prewarm
-from warmfleet_worker.kv.replay import EndpointSender, ReplayHandover, is_loopback
+from warmfleet_worker.kv.replay import RATE, EndpointSender, ReplayHandover, is_loopback
 from warmfleet_worker.kv.store import StoreHandover
 from warmfleet_worker.settings import Settings
 
@@ -80,7 +82,8 @@ class WorkerCache:
         settings: Limits of the folder; None without a folder.
         hot: The engine's hot prompts.
         notes: The fleet's hot prompts; None without a folder.
-        replay: The strategy that sends to an endpoint; None when it is not wanted.
+        endpoint: Where strategies send prompts to; None when none does.
+        migrating: Sends them with their blocks' place; None without.
     """
 
     strategies: dict[Strategy, Handover] = field(default_factory=dict)
@@ -92,7 +95,8 @@ class WorkerCache:
     settings: Settings | None = None
     hot: HotHeads = field(default_factory=HotHeads)
     notes: HotNotes | None = None
-    replay: ReplayHandover | None = None
+    endpoint: EndpointSender | None = None
+    migrating: MigratingSender | None = None
     _up: bool = False
 
     def follow(self, endpoint: str, replay_endpoint: str) -> None:
@@ -131,8 +135,30 @@ class WorkerCache:
 
     def send_to(self, endpoint: str) -> None:
         """A drain order names where survivors can be reached; only this machine is believed (see DrainRequest)."""
-        if self.replay is not None and self.replay.endpoint is not None and is_loopback(endpoint):
-            self.replay.endpoint.url = endpoint
+        if self.endpoint is not None and is_loopback(endpoint):
+            self.endpoint.url = endpoint
+
+    @property
+    def own_requests(self) -> int:
+        """Requests of the hand-over itself that its own engine has now."""
+        return 0 if self.migrating is None else self.migrating.lending
+
+    def order(self, wanted: tuple[Strategy, ...], seconds: float) -> tuple[tuple[Strategy, ...], str]:
+        """The strategies with ``auto`` and what follows it replaced by what physics says, and why.
+
+        Args:
+            wanted: As asked for.
+            seconds: Logical seconds to the drain's deadline.
+        """
+        if Strategy.AUTO not in wanted:
+            return wanted, ""
+        place = wanted.index(Strategy.AUTO)
+        means = [s for s in wanted[place + 1 :] if s in self.strategies]
+        held = self.ledger.held_tokens if self.ledger is not None else 0
+        unstored = sum(self.ledger.unstored().values()) if self.ledger is not None else 0
+        physics = self.settings.physics if self.settings is not None else Physics()
+        found = choose(means, physics, held_tokens=held, unstored_tokens=unstored, seconds=seconds)
+        return (*wanted[:place], *found.order), found.reason
 
     @property
     def held_tokens(self) -> int | None:
@@ -234,9 +260,22 @@ def build(settings: Settings, engine: EngineAdapter, clock: Clock) -> WorkerCach
         cache.notes = HotNotes(settings.kv_store, settings.pod_uid)
     if cache.ledger is not None and cache.folder is not None:
         cache.strategies[Strategy.STORE] = StoreHandover(look, cache.ledger, cache.folder, clock)
-    if cache.ledger is not None and Strategy.REPLAY in settings.handover:
-        cache.chains = HotChains(cache.ledger)
-        sender = EndpointSender(settings.endpoint, lambda: engine.model)
-        cache.replay = ReplayHandover(cache.ledger, cache.chains, sender, clock)
-        cache.strategies[Strategy.REPLAY] = cache.replay
+    _add_senders(cache, settings, engine, clock)
     return cache
+
+
+def _add_senders(cache: WorkerCache, settings: Settings, engine: EngineAdapter, clock: Clock) -> None:
+    """The strategies that send prompts to survivors."""
+    wanted = {Strategy.REPLAY, Strategy.MIGRATE} & set(settings.handover)
+    if cache.ledger is None or not wanted:
+        return
+    chains = cache.chains = HotChains(cache.ledger)
+    endpoint = cache.endpoint = EndpointSender(settings.endpoint, lambda: engine.model)
+    if Strategy.REPLAY in wanted:
+        cache.strategies[Strategy.REPLAY] = ReplayHandover(cache.ledger, chains, endpoint, clock)
+    if Strategy.MIGRATE in wanted:
+        cache.migrating = MigratingSender(engine, endpoint)
+        rate = settings.physics.migration_rate() or RATE
+        cache.strategies[Strategy.MIGRATE] = ReplayHandover(
+            cache.ledger, chains, cache.migrating, clock, rate=rate, endpoint=endpoint
+        )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -65,7 +65,7 @@ class Sender(Protocol):
             within: Real seconds.
 
         Returns:
-            Tokens that the engine had cached; None when it does not say.
+            Tokens that it did not take over by this: it had them already, say; None when that is not known.
 
         Raises:
             SendError: It was not.
@@ -101,13 +101,22 @@ class EndpointSender:
         self._session: aiohttp.ClientSession | None = None
         self._priority = True
 
-    async def send(self, tokens: Sequence[int], within: float) -> int | None:
+    async def send(self, tokens: Sequence[int], within: float, more: Mapping[str, object] | None = None) -> int | None:
         """Have one token generated after ``tokens``; see :class:`Sender`.
+
+        Args:
+            tokens: Token ids.
+            within: Real seconds.
+            more: Further fields of the request.
+
+        Returns:
+            Tokens that the engine had in its cache when it began to compute; None when it does not say.
 
         Raises:
             SendError: It was not.
         """
         body: dict[str, object] = {"model": self._model(), "prompt": list(tokens), "max_tokens": 1, "temperature": 0}
+        body |= more or {}
         status, answer = await self._post(body | ({"priority": PRIORITY} if self._priority else {}), within)
         if status == 400 and self._priority:
             self._priority = False  # an engine that schedules by arrival takes no priority
@@ -174,6 +183,7 @@ class ReplayHandover:
         clock: Time.
         tokens: Most prompt tokens.
         rate: Most prompt tokens per logical second.
+        endpoint: Where the sender sends to, if it is not itself one.
     """
 
     def __init__(
@@ -185,6 +195,7 @@ class ReplayHandover:
         *,
         tokens: int = TOKENS,
         rate: float = RATE,
+        endpoint: EndpointSender | None = None,
     ) -> None:
         self._index = index
         self._chains = chains
@@ -192,11 +203,12 @@ class ReplayHandover:
         self._tokens = tokens
         self._rate = rate
         self._sender = sender
+        self._endpoint = sender if isinstance(sender, EndpointSender) else endpoint
 
     @property
     def endpoint(self) -> EndpointSender | None:
         """Where it sends to; None for another kind of sender."""
-        return self._sender if isinstance(self._sender, EndpointSender) else None
+        return self._endpoint
 
     async def run(self, budget: float, progress: Progress) -> HandoverFinished:
         """Send the hottest prompts; see the module's header.
@@ -209,7 +221,7 @@ class ReplayHandover:
             HandoverError: There is nobody to send to.
         """
         if self.endpoint is not None and not self.endpoint.url:
-            raise HandoverError("there is no endpoint to replay to; set routing.mode to router or service")
+            raise HandoverError("there is no endpoint to send prompts to; set routing.mode to router or service")
         started = self._clock.now()
         chains = self._chains.hottest(self._clock.wall().timestamp())
         todo = [chain for chain in reversed(chains) if chain.fresh]
@@ -272,5 +284,5 @@ class ReplayHandover:
             notes.append("KV events were missed: the figures are lower bounds")
         dropped = max(0, self._index.held_tokens - tally.kept)
         partial = bool(tally.ended or tally.failures) or not self._index.complete
-        _LOG.info("replayed", extra={"tokens": tally.sent, "kept": tally.kept, "moved": tally.moved})
+        _LOG.info("sent to survivors", extra={"tokens": tally.sent, "kept": tally.kept, "moved": tally.moved})
         return HandoverFinished(tally.kept, tally.moved, dropped, partial, "; ".join(notes))

@@ -8,6 +8,8 @@
 ``WARMFLEET_SIM_STARTUP_SECONDS``       Logical seconds until the port opens (0).
 ``WARMFLEET_SIM_KV_TOKENS``             Tokens of the KV cache; the profile's when unset.
 ``WARMFLEET_SIM_STORE_BYTES_PER_SECOND``  Bandwidth to the shared KV tier (2e9), per logical second.
+``WARMFLEET_SIM_LINK_BYTES_PER_SECOND``   Bandwidth to other engines (2.8e9), per logical second.
+``VLLM_NIXL_SIDE_CHANNEL_HOST``, ``_PORT``  vLLM's own: where engines that pull find this one (localhost, 5600).
 ``VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES``  vLLM's own: 0 writes hashes into KV events as bytes.
 ``WARMFLEET_SIM_STREAM_INTERVAL_SECONDS``  Logical seconds between two chunks of a stream (0); never less than 20 ms
                                         of real time.
@@ -24,8 +26,11 @@ from pathlib import Path
 
 from warmfleet_contracts.perfmodel import PerfProfile, lookup, profiles, resolve_profile_name
 
+from warmfleet_worker.engines.simulated.nixl import NixlConfig
 from warmfleet_worker.engines.simulated.tier import BYTES_PER_SECOND, TierConfig
 
+LINK_BYTES_PER_SECOND = 2.8e9
+"""Default bandwidth between two engines: 25 GbE."""
 DEFAULT_MAX_MODEL_LEN = 131_072
 _DTYPES = {"bf16": "bf16", "bfloat16": "bf16", "float16": "bf16", "half": "bf16", "fp8": "fp8", "mxfp4": "mxfp4"}
 _WITHOUT_EFFECT = (
@@ -87,6 +92,7 @@ class EngineConfig:
     cache_dtype: str
     kv_events: KvEventsConfig | None
     tier: TierConfig | None
+    nixl: NixlConfig | None
     startup_seconds: float
     stream_interval: float
 
@@ -112,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-num-queued-reqs", type=int)
     parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--enable-chunked-prefill", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--enable-prompt-tokens-details", action="store_true")  # they are always given
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--kv-events-config", type=json.loads)
     parser.add_argument("--kv-transfer-config", type=json.loads)
@@ -147,6 +154,7 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str]) -> EngineConfi
         raise ConfigError(
             f"--max-model-len {length}: the KV cache holds only {fits} tokens; lower it or raise tensor parallelism"
         )
+    connectors = _connectors(args.kv_transfer_config)
     return EngineConfig(
         model=model,
         served_names=tuple(args.served_model_name or (model,)),
@@ -163,7 +171,8 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str]) -> EngineConfi
         shutdown_timeout=max(0.0, args.shutdown_timeout),
         cache_dtype=args.kv_cache_dtype,
         kv_events=_kv_events(args.kv_events_config, environ),
-        tier=_tier(args.kv_transfer_config, environ),
+        tier=_tier(connectors.get("OffloadingConnector"), environ),
+        nixl=_nixl(connectors.get("NixlConnector"), environ),
         startup_seconds=_number(environ, "WARMFLEET_SIM_STARTUP_SECONDS", default=0.0),
         stream_interval=_number(environ, "WARMFLEET_SIM_STREAM_INTERVAL_SECONDS", default=0.0),
     )
@@ -206,13 +215,42 @@ def _kv_tokens(profile: PerfProfile, cache_dtype: str) -> int:
     return profile.kv_tokens * (2 if cache_dtype.startswith(("fp8", "int8")) else 1)
 
 
-def _tier(raw: object, environ: Mapping[str, str]) -> TierConfig | None:
+def _connectors(raw: object) -> dict[str, Mapping[str, object]]:
+    """Connectors by name, those of a MultiConnector one by one."""
+    flag = "--kv-transfer-config"
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{flag}: write a JSON object")
+    several = raw.get("kv_connector") == "MultiConnector"
+    listed = (raw.get("kv_connector_extra_config") or {}).get("connectors") if several else [raw]
+    found: dict[str, Mapping[str, object]] = {
+        str(c.get("kv_connector")): c for c in listed or () if isinstance(c, dict)
+    }
+    if not found or set(found) - {"OffloadingConnector", "NixlConnector"}:
+        raise ConfigError(f"{flag}: the simulated engine has the OffloadingConnector and the NixlConnector only")
+    return found
+
+
+def _nixl(raw: Mapping[str, object] | None, environ: Mapping[str, str]) -> NixlConfig | None:
+    """The NixlConnector."""
+    if raw is None:
+        return None
+    extra = raw.get("kv_connector_extra_config") or {}
+    lease = extra.get("kv_lease_duration", 30) if isinstance(extra, dict) else None
+    if not isinstance(lease, int | float) or lease <= 0:
+        raise ConfigError("--kv-transfer-config: kv_lease_duration: write a positive number of seconds")
+    host = environ.get("VLLM_NIXL_SIDE_CHANNEL_HOST") or "localhost"
+    port = _number(environ, "VLLM_NIXL_SIDE_CHANNEL_PORT", default=5600.0)
+    speed = _number(environ, "WARMFLEET_SIM_LINK_BYTES_PER_SECOND", default=LINK_BYTES_PER_SECOND)
+    return NixlConfig(host, int(port), float(lease), max(1.0, speed))
+
+
+def _tier(raw: Mapping[str, object] | None, environ: Mapping[str, str]) -> TierConfig | None:
     """The OffloadingConnector, with host memory and at most one fs tier below it."""
     if raw is None:
         return None
     flag = "--kv-transfer-config"
-    if not isinstance(raw, dict) or raw.get("kv_connector") != "OffloadingConnector":
-        raise ConfigError(f"{flag}: the simulated engine has the OffloadingConnector only")
     extra = raw.get("kv_connector_extra_config")
     if not isinstance(extra, dict) or not extra.get("cpu_bytes_to_use"):
         raise ConfigError(f"{flag}: cpu_bytes_to_use must be specified in kv_connector_extra_config")

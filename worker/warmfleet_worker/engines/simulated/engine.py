@@ -11,10 +11,11 @@ from hashlib import sha256
 
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_worker.engines.simulated.blocks import BlockPool, Stored
+from warmfleet_worker.engines.simulated.blocks import BlockPool, Stored, block_hashes
 from warmfleet_worker.engines.simulated.config import EngineConfig
 from warmfleet_worker.engines.simulated.histograms import Statistics
 from warmfleet_worker.engines.simulated.kv_events import KvPublisher, PoolEvent
+from warmfleet_worker.engines.simulated.nixl import Nixl
 from warmfleet_worker.engines.simulated.scheduler import Limits, QueueFull, Request, Scheduler
 from warmfleet_worker.engines.simulated.tier import FsTier, TierConfig
 
@@ -81,6 +82,8 @@ class Engine:
         self.scheduler = Scheduler(
             config.profile, pool, limits, Statistics(config.max_model_len), clock.now(), self.tier
         )
+        block_bytes = config.block_size * config.profile.kv_bytes_per_token
+        self.nixl = None if config.nixl is None else Nixl(config.nixl, clock, block_bytes)
         self._publisher: KvPublisher | None = None
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -90,14 +93,18 @@ class Engine:
         """Begin to run."""
         if self.config.kv_events is not None:
             self._publisher = KvPublisher(self.config.kv_events, self.config.block_size, self.clock)
+        if self.nixl is not None:
+            await self.nixl.start()
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(_crash)
         if self.tier is not None:
             self._storing = asyncio.create_task(self._store(self.tier))
             self._storing.add_done_callback(_crash)
 
-    def submit(self, prompt: list[int], max_tokens: int, finish_reason: str, *, every_chunk: bool) -> Stream:
-        """Take in a request.
+    def submit(
+        self, prompt: list[int], max_tokens: int, finish_reason: str, *, every_chunk: bool, pulled: int = 0
+    ) -> Stream:
+        """Take in a request; ``pulled`` tokens of its prompt came from another engine.
 
         Raises:
             ShutDown: The engine takes no new requests.
@@ -105,12 +112,18 @@ class Engine:
         """
         if not self.accepting:
             raise ShutDown("cannot schedule new futures after shutdown")
-        request = Request(prompt, max_tokens, self.clock.now(), finish_reason)
+        request = Request(prompt, max_tokens, self.clock.now(), finish_reason, pulled=pulled)
         self.scheduler.add(request)
         stream = Stream(request, every_chunk=every_chunk)
         self.streams.add(stream)
         self._work.set()
         return stream
+
+    def missing(self, prompt: list[int]) -> int:
+        """Full blocks of a prompt that are not held."""
+        pool = self.scheduler.pool
+        hashes = block_hashes(prompt, pool.block_size)
+        return len(hashes) - pool.match(hashes)
 
     def leave(self, stream: Stream) -> None:
         """End a stream; a request that has not finished is aborted."""
@@ -137,6 +150,8 @@ class Engine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self.nixl is not None:
+            await self.nixl.close()
         if self._publisher is not None:
             await self._publisher.close()
             self._publisher = None
@@ -174,8 +189,9 @@ class Engine:
 
     @property
     def at_work(self) -> bool:
-        """Whether a request runs or waits, or blocks have to be stored: a graceful shutdown waits for both."""
-        return bool(self.streams) or (self.tier is not None and self.tier.busy)
+        """Whether a request runs or waits, or blocks are to be stored or lent: a graceful shutdown waits for them."""
+        stored, lent = self.tier is not None and self.tier.busy, self.nixl is not None and self.nixl.lending
+        return bool(self.streams) or stored or lent
 
     async def _store(self, tier: FsTier) -> None:
         """Store blocks, and tell of it even while no request runs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -48,6 +48,7 @@ class Generation:
         finish_reason: length, or stop for a response of natural length.
         stream: Whether to answer with server-sent events.
         usage: Whether a stream ends with a usage chunk.
+        transfer: ``kv_transfer_params``; empty without.
     """
 
     chat: bool
@@ -57,6 +58,7 @@ class Generation:
     finish_reason: str
     stream: bool
     usage: bool
+    transfer: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_generation(raw: bytes, *, chat: bool, names: tuple[str, ...], max_model_len: int) -> Generation:
@@ -93,6 +95,7 @@ def parse_generation(raw: bytes, *, chat: bool, names: tuple[str, ...], max_mode
         finish_reason="length" if asked else "stop",
         stream=body.get("stream") is True,
         usage=isinstance(options, dict) and options.get("include_usage") is True,
+        transfer=_transfer(body),
     )
 
 
@@ -104,6 +107,13 @@ def _object(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object", "Bad Request")
     return body
+
+
+def _transfer(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = body.get("kv_transfer_params") or {}
+    if not isinstance(found, dict):
+        raise ApiError(400, "kv_transfer_params: must be an object", param="kv_transfer_params")
+    return found
 
 
 def _max_tokens(body: Mapping[str, Any], *, chat: bool) -> int | None:
@@ -182,7 +192,9 @@ class Writer:
         final = self._event("", f',"usage":{json.dumps(self._usage(tokens, cached))}') if usage else b""
         return final + b"data: [DONE]\n\n"
 
-    def whole(self, text: str, *, tokens: int, cached: int, finish_reason: str) -> bytes:
+    def whole(
+        self, text: str, *, tokens: int, cached: int, finish_reason: str, transfer: Mapping[str, Any] | None = None
+    ) -> bytes:
         """The answer that is not streamed."""
         kind = "chat.completion" if self._chat else "text_completion"
         if self._chat:
@@ -191,7 +203,8 @@ class Writer:
             choice = f'{{"index":0,"text":"{text}"'
         rest = f',"logprobs":null,"finish_reason":"{finish_reason}","stop_reason":null}}'
         usage = json.dumps(self._usage(tokens, cached))
-        return f'{{{self._head},"object":"{kind}","choices":[{choice}{rest}],"usage":{usage}}}'.encode()
+        more = "" if transfer is None else f',"kv_transfer_params":{json.dumps(transfer)}'
+        return f'{{{self._head},"object":"{kind}","choices":[{choice}{rest}],"usage":{usage}{more}}}'.encode()
 
     def _event(self, choice: str, more: str = "") -> bytes:
         kind = "chat.completion.chunk" if self._chat else "text_completion"

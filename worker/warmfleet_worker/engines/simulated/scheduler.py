@@ -38,6 +38,7 @@ class Request:
         arrived: When it came, logical seconds.
         tokens: Tokens generated so far.
         cached: Prompt tokens found in the prefix cache at first admission.
+        pulled: Tokens at the prompt's start that came from another engine.
         finished: Whether it left the engine.
         notify: Called when it has finished.
     """
@@ -48,6 +49,7 @@ class Request:
     finish_reason: str = "length"
     tokens: int = 0
     cached: int = 0
+    pulled: int = 0
     finished: bool = False
     notify: Callable[[], None] | None = None
     seed: str = ""
@@ -222,7 +224,9 @@ class Scheduler:
         size = self.pool.block_size
         most = (request.target - 1) // size
         hits = min(self.pool.match(request.hashes), most)
-        loaded = self.tier.match(request.hashes[hits:most]) if self.tier is not None else 0
+        loaded = max(0, min(request.pulled // size, most) - hits)
+        if not loaded and self.tier is not None:
+            loaded = self.tier.match(request.hashes[hits:most])
         holding = self.pool.admit(request.hashes[:hits], -(-request.target // size))
         if holding is None:
             return False

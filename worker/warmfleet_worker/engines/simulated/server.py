@@ -13,6 +13,7 @@ from aiohttp import web
 
 from warmfleet_worker.engines.simulated.engine import Engine, QueueFull, ShutDown, Stream
 from warmfleet_worker.engines.simulated.metrics import EngineCollector, HttpStatistics, make_registry, render
+from warmfleet_worker.engines.simulated.nixl import PullError, place_of
 from warmfleet_worker.engines.simulated.openai import ApiError, Generation, Writer, parse_generation
 from warmfleet_worker.engines.simulated.tokens import response_text
 
@@ -110,7 +111,7 @@ class Server:
         except web.HTTPRequestEntityTooLarge:
             raise ApiError(413, f"the body is larger than {MAX_BODY} bytes", "Bad Request") from None
         generation = parse_generation(raw, chat=chat, names=config.served_names, max_model_len=config.max_model_len)
-        stream = self._submit(generation)
+        stream = self._submit(generation, await self._pull(generation))
         transport = request.transport
         self._generating.add(transport)
         writer = Writer(generation, uuid.uuid4().hex, int(self.engine.clock.wall().timestamp()))
@@ -121,16 +122,43 @@ class Server:
                 await stream.take()
             done = stream.request
             text = response_text(done.seed, 0, done.tokens)
-            body = writer.whole(text, tokens=done.tokens, cached=done.cached, finish_reason=done.finish_reason)
+            body = writer.whole(
+                text,
+                tokens=done.tokens,
+                cached=done.cached,
+                finish_reason=done.finish_reason,
+                transfer=self._lend(generation),
+            )
             return web.Response(body=body, content_type=_JSON)
         finally:
             self._generating.discard(transport)
             self.engine.leave(stream)
 
-    def _submit(self, generation: Generation) -> Stream:
+    def _lend(self, generation: Generation) -> dict[str, Any] | None:
+        """What an engine is told that is to pull this request's blocks; None when nobody asked for it."""
+        nixl, tokens = self.engine.nixl, len(generation.prompt)
+        if nixl is None or generation.transfer.get("do_remote_decode") is not True:
+            return None
+        return nixl.lend(tokens, -(-tokens // self.engine.config.block_size))
+
+    async def _pull(self, generation: Generation) -> int:
+        """Fetch the blocks that a request says are elsewhere; returns tokens of its prompt that are here then."""
+        nixl, place = self.engine.nixl, place_of(generation.transfer)
+        if nixl is None or place is None:
+            return 0
+        try:
+            return await nixl.pull(place, lambda: self.engine.missing(generation.prompt))
+        except PullError as error:
+            raise ApiError(500, str(error), "InternalServerError") from None
+
+    def _submit(self, generation: Generation, pulled: int) -> Stream:
         try:
             return self.engine.submit(
-                generation.prompt, generation.max_tokens, generation.finish_reason, every_chunk=generation.stream
+                generation.prompt,
+                generation.max_tokens,
+                generation.finish_reason,
+                every_chunk=generation.stream,
+                pulled=pulled,
             )
         except ShutDown as error:
             raise ApiError(500, str(error), "InternalServerError") from None
