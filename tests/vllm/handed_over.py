@@ -1,7 +1,7 @@
 """The table in ``docs/kv-cache.md``: what each strategy handed over on the real engine.
 
-With ``WARMFLEET_RECORD=1`` the tests of departures note their figures in ``tests/worker/recorded/handover.json`` and write
-the table anew from it; ``python tests/vllm/handed_over.py`` only writes the table.
+With ``WARMFLEET_RECORD=1`` the tests of departures note their figures in ``tests/worker/recorded/handover.json`` and
+write the table anew from it; ``python tests/vllm/handed_over.py`` only writes the table.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def table() -> str:
     """The table, from the noted figures."""
     known = json.loads(FIGURES.read_text())
     lines = [
-        "| strategy | engines have | prompts | blocks held | tokens kept | dropped | MB moved | drain, s | hits at the survivor |",
+        "| strategy | engines have | prompts | blocks held | tokens kept | dropped | MB moved | drain, s | found again |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in (HandedOver(**known[name]) for name in _ORDER if name in known):
