@@ -63,7 +63,7 @@ def table() -> str:
     """The table, from the noted figures."""
     known = json.loads(FIGURES.read_text())
     lines = [
-        "| strategy | engines have | prompts | blocks held | tokens kept | dropped | MB moved | drain, s | found again |",
+        "| strategy | engines have | prompts | blocks | tokens kept | dropped | MB moved | drain, s | found again |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in (HandedOver(**known[name]) for name in _ORDER if name in known):
