@@ -115,6 +115,7 @@ class FaultProxy:
         counts: How often each kind of fault happened.
         deleted: For each pod UID how many DELETEs were answered with success.
         told_created: Names of pods whose creation was answered with success, as (namespace, name).
+        lease_asked: When the operator last asked for its Lease, loop time: a sign of life.
         url: Where the operator connects to.
     """
 
@@ -126,6 +127,7 @@ class FaultProxy:
     counts: Counter[str] = field(default_factory=Counter)
     deleted: Counter[str] = field(default_factory=Counter)
     told_created: list[tuple[str, str]] = field(default_factory=list)
+    lease_asked: float | None = None
     url: str = ""
     _session: aiohttp.ClientSession | None = None
     _streams: set[asyncio.Transport] = field(default_factory=set)
@@ -142,6 +144,8 @@ class FaultProxy:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One request of the operator."""
         call = call_of(request)
+        if call.resource == "leases":
+            self.lease_asked = asyncio.get_running_loop().time()
         fault = self._drawn(call)
         if fault is not None:
             self.counts[fault.kind] += 1

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import itertools
+import math
 import os
 import signal
 import sys
@@ -45,6 +46,8 @@ EVICTED_AFTER = 40.0
 """From the loss of a node until its pods are removed from the API."""
 NEW_NODE_AFTER = 60.0
 _POLL = 0.1
+_STILL = 0.5
+"""Real seconds of standing still beyond which a notice was too short."""
 _RESTART_SECONDS = 1.0
 """Real seconds until an operator that ended is started again, as a kubelet would."""
 
@@ -234,6 +237,7 @@ class FaultWorld:
         modes: Mode of agents by namespace.
         router_modes: Mode of routers by fleet.
         restarts: How often an operator ended by itself and was started again.
+        stood_still: Real seconds that this process or the operator stood still so far.
     """
 
     api: EmbeddedApi
@@ -252,6 +256,7 @@ class FaultWorld:
     modes: dict[str, str] = field(default_factory=dict)
     router_modes: dict[tuple[str, str], str] = field(default_factory=dict)
     restarts: int = 0
+    stood_still: float = 0.0
     operator: Child | None = None
     logs: list[Path] = field(default_factory=list)
     keep_running: bool = False
@@ -325,10 +330,16 @@ class FaultWorld:
         """Workers on a machine."""
         return [pod for pod in self.workers() if pod["spec"].get("nodeName") == node.name]
 
-    async def lose_node(self, node: Node, why: str = "node lost") -> None:
-        """The machine is gone at once; the API learns it, its pods are removed later, and another machine comes."""
-        for pod in self.pods_on(node):
-            self.lost[pod["metadata"]["uid"]] = why
+    async def lose_node(self, node: Node, why: str | None = "node lost") -> None:
+        """The machine is gone at once; the API learns it, its pods are removed later, and another machine comes.
+
+        Args:
+            node: Which.
+            why: Excuse for its workers; None when they should have left before.
+        """
+        if why is not None:
+            for pod in self.pods_on(node):
+                self.lost[pod["metadata"]["uid"]] = why
         node.up = False
         node.taints.append(UNREACHABLE)
         for pod in self.pods_on(node):
@@ -339,7 +350,8 @@ class FaultWorld:
         self._show_node(node)
         await self.clock.sleep(EVICTED_AFTER)
         for pod in self.pods_on(node):
-            self.lost.setdefault(pod["metadata"]["uid"], why)
+            if why is not None:
+                self.lost.setdefault(pod["metadata"]["uid"], why)
             self.delete("pods", pod["metadata"]["namespace"], pod["metadata"]["name"], now=True)
         self.nodes.pop(node.name, None)
         self.delete("nodes", None, node.name, now=True)
@@ -347,14 +359,32 @@ class FaultWorld:
         self.add_node(node.pool)
 
     async def give_notice(self, node: Node, seconds: float) -> None:
-        """A spot notice: a taint, and the machine goes ``seconds`` logical seconds later."""
-        if seconds < START_SECONDS + DRAIN_SECONDS + 30:
+        """A spot notice: a taint, and the machine goes ``seconds`` logical seconds later.
+
+        Its workers must have been replaced by then if the notice is long enough for that, unless this process or the
+        operator stood still meanwhile: then the time was not the operator's to use.
+        """
+        short = seconds < START_SECONDS + DRAIN_SECONDS + 30
+        if short:
             for pod in self.pods_on(node):
                 self.lost[pod["metadata"]["uid"]] = f"notice of {seconds:.0f} s"
         node.taints.append(NOTICE)
         self._show_node(node)
+        still = self.stood_still
         await self.clock.sleep(seconds)
-        await self.lose_node(node, f"its notice of {seconds:.0f} s was over")
+        excused = short or self.stood_still - still > _STILL
+        await self.lose_node(node, f"its notice of {seconds:.0f} s was over" if excused else None)
+
+    async def _feel(self) -> None:
+        """Adds up how long this process, or an operator that renews its Lease twice a second, stood still."""
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        while True:
+            await asyncio.sleep(0.1)
+            now = loop.time()
+            silent = now - self.proxy.lease_asked if self.proxy.lease_asked is not None else math.inf
+            self.stood_still += max(0.0, now - before - 0.3) + (now - before if silent > 1.2 else 0.0)
+            before = now
 
     # Kubelet
 
@@ -598,7 +628,8 @@ async def fault_world(folder: Path, seed: int, scale: float = 20.0) -> AsyncIter
                     yaml.safe_load(file.read_text(encoding="utf-8")),
                     "apiextensions.k8s.io",
                 )
-            tasks = [asyncio.create_task(world._turn()), asyncio.create_task(world._keep_operator())]
+            work = (world._turn(), world._keep_operator(), world._feel())
+            tasks = [asyncio.create_task(part) for part in work]
             try:
                 yield world
                 for task in tasks:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import aiohttp
 from warmfleet_contracts import labels
@@ -15,12 +16,12 @@ from warmfleet_runtime import openmetrics
 from warmfleet_runtime.clock import Clock
 
 from warmfleet_operator.adapters.agents import AgentClient, Keys, NoAnswerError, NoKeys, address, read_bounded
+from warmfleet_operator.adapters.turns import Turn, Turns
 from warmfleet_operator.state.readings import Readings, RouterSample
 from warmfleet_operator.state.records import FleetSnapshot, RouterRecord, WorkerPhase, WorkerRecord
 from warmfleet_operator.state.snapshot import FleetStore
 
 _LOG = logging.getLogger(__name__)
-CONCURRENCY = 64
 MAX_ROUTER_BYTES = 4 * 1024 * 1024
 _DISPATCHED = "vllm_router_processed_requests_total"
 _ERRORS = "vllm_router_request_errors_total"
@@ -81,36 +82,40 @@ class Telemetry:
         self._store, self._readings, self._clock = store, readings, clock
         self._period, self._timeout = period, timeout_seconds
         self._on_round, self._on_failure = on_round, on_failure
+        self._turns = Turns(patience=timeout_seconds * 1.5)
         self._logged: dict[str, str] = {}
         self.last_round: float | None = None
 
     async def run(self) -> None:
         """Measure for ever."""
         async with agent_session() as session:
-            while True:
-                started = self._clock.now()
-                await self.round(session)
-                await self._clock.sleep(max(0.0, started + self._period - self._clock.now()))
+            try:
+                while True:
+                    started = self._clock.now()
+                    await self.round(session)
+                    await self._clock.sleep(max(0.0, started + self._period - self._clock.now()))
+            finally:
+                await self._turns.close()
 
     async def round(self, session: aiohttp.ClientSession) -> None:
         """One round over all routers and agents."""
         snapshot = self._store.snapshot()
-        gate = asyncio.Semaphore(CONCURRENCY)
         routers = [r for r in self._store.routers() if r.ready and r.ip]
-        await asyncio.gather(*(self._router(session, gate, router) for router in routers))
+        await self._turns.take(
+            [Turn(r.uid, r.key.namespace, partial(self._router, session, r)) for r in routers],
+        )
         asked = list(_askable(snapshot))
         await asyncio.gather(*map(self._keys.refresh, {worker.key.namespace for worker in asked}))
         client = AgentClient(session, self._timeout, keys=self._keys)
-        await asyncio.gather(*(self._agent(client, gate, worker) for worker in asked))
+        await self._turns.take([Turn(w.uid, w.key.namespace, partial(self._agent, client, w)) for w in asked])
         now = self._clock.now()
         self._readings.forget(now)
         self.last_round = now
         self._on_round()
 
-    async def _router(self, session: aiohttp.ClientSession, gate: asyncio.Semaphore, router: RouterRecord) -> None:
+    async def _router(self, session: aiohttp.ClientSession, router: RouterRecord) -> None:
         try:
-            async with gate:
-                sample = await self._scrape(session, router)
+            sample = await self._scrape(session, router)
         except NoAnswerError as error:
             self._readings.router_silent(router, self._clock.now())
             self._failed("router", router.uid, str(router.key), str(error))
@@ -132,10 +137,9 @@ class Telemetry:
             raise NoAnswerError("unreachable") from error
         return parse_router(body.decode("utf-8", errors="replace"))
 
-    async def _agent(self, client: AgentClient, gate: asyncio.Semaphore, worker: WorkerRecord) -> None:
+    async def _agent(self, client: AgentClient, worker: WorkerRecord) -> None:
         try:
-            async with gate:
-                state = await client.state(worker)
+            state = await client.state(worker)
             problem = self._readings.agent_answered(worker, state, self._clock.now())
         except NoAnswerError as error:
             self._readings.agent_silent(worker, self._clock.now())
@@ -160,5 +164,5 @@ def _askable(snapshot: FleetSnapshot) -> Iterator[WorkerRecord]:
 
 
 def agent_session() -> aiohttp.ClientSession:
-    """A keep-alive session for pods; environment proxies are not used for pod addresses."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONCURRENCY * 2), trust_env=False)
+    """A keep-alive session for pods; environment proxies are not used for pod addresses. Who asks bounds the load."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
