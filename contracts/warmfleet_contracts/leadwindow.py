@@ -307,14 +307,18 @@ class Outlook:
 
     def quantile(self, probability: float) -> float:
         """The demand that is not exceeded with a probability; between nodes linear in log(1 - p)."""
-        nodes = self.probabilities
-        if len(nodes) == 1:
-            return self.demand[0]
-        p = min(max(probability, nodes[0]), nodes[-1])
-        i = min(bisect_right(nodes, p) - 1, len(nodes) - 2)
-        a, b = math.log1p(-nodes[i]), math.log1p(-nodes[i + 1])
-        share = (math.log1p(-p) - a) / (b - a)
-        return self.demand[i] + (self.demand[i + 1] - self.demand[i]) * share
+        low, high, share = _between(self.probabilities, probability)
+        return self.demand[low] + (self.demand[high] - self.demand[low]) * share
+
+
+def _between(nodes: Sequence[float], probability: float) -> tuple[int, int, float]:
+    """(node below, node above, how far between them, linear in log(1 - p)) of a probability."""
+    if len(nodes) == 1:
+        return 0, 0, 0.0
+    p = min(max(probability, nodes[0]), nodes[-1])
+    i = min(bisect_right(nodes, p) - 1, len(nodes) - 2)
+    a, b = math.log1p(-nodes[i]), math.log1p(-nodes[i + 1])
+    return i, i + 1, (math.log1p(-p) - a) / (b - a)
 
 
 def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s: float) -> Outlook:
@@ -326,9 +330,17 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
         lead_s: Length of the window, s; at least the first lead of the table and at most the last one counts.
         offset_s: Seconds since issuedAt.
     """
+    nodes = range(len(table.probabilities))
+    return Outlook(table.probabilities, _demand(table, state, lead_s, offset_s, nodes))
+
+
+def _demand(
+    table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s: float, nodes: Sequence[int]
+) -> tuple[float, ...]:
+    """The quantiles at some nodes of the table, requests/s."""
     level, mid, slow = (value + table.floor for value in (state.level, state.mid, state.slow))
     if level <= 0.0:
-        return Outlook(table.probabilities, (0.0,) * len(table.probabilities))
+        return (0.0,) * len(nodes)
     momentum, trend = _log_ratio(level, mid), _log_ratio(mid, slow)
     apart = _anchor(table, offset_s, slow)
     volatility, calm = math.sqrt(state.variance), math.sqrt(state.calm_variance)
@@ -339,11 +351,11 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
             window.drift
             + window.momentum_gain * momentum
             + window.trend_gain * trend
-            + window.shape_gain * rise(table, offset_s, window.lead_s)
+            + (window.shape_gain * rise(table, offset_s, window.lead_s) if window.shape_gain else 0.0)
             + window.anchor_gain * apart
         )
         scale = window.scale_base + window.volatility_gain * volatility + window.calm_gain * calm
-        logs = [location + scale * residual for residual in window.residuals]
+        logs = [location + scale * window.residuals[node] for node in nodes]
         if window.lead_s > lead_s and before is not None:
             share = (lead_s - before[0]) / (window.lead_s - before[0])
             logs = [a + (b - a) * share for a, b in zip(before[1], logs, strict=True)]
@@ -353,8 +365,7 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
         before = window.lead_s, logs
     most = min(max(level, mid, slow) * MOST_RATIO, MOST_PEAKS * max(table.peak, level))
     least, top = state.level * LEAST_RATIO, math.log(most / level)
-    demand = tuple(min(max(level * math.exp(min(value, top)) - table.floor, least), most) for value in best)
-    return Outlook(table.probabilities, demand)
+    return tuple(min(max(level * math.exp(min(value, top)) - table.floor, least), most) for value in best)
 
 
 def _log_ratio(a: float, b: float) -> float:
@@ -367,4 +378,6 @@ def maximum(table: LeadWindowTable, state: TrafficState, lead_s: float, probabil
 
     It rises with the probability and with the lead; for its bounds see the module.
     """
-    return outlook(table, state, lead_s, offset_s).quantile(probability)
+    low, high, share = _between(table.probabilities, probability)
+    below, above = _demand(table, state, lead_s, offset_s, (low, high))
+    return below + (above - below) * share

@@ -84,6 +84,7 @@ def test_maximum_is_monotone_and_bounded(
     lead, longer = sorted((lead, longer))
     p, higher = sorted((p, higher))
     value = maximum(TABLE, state, lead, p, offset)
+    assert value == outlook(TABLE, state, lead, offset).quantile(p)
     slack = 1e-9 * max(1.0, value)
     assert maximum(TABLE, state, longer, p, offset) >= value - slack
     assert maximum(TABLE, state, lead, higher, offset) >= value - slack

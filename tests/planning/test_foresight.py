@@ -71,6 +71,17 @@ def test_what_cannot_be_trusted_is_not_used_from_the_first_moment(wrong: dict[st
     assert with_it.forecast != pytest.approx(40.0 * 1.6487, rel=1e-3)
 
 
+def test_a_busy_half_minute_buys_nothing_where_the_forecast_says_that_it_passes() -> None:
+    calm = forecast(flat(0.0))
+    assert decide(asking(calm, arrivals=60.0), remembered(40.0)).desired == 5
+    memory, now = remembered(40.0), START
+    for _ in range(120):  # ten minutes of it: whatever the forecast says, this lasts
+        snapshot = asking(forecast(flat(-1.0), issued_at=now - 1.0), arrivals=60.0)
+        made, memory = plan(replace(snapshot, demand={KEY: traffic(60.0, at=now)}), memory, now)
+        now += 5.0
+    assert made.deployments[KEY].desired == 6
+
+
 def test_a_forecast_that_comes_and_goes_is_never_used() -> None:
     memory, now = remembered(40.0, forecast_since=None), START
     for turn in range(60):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -12,7 +13,7 @@ from warmfleet_contracts.perfmodel import Workload
 from warmfleet_operator.planning import capacity, demand, limits, startup
 from warmfleet_operator.planning.demand import Grade
 from warmfleet_operator.state import checkpoint
-from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, evolve
 
 EMPTY = DeploymentMemory("u")
 
@@ -149,3 +150,10 @@ def test_the_largest_checkpoint_stays_below_16_kb() -> None:
     loaded = checkpoint.load(json.loads(json.dumps(checkpoint.dump(memory, START))), START)
     assert len(loaded.steps) == 2000
     assert loaded.wants[0][1] == 10_000
+
+
+def test_a_memory_evolves_as_dataclasses_replace_would() -> None:
+    before = DeploymentMemory("u", at=1.0, wants=((1.0, 2),))
+    after = evolve(before, at=2.0, desired={"a": 1})
+    assert after == dataclasses.replace(before, at=2.0, desired={"a": 1})
+    assert (before.at, before.desired) == (1.0, {})

@@ -85,9 +85,12 @@ def test_a_forecast_does_no_harm_beyond_the_stated_bound(
     one = made.deployments[KEY]
     assert not any(p.reason is Reason.OPERATOR_ERROR for p in one.problems)
     most = MOST_RATIO * max(level, arrivals) / UP
-    assert arrivals - 1e-6 <= one.figures["need_up"] <= most + 1e-6
+    kept = after.deployments[KEY].traffic
+    assert kept is not None
+    lasting = min(arrivals, kept.mid)
+    assert lasting - 1e-6 <= one.figures["need_up"] <= most + 1e-6
     assert one.figures["need_up"] <= one.figures["need_down"] <= most * (1.0 + MOST_BAND) + 1e-6
-    assert math.ceil(arrivals / UNIT - 1e-6) <= one.desired <= max(there, math.ceil(most / UNIT))
+    assert math.ceil(lasting / UNIT - 1e-6) <= one.desired <= max(there, math.ceil(most / UNIT))
     if not one.victims:
         again, _ = plan(snapshot, after, START)
         assert again.deployments[KEY].desired == one.desired

@@ -12,7 +12,7 @@ from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.reasons import Reason
 
 from warmfleet_operator.state.decisions import DeploymentPlan, Problem
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, evolve
 
 
 def is_advisory(spec: LLMDeploymentSpec | None) -> bool:
@@ -47,4 +47,4 @@ def advise(
         message=f"advice, nothing is done: {made.message}"[:1000],
         problems=problems,
     )
-    return advice, replace(memory, steps=(), chosen={})
+    return advice, evolve(memory, steps=(), chosen={})

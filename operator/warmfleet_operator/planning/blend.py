@@ -3,17 +3,21 @@
 With ``scaling.forecast`` the margin is forecast::
 
     reach(L)  = quantile (1 - q) of the highest sustained demand within [now, now + L]     leadwindow.maximum
-    need.up   = max(rate, recovery + reach(start-up of the type that would be bought))
-    need.down = max(need.up, recovery + reach(2 start-ups)) * (1 + min(volatility of the last hours, MOST_BAND))
+    need.up   = max(min(rate, lasting), recovery + reach(start-up of the type that would be bought))
+    need.down = max(need.up, recovery + reach(2 start-ups)) * (1 + min(BAND * volatility of the last hours, MOST_BAND))
+    lasting   = mean arrivals with a memory of 5 minutes + queue / catch-up time
     recovery  = RECOVERY * queue / catch-up time while the queue takes longer than the objective, else 1 times that
     q         : the chance that is taken, steered by the attainment reached                 steering
 
     reach     <= the highest rate of the history while the level is within it, max(highest rate, level / UP) above
-    rate      <= need.up <= MOST_RATIO * max(level, rate) / UP                             whatever the table says
+    min(rate, lasting) <= need.up <= MOST_RATIO * max(level, rate) / UP               whatever the table says
+
+A busy half minute buys nothing by itself: it is over before a worker that it buys would serve. What lasts raises the
+mean of 5 minutes, what was too much for the workers is a queue, and both count whatever the table says.
 
 What never was is not bought ahead of, growth apart: a service that jumps between two levels needs no margin on the
 upper one. Letting go only below the need of two start-ups keeps what would be bought back (ski rental); the band above
-it is as wide as the level usually strays, so that noise alone moves no worker to and fro.
+it is as wide as the level may stray, so that noise alone moves no worker to and fro.
 
 The quantile is conditional on how the traffic moves, so it is the whole margin: no utilisation target comes on top.
 The table is the one of a trusted TrafficForecast, or PRIOR, which was learned from other people's traffic and knows no
@@ -49,6 +53,8 @@ DOWN = 0.70
 PANIC_FACTOR = 2.0
 SLACK = 1e-9
 """Relative slack of comparisons, so that rounding never buys a worker."""
+BAND = 1.5
+"""Width of the band in which nothing changes, in volatilities of the level."""
 MOST_BAND = 0.1
 """Most capacity that stays, over the need for it, for the sake of noise."""
 RECOVERY = 4.0
@@ -172,10 +178,11 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
     queue = max(0.0, traffic.rate - traffic.arrivals) * sight.recovery
     up, down = _reach(state, sight, sight.lead_s), _reach(state, sight, sight.hold_s)
     most = MOST_RATIO * max(state.level, traffic.rate) / UP
-    need = min(max(traffic.rate, queue + up), most)
+    lasting = state.mid + traffic.rate - traffic.arrivals
+    need = min(max(min(traffic.rate, lasting), queue + up), most)
     return Need(
         up=need,
-        down=max(need, min(queue + down, most)) * (1.0 + min(math.sqrt(state.calm_variance), MOST_BAND)),
+        down=max(need, min(queue + down, most)) * (1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND)),
         now=traffic.rate,
         quiet=max(traffic.arrivals, up),
         basis=sight.basis,

@@ -21,12 +21,12 @@ negative, infinite) is no data.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from warmfleet_contracts.perfmodel import Workload
 
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, evolve
 from warmfleet_operator.state.records import Demand
 
 DEFAULT_WORKLOAD = Workload(1020.0, 210.0, 0.0)
@@ -136,7 +136,7 @@ def _silence(demand: Demand, memory: DeploymentMemory, now: float) -> Deployment
     silent = demand.silent_workers > 0
     if silent == (memory.silent_since is not None):
         return memory
-    return replace(memory, silent_since=now if silent else None)
+    return evolve(memory, silent_since=now if silent else None)
 
 
 def _most_report(demand: Demand) -> bool:
@@ -171,7 +171,7 @@ def _smooth(demand: Demand, memory: DeploymentMemory) -> DeploymentMemory:
     planned = None
     if tokens_in is not None and tokens_out is not None:
         planned = (_steady(was[0], tokens_in), _steady(was[1], tokens_out), _steady_hits(was[2], hits or 0.0))
-    return replace(
+    return evolve(
         memory,
         sampled_at=demand.at,
         input_tokens=tokens_in,

@@ -35,7 +35,7 @@ from warmfleet_operator.planning.capacity import Offer
 from warmfleet_operator.planning.mix import Growth, Short
 from warmfleet_operator.planning.mix.enlist import enlist
 from warmfleet_operator.state.decisions import Note, Problem
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, evolve
 from warmfleet_operator.state.records import DeploymentRecord, FleetSnapshot, Key, WorkerRecord
 
 
@@ -160,7 +160,7 @@ def prepare(
     if not any(offer.buy for offer in found):
         raise CannotPlanError(problems)
     offers = {offer.variant: offer for offer in found}
-    memory = replace(
+    memory = evolve(
         memory,
         since=roster.watch(workers, snapshot.nodes, memory.since, now),
         avoid={name: until for name, until in memory.avoid.items() if until > now},

@@ -10,12 +10,11 @@ What was bought so has twice its start-up time to serve before it may be cancell
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from warmfleet_operator.planning import demand
 from warmfleet_operator.planning.draft import Draft
 from warmfleet_operator.planning.mix import Stock
 from warmfleet_operator.planning.mix.swap import buy, cheaper
+from warmfleet_operator.state.memory import evolve
 
 _PATIENCE = 2.0
 
@@ -24,7 +23,7 @@ def exchange(draft: Draft, stock: Stock, now: float) -> None:
     """Let one fleet buy what makes dearer workers superfluous; its memory is brought up to date."""
     memory, growth = draft.memory, draft.growth
     if memory.swap_until is not None and now >= memory.swap_until:
-        memory = replace(memory, swap_until=None)
+        memory = evolve(memory, swap_until=None)
     found: dict[str, int] = {}
     if draft.need is not None and memory.swap_until is None and _quiet(draft, now):
         serving: dict[str, int] = {}
@@ -33,13 +32,13 @@ def exchange(draft: Draft, stock: Stock, now: float) -> None:
         found = cheaper(growth, serving, draft.need, draft.hold, stock)
     since = memory.cheaper_since if memory.cheaper_since is not None else now
     if not found:
-        memory = replace(memory, cheaper_since=None) if memory.cheaper_since is not None else memory
+        memory = evolve(memory, cheaper_since=None) if memory.cheaper_since is not None else memory
     elif now - since < draft.hold:
-        memory = replace(memory, cheaper_since=since)
+        memory = evolve(memory, cheaper_since=since)
     elif buy(growth, found, stock):
         growth.swapped = True
         longest = max(draft.offers[name].startup for name in found)
-        memory = replace(memory, cheaper_since=None, swap_until=now + _PATIENCE * longest)
+        memory = evolve(memory, cheaper_since=None, swap_until=now + _PATIENCE * longest)
     draft.memory = memory
 
 

@@ -21,7 +21,7 @@ from warmfleet_contracts.reasons import Reason
 
 from warmfleet_operator.planning.roster import Roster
 from warmfleet_operator.state.decisions import Problem
-from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, evolve
 from warmfleet_operator.state.records import WorkerPhase, WorkerRecord
 
 MAX_FAILED_STARTS = 3
@@ -57,7 +57,7 @@ _OPEN = Gate()
 def record(memory: DeploymentMemory, workers: Sequence[WorkerRecord], generation: int, now: float) -> DeploymentMemory:
     """Note new failed starts; forget old ones and those that a worker which serves has disproved."""
     if not memory.failures and not any(w.phase is WorkerPhase.FAILED for w in workers):
-        return memory if memory.generation == generation else replace(memory, generation=generation)
+        return memory if memory.generation == generation else evolve(memory, generation=generation)
     before = memory.failures if memory.generation in (None, generation) else {}
     told = {uid for known in memory.failures.values() for uid in known.times} | memory.chosen.keys()
     variants: dict[str, list[WorkerRecord]] = {name: [] for name in before}
@@ -68,7 +68,7 @@ def record(memory: DeploymentMemory, workers: Sequence[WorkerRecord], generation
         found = _noted(before.get(name, FailedStarts()), people, told, now)
         if found.times:
             failures[name] = found
-    return replace(memory, generation=generation, failures=failures)
+    return evolve(memory, generation=generation, failures=failures)
 
 
 def _noted(known: FailedStarts, workers: Sequence[WorkerRecord], told: AbstractSet[str], now: float) -> FailedStarts:
@@ -134,7 +134,7 @@ def attempted(memory: DeploymentMemory, created: Mapping[str, int], now: float) 
         for name, known in memory.failures.items()
         if created.get(name) and len(known.times) >= MAX_FAILED_STARTS
     }
-    return replace(memory, failures={**memory.failures, **tried}) if tried else memory
+    return evolve(memory, failures={**memory.failures, **tried}) if tried else memory
 
 
 def _problem(failed: tuple[WorkerRecord, ...], starts: int, *, stalled: bool) -> Problem | None:

@@ -26,7 +26,7 @@ from warmfleet_operator.planning import blend, steering
 from warmfleet_operator.planning.blend import Basis, Need, Sight
 from warmfleet_operator.planning.capacity import Offer
 from warmfleet_operator.planning.demand import Grade, Traffic, sane
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, evolve
 from warmfleet_operator.state.parse import epoch
 from warmfleet_operator.state.records import FleetSnapshot, ForecastRecord, Key
 
@@ -159,7 +159,7 @@ def _remember(traffic: Traffic, memory: DeploymentMemory, now: float, *, quiet: 
         before = replace(before, at=now)
     state = advance(before, traffic.arrivals, now)
     passed = 0.0 if before is None else min(now - before.at, PEAK_MEMORY_S)
-    return replace(
+    return evolve(
         memory,
         traffic=state,
         peak=max(memory.peak * math.exp(-passed / PEAK_MEMORY_S), state.level),
@@ -188,7 +188,7 @@ def _steer(
         missed=missed if means.steerable else None,
         passed=passed,
     )
-    return replace(memory, steering=state)
+    return evolve(memory, steering=state)
 
 
 def _gate(
@@ -198,10 +198,10 @@ def _gate(
 ) -> tuple[ForecastRecord | None, DeploymentMemory]:
     """The forecast once it has been usable for long enough."""
     if found is None:
-        return None, memory if memory.forecast_since is None else replace(memory, forecast_since=None)
+        return None, memory if memory.forecast_since is None else evolve(memory, forecast_since=None)
     since = memory.forecast_since
     if since is None or since > now:
-        return None, replace(memory, forecast_since=now)
+        return None, evolve(memory, forecast_since=now)
     return (found if now - since >= SETTLE else None), memory
 
 

@@ -22,14 +22,14 @@ import math
 import statistics
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.perfmodel import Workload
 
 from warmfleet_operator.planning import capacity
 from warmfleet_operator.planning.capacity import MOST_RATIO, RATIO_BELOW, Yardstick, learned_key
-from warmfleet_operator.state.memory import DeploymentMemory, LearnedRate
+from warmfleet_operator.state.memory import DeploymentMemory, LearnedRate, evolve
 from warmfleet_operator.state.records import InstanceTypeRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
 
 WARM_AFTER = 600.0
@@ -82,10 +82,10 @@ def observe(
         now: Logical seconds.
     """
     if memory.looked_at is None:  # the fleets do not all look at the same moment
-        return replace(memory, looked_at=now - zlib.crc32(memory.uid.encode()) % LOOK)
+        return evolve(memory, looked_at=now - zlib.crc32(memory.uid.encode()) % LOOK)
     if 0.0 <= now - memory.looked_at < LOOK:
         return memory
-    memory = replace(memory, looked_at=now)
+    memory = evolve(memory, looked_at=now)
     learned = {key: known for key, known in memory.learned.items() if now - known.at < REMEMBERED}
     changed = len(learned) != len(memory.learned)
     for variant in spec.variants:
@@ -105,7 +105,7 @@ def observe(
         if shown and 2 * len(shown) >= len(warm):
             learned[key] = _updated(known, statistics.median(shown), now)
             changed = True
-    return replace(memory, learned=learned) if changed else memory
+    return evolve(memory, learned=learned) if changed else memory
 
 
 def _warm(worker: WorkerRecord, instance_type: str, now: float) -> bool:

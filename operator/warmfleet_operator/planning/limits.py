@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from warmfleet_contracts import labels
 
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, evolve
 
 MAX_GAP = 300.0
 """Most seconds between two decisions that count as observed."""
@@ -59,10 +59,10 @@ def pauses(annotations: Mapping[str, str]) -> Pauses:
 def rebase(memory: DeploymentMemory, now: float) -> DeploymentMemory:
     """Move everything remembered by the time that was not observed."""
     if memory.at is None:
-        return replace(memory, at=now)
+        return evolve(memory, at=now)
     passed = now - memory.at
     shift = passed - min(max(passed, 0.0), MAX_GAP)
-    return replace(memory, at=now) if not shift else moved(replace(memory, at=now - shift), shift)
+    return evolve(memory, at=now) if not shift else moved(evolve(memory, at=now - shift), shift)
 
 
 def moved(memory: DeploymentMemory, shift: float) -> DeploymentMemory:
@@ -74,7 +74,7 @@ def moved(memory: DeploymentMemory, shift: float) -> DeploymentMemory:
     def table(times: Mapping[str, float]) -> dict[str, float]:
         return {name: at + shift for name, at in times.items()}
 
-    return replace(
+    return evolve(
         memory,
         at=one(memory.at),
         wants=tuple((at + shift, count) for at, count in memory.wants),

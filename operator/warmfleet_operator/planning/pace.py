@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, evolve
 from warmfleet_operator.state.records import WorkerRecord, WorkerTelemetry
 
 RECOVERY = 300.0
@@ -146,4 +146,4 @@ def left(memory: DeploymentMemory, shares: Sequence[float], hit_ratio: float | N
     kept = tuple(losses[-_MOST:])
     if kept == memory.losses and before == memory.hits_before:
         return memory
-    return replace(memory, losses=kept, hits_before=before if kept else None)
+    return evolve(memory, losses=kept, hits_before=before if kept else None)

@@ -25,7 +25,7 @@ from warmfleet_operator.planning.mix import Short, Stock, share_out
 from warmfleet_operator.planning.shrink import shrink
 from warmfleet_operator.planning.victims import victim
 from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan, Problem, VariantPlan
-from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory
+from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, evolve
 from warmfleet_operator.state.records import DeploymentRecord, FleetSnapshot, Key, WorkerRecord
 
 Decision = tuple[DeploymentPlan, DeploymentMemory]
@@ -143,7 +143,7 @@ def _finish(draft: Draft, snapshot: FleetSnapshot, now: float) -> Decision:
         trace=partial(trace.chain, draft, out, verdict, desired),
         rollout=rolled,
     )
-    memory = replace(out.memory, desired={name: count for name, count in counts.items() if count})
+    memory = evolve(out.memory, desired={name: count for name, count in counts.items() if count})
     memory = rollout.settled(draft.rolling, memory, growth.counts, growth.added, out.leaving)
     if draft.advisory:
         return advisory.advise(result, memory, len(draft.roster.ready), growth.floor)
@@ -187,7 +187,7 @@ def _held(
         message=f"held at {total} workers: {'; '.join(p.message for p in problems)}"[:1000],
         problems=tuple(problems),
     )
-    return result, replace(memory, wants=((now, total),), low_since=None, chosen={})
+    return result, evolve(memory, wants=((now, total),), low_since=None, chosen={})
 
 
 def _leave(record: DeploymentRecord, workers: Iterable[WorkerRecord], memory: DeploymentMemory) -> Decision:
@@ -210,4 +210,4 @@ def _leave(record: DeploymentRecord, workers: Iterable[WorkerRecord], memory: De
         message=f"{why}: {len(victims)} workers leave",
         problems=problems,
     )
-    return result, replace(memory, desired={}, wants=(), chosen={})
+    return result, evolve(memory, desired={}, wants=(), chosen={})

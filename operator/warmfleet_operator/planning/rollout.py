@@ -34,7 +34,7 @@ from warmfleet_operator.planning.roster import Retiring, Roster
 from warmfleet_operator.planning.templates import Wanted
 from warmfleet_operator.planning.victims import Pick
 from warmfleet_operator.state.decisions import Problem, RolloutPlan, Victim
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, evolve
 from warmfleet_operator.state.records import FleetSnapshot, WorkerPhase, WorkerRecord
 from warmfleet_operator.state.revisions import fingerprint, with_template
 
@@ -384,4 +384,4 @@ def settled(
             sizes[name] = size
     if sizes == memory.rollout.sizes:
         return memory
-    return replace(memory, rollout=replace(memory.rollout, sizes=sizes))
+    return evolve(memory, rollout=replace(memory.rollout, sizes=sizes))

@@ -85,7 +85,7 @@ def watch(
     return {
         w.uid: since.get(w.uid, now)
         for w in workers
-        if w.phase is WorkerPhase.NOT_READY or _leaving(w, nodes) is not None
+        if w.phase is WorkerPhase.NOT_READY or (nodes and _leaving(w, nodes) is not None)
     }
 
 
@@ -97,11 +97,15 @@ def muster(
     now: float,
 ) -> Roster:
     """Put every worker into its class."""
-    classes: dict[str, list[WorkerRecord]] = {}
+    ready: list[WorkerRecord] = []
+    classes: dict[str, list[WorkerRecord]] = {"ready": ready}
     retiring: list[Retiring] = []
     for worker in workers:
         offer = offers.get(worker.variant)
-        leaving = _leaving(worker, nodes)
+        leaving = _leaving(worker, nodes) if nodes else None
+        if worker.phase is WorkerPhase.READY and worker.drain_reason is None and leaving is None and offer is not None:
+            ready.append(worker)  # nearly all of them, nearly always
+            continue
         if worker.leaving:
             classes.setdefault("draining", []).append(worker)
         elif offer is None:

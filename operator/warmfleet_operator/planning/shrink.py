@@ -13,7 +13,7 @@ Above scaling.max (or replicas) the surplus leaves at once. Stuck workers leave 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from warmfleet_contracts.reasons import ChosenBy, VictimReason
@@ -25,7 +25,7 @@ from warmfleet_operator.planning.mix import Short, keep
 from warmfleet_operator.planning.mix.enlist import count, running_cost
 from warmfleet_operator.planning.victims import Credit, Pick
 from warmfleet_operator.state.decisions import Victim
-from warmfleet_operator.state.memory import DeploymentMemory
+from warmfleet_operator.state.memory import DeploymentMemory, evolve
 from warmfleet_operator.state.records import FleetSnapshot, WorkerPhase, WorkerRecord
 
 AVOID = 900.0
@@ -68,13 +68,13 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
     leaving_now = bool(surplus or over or given or draft.roster.retiring or draft.memory.losses or draft.gate.replace)
     paced, hits = _pace(draft, snapshot, now) if leaving_now else (pace.IDLE, None)
     want = there - len(surplus) if surplus else there
-    memory = replace(
+    memory = evolve(
         memory,
         wants=limits.remember_want(memory.wants, want, now, draft.hold),
         low_since=(memory.low_since if memory.low_since is not None else now) if surplus else None,
     )
     if draft.pauses.victims:
-        return Shrink((), {}, want, ChosenBy.PAUSED if surplus or over else None, replace(memory, chosen={}))
+        return Shrink((), {}, want, ChosenBy.PAUSED if surplus or over else None, evolve(memory, chosen={}))
     chosen: list[Pick]
     rule: ChosenBy | None
     if over:
@@ -100,7 +100,7 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
     for pick in chosen:
         leaving[pick.worker.variant] = leaving.get(pick.worker.variant, 0) + 1
     told = [*(p.worker.uid for p in (*given, *chosen)), *(w.uid for w in draft.gate.replace)]
-    memory = replace(memory, chosen={uid: memory.chosen.get(uid, now) for uid in told})
+    memory = evolve(memory, chosen={uid: memory.chosen.get(uid, now) for uid in told})
     retired = _retired(draft, there - len(chosen), [p.worker for p in chosen], paced, now)
     away = [victims.victim(p.worker, VictimReason.PREEMPTED, _PREEMPTED) for p in given]
     everyone = (*failed, *stuck, *retired, *away, *gone)
@@ -262,7 +262,7 @@ def _timely(
             continue
         fresh += counted
         chosen.append(pick)
-    memory = replace(memory, steps=steps + (now,) * fresh)
+    memory = evolve(memory, steps=steps + (now,) * fresh)
     if chosen:
         return chosen, ChosenBy.REACTIVE_DOWN, memory
     if held or allowed <= 0:
@@ -283,9 +283,9 @@ def _panic(draft: Draft, now: float) -> DeploymentMemory:
     memory = draft.memory
     if draft.need is not None and blend.panics(draft.need, draft.ready):
         until = max(now + limits.PANIC_SECONDS, memory.panic_until if memory.panic_until is not None else _NO_PANIC)
-        return replace(memory, panic_until=until)
+        return evolve(memory, panic_until=until)
     if memory.panic_until is not None and now >= memory.panic_until:
-        return replace(memory, panic_until=None)
+        return evolve(memory, panic_until=None)
     return memory
 
 
@@ -299,7 +299,7 @@ def _stuck(draft: Draft, memory: DeploymentMemory, now: float) -> tuple[list[Vic
     gone = newest[:count]
     for worker in gone:
         avoid[worker.instance_type] = now + AVOID
-    return [_pending(w) for w in gone], replace(memory, avoid=avoid)
+    return [_pending(w) for w in gone], evolve(memory, avoid=avoid)
 
 
 def _pending(worker: WorkerRecord) -> Victim:

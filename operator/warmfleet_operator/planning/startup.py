@@ -16,11 +16,11 @@ maximum, which errs towards buying early.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from functools import lru_cache
 
 from warmfleet_contracts.api.base import parse_duration
 
-from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Start
+from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Start, evolve
 from warmfleet_operator.state.records import InstanceTypeRecord, WorkerPhase, WorkerRecord
 
 DEFAULT_P50, DEFAULT_STARTUP = 180.0, 300.0
@@ -45,8 +45,12 @@ def startup_lead(
         memory: Memory of the deployment whose worker it would be; None for any deployment's.
         quantile: 0.9 for the lead, 0.5 for the median.
     """
-    p50, p90 = _prior(record)
     own = () if memory is None or record is None else memory.startups.get(record.name, ())
+    return _lead(*_prior(record), own, quantile)
+
+
+@lru_cache(maxsize=4096)
+def _lead(p50: float, p90: float, own: tuple[tuple[float, float], ...], quantile: float) -> float:
     if not own:
         return min(MOST, max(LEAST, p50 if quantile <= 0.5 else p90))
     samples = plausible([seconds for _, seconds in own])
@@ -120,7 +124,7 @@ def observe(
             sample = (worker.first_ready, min(MOST, worker.first_ready - worker.first_seen))
             name = worker.instance_type
             startups[name] = tuple(sorted((*startups.get(name, ()), sample))[-MOST_SAMPLES:])
-    return replace(memory, watched=watched, starts=starts, startups=startups)
+    return evolve(memory, watched=watched, starts=starts, startups=startups)
 
 
 def _spoils(

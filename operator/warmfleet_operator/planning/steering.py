@@ -24,10 +24,10 @@ import math
 from warmfleet_operator.state.memory import Steering
 
 DAY_S = 86_400.0
-START = 5.0
+START = 7.0
 """Chance taken at first, in targets: a window that is exceeded does not make all of its requests late."""
 GAIN = 1.5
-LEAST, MOST = 2.5, 6.0
+LEAST, MOST = 1.0, 6.0
 """Bounds of the integral, days' budgets: unused ones, missed ones."""
 RAREST, OFTENEST = 1e-4, 0.4
 """Bounds of the chance that is taken."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from warmfleet_contracts.api import LLMDeploymentSpec
 
-from warmfleet_operator.state.memory import DeploymentMemory, RolloutMemory
+from warmfleet_operator.state.memory import DeploymentMemory, RolloutMemory, evolve
 from warmfleet_operator.state.records import DeploymentRecord, WorkerPhase, WorkerRecord
 from warmfleet_operator.state.revisions import comparable, fingerprint, revisions, with_template
 
@@ -84,7 +84,7 @@ def wanted(record: DeploymentRecord, workers: Sequence[WorkerRecord], memory: De
     if not _falls_back(notes):
         notes = _judged(notes, own, spec, workers, now)
         if notes.rejected:  # failures of the rejected template say nothing about the good one
-            memory = replace(memory, failures={})
+            memory = evolve(memory, failures={})
     back = _falls_back(notes)
     if back and notes.good is not None:
         spec = with_template(spec, notes.good)
@@ -96,7 +96,7 @@ def wanted(record: DeploymentRecord, workers: Sequence[WorkerRecord], memory: De
         notes = replace(notes, good=spec, good_revisions=dict(own), strikes={}, waited=0.0)
     return Wanted(
         record=replace(record, spec=spec, revisions=own) if back else record,
-        memory=memory if notes is memory.rollout else replace(memory, rollout=notes),
+        memory=memory if notes is memory.rollout else evolve(memory, rollout=notes),
         revisions=own,
         updated=tuple(updated),
         outdated=tuple(outdated),

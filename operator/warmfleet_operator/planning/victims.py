@@ -110,6 +110,7 @@ def ranked(
         return hot.get(w.uid, 0), running.get(w.uid, 0), born, w.first_seen, w.key.name, w.uid
 
     picks = []
+    oldest = f"all else equal, the oldest of {len(free)}{aside}"
     for worker in sorted(free, key=key):
         if hot.get(worker.uid, 0) < most_hot:
             why = (
@@ -119,7 +120,7 @@ def ranked(
         elif running.get(worker.uid, 0) < most_running:
             why = VictimReason.FEWEST_RUNNING, f"{running[worker.uid]} running, others up to {most_running}{aside}"
         else:
-            why = VictimReason.OLDEST_NODE, f"all else equal, the oldest of {len(free)}{aside}"
+            why = VictimReason.OLDEST_NODE, oldest
         picks.append(Pick(worker, why[0], why[1], Credit.READY))
     return picks
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import TrafficState
 
-from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, RolloutMemory, Steering
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, RolloutMemory, Steering, evolve
 from warmfleet_operator.state.revisions import revisions
 
 VERSION = 1
@@ -121,8 +121,8 @@ def with_template(memory: DeploymentMemory, data: object) -> DeploymentMemory:
     except ValidationError:
         good = None
     if good is None or not notes.good_revisions or revisions(good) != notes.good_revisions:
-        return replace(memory, rollout=replace(notes, good=None, good_revisions={}, rejected=(), why=""))
-    return replace(memory, rollout=replace(notes, good=good))
+        return evolve(memory, rollout=replace(notes, good=None, good_revisions={}, rejected=(), why=""))
+    return evolve(memory, rollout=replace(notes, good=good))
 
 
 def load(data: object, now: float) -> DeploymentMemory:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import TrafficState
@@ -106,9 +107,9 @@ class RolloutMemory:
         return replace(self, strikes=strikes, seen_at=None if self.seen_at is None else self.seen_at + shift)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DeploymentMemory:
-    """Memory of one deployment.
+    """Memory of one deployment. Without slots: :func:`evolve` copies it a dozen times per decision.
 
     Attributes:
         uid: UID of the deployment it belongs to; another UID means another deployment of the same name.
@@ -180,6 +181,17 @@ class DeploymentMemory:
     rollout: RolloutMemory = RolloutMemory()
     losses: tuple[tuple[float, float], ...] = ()
     hits_before: float | None = None
+
+
+if TYPE_CHECKING:
+    from dataclasses import replace as evolve
+else:
+
+    def evolve(memory: DeploymentMemory, **changes: object) -> DeploymentMemory:
+        """``dataclasses.replace`` for this one class, many times as fast: all fields are copied at once."""
+        made = object.__new__(DeploymentMemory)
+        made.__dict__.update(memory.__dict__, **changes)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
