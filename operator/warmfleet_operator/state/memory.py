@@ -15,6 +15,17 @@ from warmfleet_contracts.leadwindow import TrafficState
 
 from warmfleet_operator.state.records import Key
 
+__all__ = [
+    "DeploymentMemory",
+    "FailedStarts",
+    "LearnedRate",
+    "PlannerMemory",
+    "RolloutMemory",
+    "Start",
+    "Steering",
+    "evolve",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Steering:
