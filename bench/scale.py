@@ -20,18 +20,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import random
-import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,129 +40,18 @@ from scale_cluster import (  # noqa: E402
     ROOT,
     AuditLog,
     Cluster,
-    Usage,
-    scrape,
     team,
-    usage,
     writes,
 )
+from scale_operator import CONTROL, TICK, Fleets, Operator, agents, set_rates, until  # noqa: E402
 from scale_report import Point, Report, say, show  # noqa: E402
-from warmfleet_cli.demo.processes import Child  # noqa: E402
 
-TICK = 5.0
+DIRECT = 5000
+"""Workers up to which every agent is asked."""
 STEP_RATE = 400.0
 """Requests per second of one worker after the step: far more than it can serve."""
-_PORT, _CONTROL = 18081, 9700
 _WATCH_SECONDS = 30.0
 _TICK_PHASES = "warmfleet_operator_tick_seconds"
-_DECIDED = 'warmfleet_operator_ticks_total{result="decided"}'
-
-
-class Operator:
-    """A running operator.
-
-    Args:
-        cluster: Where.
-        folder: For its log.
-        number: Which replica.
-        environment: More settings.
-    """
-
-    def __init__(
-        self, cluster: Cluster, folder: Path, number: int = 0, environment: dict[str, str] | None = None
-    ) -> None:
-        self._url = f"http://127.0.0.1:{_PORT + number}/metrics"
-        self.began = time.monotonic()
-        profile = os.environ.get("SCALE_PROFILE")
-        tool = ["-m", "cProfile", "-o", f"{profile}.{cluster.fleets}"] if profile and not number else []
-        self._child = Child(
-            f"operator-{number}",
-            [sys.executable, *tool, "-m", "warmfleet_operator"],
-            env={
-                "KUBECONFIG": str(cluster.kubeconfig),
-                "WARMFLEET_IDENTITY": f"operator-{number}",
-                "WARMFLEET_TICK_SECONDS": f"{TICK:g}",
-                "WARMFLEET_TELEMETRY_SECONDS": f"{TICK:g}",
-                "WARMFLEET_LISTEN_ADDRESS": "127.0.0.1",
-                "WARMFLEET_LISTEN_PORT": str(_PORT + number),
-                "WARMFLEET_LEASE_NAMESPACE": "default",
-                **(environment or {}),
-            },
-            folder=folder,
-        )
-
-    @property
-    def pid(self) -> int:
-        """Of its first process."""
-        return self._child._process.pid  # noqa: SLF001 - the bench kills it
-
-    async def read(self, *names: str) -> dict[str, float]:
-        """Some of its metrics.
-
-        Raises:
-            RuntimeError: It has ended.
-        """
-        if self._child.exit_code() is not None:
-            raise RuntimeError(f"the operator ended with {self._child.exit_code()}:\n{self._child.tail()}")
-        return await asyncio.to_thread(scrape, self._url, names)
-
-    async def decided(self) -> float:
-        """How many decisions it has made."""
-        return (await self.read("warmfleet_operator_ticks_total")).get(_DECIDED, 0.0)
-
-    def usage(self) -> Usage:
-        """What it uses."""
-        return usage(self.pid)
-
-    async def stop(self) -> None:
-        """End it in good order."""
-        await self._child.stop(grace=30)
-
-    def kill(self) -> None:
-        """End it at once."""
-        os.kill(self.pid, signal.SIGKILL)
-
-
-async def until(check: Callable[[], Awaitable[bool]], seconds: float, what: str, period: float = 0.25) -> float:
-    """Seconds until ``check`` says so.
-
-    Raises:
-        TimeoutError: It does not within ``seconds``.
-    """
-    began = time.monotonic()
-    while not await check():
-        if time.monotonic() - began > seconds:
-            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
-        await asyncio.sleep(period)
-    return time.monotonic() - began
-
-
-async def set_rates(default: float, workers: dict[str, float] | None = None) -> None:
-    """The traffic of all workers, and of some."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", _CONTROL)
-    body = json.dumps({"default": default, "workers": workers or {}}).encode()
-    writer.write(b"POST /rates HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    await writer.drain()
-    await reader.read()
-    writer.close()
-
-
-@asynccontextmanager
-async def agents(folder: Path) -> AsyncIterator[None]:
-    """The stand-in for all agents, as a process of its own."""
-    script = [sys.executable, str(HERE / "scale_agents.py"), "--control-port", str(_CONTROL)]
-    child = Child("agents", script, env={}, folder=folder)
-    try:
-
-        async def ready() -> bool:
-            if child.exit_code() is not None:
-                raise RuntimeError(f"the agents' stand-in ended:\n{child.tail()}")
-            return "ready" in child.tail()
-
-        await until(ready, 30, "the agents' stand-in listens")
-        yield
-    finally:
-        await child.stop(grace=2)
 
 
 def named(requests: Counter[tuple[str, str]]) -> dict[str, int]:
@@ -194,8 +80,10 @@ class Measure:
         began = time.monotonic()
         await cluster.grow(fleets)
         point.populate_s = round(time.monotonic() - began, 1)
+        point.telemetry = "agents" if point.pods <= DIRECT else "Prometheus API stand-in"
+        await set_rates(0.0, fleets=self._fleets())
         log = AuditLog(cluster.audit)
-        operator = Operator(cluster, self._folder)
+        operator = Operator(cluster, self._folder, environment=self._measured())
         try:
             await self._start(operator, point, log)
             await self._steady(operator, point, log)
@@ -203,6 +91,16 @@ class Measure:
             await operator.stop()
             raise
         return operator
+
+    def _fleets(self, busy: int | None = None) -> Fleets:
+        """All fleets, one of them with traffic."""
+        count = self._cluster.workers
+        return [(team(i), f"fleet-{i:04d}", count, STEP_RATE * (i == busy)) for i in range(self._cluster.fleets)]
+
+    def _measured(self) -> dict[str, str]:
+        """Up to so many workers at their agents, more through Prometheus."""
+        many = self._cluster.fleets * self._cluster.workers > DIRECT
+        return {"WARMFLEET_PROMETHEUS_URL": f"http://127.0.0.1:{CONTROL}"} if many else {}
 
     async def _start(self, operator: Operator, point: Point, log: AuditLog) -> None:
         async def decided() -> bool:
@@ -298,9 +196,9 @@ class Measure:
             return await count() > before
 
         await asyncio.sleep(random.uniform(0.0, TICK))
-        await set_rates(0.0, dict.fromkeys(addresses, STEP_RATE))
+        await set_rates(0.0, dict.fromkeys(addresses, STEP_RATE), self._fleets(index))
         self._report.reaction_s.append(round(await until(more, 60, "a new pod", period=0.05), 2))
-        await set_rates(0.0)
+        await set_rates(0.0, fleets=self._fleets())
 
     async def idle(self, operator: Operator, minutes: float) -> None:
         """Writes while nothing happens."""
@@ -317,7 +215,7 @@ class Measure:
 
     async def takeover(self, leader: Operator) -> None:
         """A warm standby follows a leader that dies at once."""
-        standby = Operator(self._cluster, self._folder, 1)
+        standby = Operator(self._cluster, self._folder, 1, self._measured())
         try:
 
             async def warm() -> bool:

@@ -4,7 +4,11 @@ Bound to all addresses of the network namespace, it tells the workers apart by t
 speaks the agents' protocol as far as the operator's measuring needs it: ``GET /v1/state``, ``POST`` and ``DELETE
 /v1/drain``. A drain is over at once. Traffic is set from outside, in requests per second of one worker:
 
-    POST http://127.0.0.1:<control port>/rates     {"default": 0.0, "workers": {"10.244.128.7": 3.0}}
+    POST http://127.0.0.1:<control port>/rates
+        {"default": 0.0, "workers": {"10.244.128.7": 3.0}, "fleets": [["team-00", "fleet-0000", 20, 0.0]]}
+
+On the same port it answers the operator's queries to Prometheus (``/api/v1/query``) as one would that had scraped every
+worker just now.
 
 Written on bare asyncio streams' protocols, because it shares two cores with what is measured.
 """
@@ -17,8 +21,14 @@ import json
 import signal
 import time
 from dataclasses import dataclass, field
+from urllib.parse import parse_qs
+
+from warmfleet_operator.adapters.prometheus import DEPLOYMENT, queries
 
 PROMPT_TOKENS, ANSWER_TOKENS, HIT_SHARE = 1000, 200, 0.5
+WINDOWS = (60.0, 300.0)
+"""Of arrivals and of means, as the operator's settings have them."""
+_FIELDS = {query: name for name, query in queries(*WINDOWS).items()}
 _HEAD = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 
 
@@ -43,11 +53,12 @@ class Worker:
 
 @dataclass(slots=True)
 class Agents:
-    """All workers that were ever asked, by address."""
+    """All workers ever asked, by address; for Prometheus the fleets: (namespace, name, workers, rate)."""
 
     default: float = 0.0
     workers: dict[str, Worker] = field(default_factory=dict)
     answers: int = 0
+    fleets: list[tuple[str, str, int, float]] = field(default_factory=list)
 
     def worker(self, address: str) -> Worker:
         """The worker at an address."""
@@ -122,15 +133,36 @@ class AgentConnection(asyncio.Protocol):
             self._transport.write((_HEAD.format(len(body)) + body).encode())
 
 
-async def control(agents: Agents, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One request from outside: set the traffic, or say how many answers were given."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-    sizes = [line.partition(":")[2] for line in head.split("\r\n") if line.startswith("content-length")]
-    if sizes:
-        wanted = json.loads(await reader.readexactly(int(sizes[0])))
+def answer(agents: Agents, path: str, body: bytes) -> str:
+    """One request from outside: set the traffic, or what a Prometheus that scrapes all workers would say."""
+    if path == "/rates":
+        wanted = json.loads(body)
         agents.set_rates(float(wanted["default"]), wanted["workers"])
-    body = json.dumps({"workers": len(agents.workers), "answers": agents.answers})
-    writer.write((_HEAD.format(len(body)) + body).encode())
+        agents.fleets = wanted.get("fleets", agents.fleets)
+    elif path == "/api/v1/query":
+        asked = _FIELDS[parse_qs(body.decode())["query"][0]]
+        result = [
+            {"metric": {"namespace": space, DEPLOYMENT: name}, "value": [0.0, str(value)]}
+            for space, name, count, rate in agents.fleets
+            if (value := _figure(asked, count, count * rate)) is not None
+        ]
+        return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}})
+    return json.dumps({"workers": len(agents.workers), "answers": agents.answers})
+
+
+def _figure(asked: str, workers: int, rate: float) -> float | None:
+    means = {"input_tokens": PROMPT_TOKENS, "output_tokens": ANSWER_TOKENS, "hit_ratio": HIT_SHARE}
+    if asked in means:
+        return means[asked] if rate else None
+    return {"arrivals": rate, "queue": 0.0, "rejects": 0.0, "reporting": workers}[asked]
+
+
+async def control(agents: Agents, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One connection from outside."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    sizes = [line.partition(":")[2] for line in head.lower().split("\r\n") if line.startswith("content-length")]
+    said = answer(agents, head.split(" ")[1], await reader.readexactly(int(sizes[0]) if sizes else 0))
+    writer.write((_HEAD.format(len(said)).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n") + said).encode())
     await writer.drain()
     writer.close()
 

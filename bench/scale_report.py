@@ -17,6 +17,7 @@ class Point:
     deployments: int
     pods: int
     nodes: int
+    telemetry: str = ""
     populate_s: float | None = None
     cold_start_s: float | None = None
     cold_cpu_s: float | None = None

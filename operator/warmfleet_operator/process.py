@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import aiohttp
 from kubernetes.aio import client as kube
 from warmfleet_runtime.clock import Clock
 from warmfleet_runtime.kubeclient import load_configuration
@@ -30,6 +31,7 @@ from warmfleet_operator.adapters.agents import AgentClient
 from warmfleet_operator.adapters.audit import WATCHED, Audit
 from warmfleet_operator.adapters.kube import RestKubeApi
 from warmfleet_operator.adapters.lease import ElectionThread, Elector, Leadership, LeaseSettings
+from warmfleet_operator.adapters.prometheus import PrometheusSource
 from warmfleet_operator.adapters.telemetry import Telemetry, agent_session
 from warmfleet_operator.loop import DecisionLoop, Planner, Wake
 from warmfleet_operator.metrics import Metrics
@@ -95,7 +97,7 @@ class OperatorProcess:
                 keys = AgentKeys(api, self._clock, rotation_seconds=settings.agent_key_rotation_seconds)
                 used = keys if settings.agent_authentication else None
                 agents = AgentClient(session, keys=used)
-                return await self._work(stop, _Parts(store, api, wake, agents, used))
+                return await self._work(stop, _Parts(store, api, wake, agents, used, self._source(session)))
         finally:
             if self.probes is not None:
                 await self.probes.stop()
@@ -103,6 +105,13 @@ class OperatorProcess:
             if election is not None:
                 await asyncio.to_thread(election.stop)
             await asyncio.to_thread(watcher.stop)
+
+    def _source(self, session: aiohttp.ClientSession) -> PrometheusSource | None:
+        settings = self._settings
+        if not settings.prometheus_url:
+            return None
+        rate_window, mean_window = settings.prometheus_window_seconds, settings.mean_window_seconds
+        return PrometheusSource(settings.prometheus_url, session, rate_window=rate_window, mean_window=mean_window)
 
     async def _work(self, stop: asyncio.Event, parts: _Parts) -> int:
         settings, clock, metrics = self._settings, self._clock, self.metrics
@@ -116,6 +125,7 @@ class OperatorProcess:
             on_round=parts.wake,
             on_failure=metrics.telemetry_failure,
             keys=parts.keys,
+            fleets=parts.fleets,
         )
         audit = Audit(api, store, clock, namespace=settings.namespace, period=settings.audit_seconds)
         events = EventRecorder(api, clock, lambda reason: metrics.events.labels(reason).inc())
@@ -221,9 +231,16 @@ class _Parts:
     """What the parts share."""
 
     def __init__(
-        self, store: FleetStore, api: RestKubeApi, wake: Wake, agents: AgentClient, keys: AgentKeys | None
+        self,
+        store: FleetStore,
+        api: RestKubeApi,
+        wake: Wake,
+        agents: AgentClient,
+        keys: AgentKeys | None,
+        fleets: PrometheusSource | None,
     ) -> None:
         self.store, self.api, self.wake, self.agents, self.keys = store, api, wake, agents, keys
+        self.fleets = fleets
 
 
 class _Always(Leadership):

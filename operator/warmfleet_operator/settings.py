@@ -31,6 +31,11 @@ class Settings(BaseModel):
     """Longest time between two decisions."""
     telemetry_seconds: Annotated[float, _POSITIVE] = 5.0
     """Time between two rounds of measuring."""
+    prometheus_url: Annotated[str, Field(max_length=512, pattern="^(https?://.+)?$")] = ""
+    """Prometheus that scrapes the engines through the chart's PodMonitors: asked about whole fleets instead of every
+    serving worker's agent, for fleets of thousands. Empty: the agents are asked."""
+    prometheus_window_seconds: Annotated[float, _POSITIVE] = 60.0
+    """Window of the arrival rate in Prometheus; at least two of its scrapes."""
     rate_window_seconds: Annotated[float, _POSITIVE] = 20.0
     """Window of the arrival rate."""
     mean_window_seconds: Annotated[float, _POSITIVE] = 300.0

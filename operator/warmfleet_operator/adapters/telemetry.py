@@ -1,6 +1,9 @@
 """Measures the fleet on its own schedule: routers first, then agents; never inside a decision.
 
-Every replica of the operator measures, leader or not, so that a new leader starts with full windows.
+Every replica of the operator measures, leader or not, so that a new leader starts with full windows. With thousands of
+workers, a Prometheus that scrapes them anyway is asked about whole fleets instead; then agents are asked only where one
+worker's answer matters: while it starts, drains or fails. What only agents know (hot prefixes, attained latencies, the
+rates that capacity is learned from) is not known then.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Protocol
 
 import aiohttp
 from warmfleet_contracts import labels
@@ -17,8 +21,9 @@ from warmfleet_runtime.clock import Clock
 
 from warmfleet_operator.adapters.agents import AgentClient, Keys, NoAnswerError, NoKeys, address, read_bounded
 from warmfleet_operator.adapters.turns import Turn, Turns
+from warmfleet_operator.state.fleetsamples import FleetSample
 from warmfleet_operator.state.readings import Readings, RouterSample
-from warmfleet_operator.state.records import FleetSnapshot, RouterRecord, WorkerPhase, WorkerRecord
+from warmfleet_operator.state.records import FleetSnapshot, Key, RouterRecord, WorkerPhase, WorkerRecord
 from warmfleet_operator.state.snapshot import FleetStore
 
 _LOG = logging.getLogger(__name__)
@@ -52,6 +57,17 @@ def _series(family: Mapping[openmetrics.Labels, float]) -> dict[str, float]:
     return {str(key): value for key, value in family.items() if 0 <= value < 2**53}  # also drops NaN
 
 
+class FleetSource(Protocol):
+    """Measures all fleets at once."""
+
+    async def read(self) -> Mapping[Key, FleetSample]:
+        """By deployment.
+
+        Raises:
+            NoAnswerError: No usable answer.
+        """
+
+
 class Telemetry:
     """The measuring loop.
 
@@ -64,9 +80,10 @@ class Telemetry:
         on_failure: Called with source (``router``, ``agent``) and cause of each answer that could not be used.
         timeout_seconds: Real seconds for one exchange.
         keys: Where the tokens for agents come from.
+        fleets: Where serving workers are measured instead of at their agents; None: at their agents.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the loop, each named at the call
         self,
         store: FleetStore,
         readings: Readings,
@@ -77,8 +94,9 @@ class Telemetry:
         on_failure: Callable[[str, str], None],
         timeout_seconds: float = 2.0,
         keys: Keys | None = None,
+        fleets: FleetSource | None = None,
     ) -> None:
-        self._keys = keys or NoKeys()
+        self._keys, self._fleets = keys or NoKeys(), fleets
         self._store, self._readings, self._clock = store, readings, clock
         self._period, self._timeout = period, timeout_seconds
         self._on_round, self._on_failure = on_round, on_failure
@@ -104,7 +122,9 @@ class Telemetry:
         await self._turns.take(
             [Turn(r.uid, r.key.namespace, partial(self._router, session, r)) for r in routers],
         )
-        asked = list(_askable(snapshot))
+        if self._fleets is not None:
+            await self._measure(self._fleets)
+        asked = [w for w in _askable(snapshot) if self._fleets is None or w.phase is not WorkerPhase.READY or w.leaving]
         await asyncio.gather(*map(self._keys.refresh, {worker.key.namespace for worker in asked}))
         client = AgentClient(session, self._timeout, keys=self._keys)
         await self._turns.take([Turn(w.uid, w.key.namespace, partial(self._agent, client, w)) for w in asked])
@@ -112,6 +132,16 @@ class Telemetry:
         self._readings.forget(now)
         self.last_round = now
         self._on_round()
+
+    async def _measure(self, fleets: FleetSource) -> None:
+        """What the fleets do, from a source that knows them all; without an answer the last one grows old."""
+        try:
+            samples = await fleets.read()
+        except NoAnswerError as error:
+            self._failed("prometheus", "prometheus", "prometheus", str(error))
+        else:
+            self._readings.fleets_answered(samples, self._clock.now())
+            self._logged.pop("prometheus", None)
 
     async def _router(self, session: aiohttp.ClientSession, router: RouterRecord) -> None:
         try:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from warmfleet_contracts.agent import AgentState
 from warmfleet_contracts.sketch import decode
 
+from warmfleet_operator.state.fleetsamples import FleetSample
 from warmfleet_operator.state.rates import Counter, SeriesCounter, pooled, rate, ratio
 from warmfleet_operator.state.records import Demand, Key, RouterRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
 
@@ -134,6 +135,8 @@ class Readings:
         self._agents: dict[str, _Agent] = {}
         self._routers: dict[str, _Router] = {}
         self._fleets: dict[Key, dict[str, _Agent]] = {}
+        self._samples: Mapping[Key, FleetSample] = {}
+        self._sampled_at = -math.inf
 
     def agent_answered(self, worker: WorkerRecord, state: AgentState, now: float) -> str | None:
         """Take in an agent's answer; why it was thrown away, or None when it was used."""
@@ -200,6 +203,10 @@ class Readings:
             if state.counters.requests - before > MAX_RATE * max(1.0, now - at):
                 problem = f"more than {MAX_RATE:g} requests per second"
         return problem
+
+    def fleets_answered(self, samples: Mapping[Key, FleetSample], now: float) -> None:
+        """Take in what a Prometheus says about whole fleets; it stands for their agents until it is too old."""
+        self._samples, self._sampled_at = samples, now
 
     def agent_silent(self, worker: WorkerRecord, now: float) -> None:
         """An agent gave no usable answer."""
@@ -268,6 +275,9 @@ class Readings:
             routers: Its router pods.
             now: Logical seconds.
         """
+        sample = self._samples.get(key) if now - self._sampled_at <= self._stale_after else None
+        if sample is not None:
+            return self._sampled(sample, workers, routers, now)
         agents = list(self._fleets.get(key, {}).values())
         ready = [w for w in workers if w.phase is WorkerPhase.READY]
         reporting = [w for w in ready if (a := self._agents.get(w.uid)) is not None and a.answered]
@@ -291,6 +301,26 @@ class Readings:
             sources=sources,
             silent_workers=len(ready) - len(reporting),
             reporting_workers=len(reporting),
+        )
+
+    def _sampled(
+        self, sample: FleetSample, workers: Sequence[WorkerRecord], routers: Sequence[RouterRecord], now: float
+    ) -> Demand:
+        ready = sum(w.phase is WorkerPhase.READY for w in workers)
+        reporting = min(ready, round(sample.reporting or 0))
+        arrivals, rejects = self._at_routers([r for r in routers if r.ready], now)
+        routed = arrivals is not None
+        return Demand(
+            at=self._sampled_at,
+            arrivals=arrivals if routed else sample.arrivals,
+            input_tokens=sample.input_tokens,
+            output_tokens=sample.output_tokens,
+            hit_ratio=None if sample.hit_ratio is None else min(1.0, sample.hit_ratio),
+            queue=None if sample.queue is None else round(sample.queue),
+            rejects=rejects if routed else sample.rejects,
+            sources=("router", "prometheus") if routed else ("prometheus",),
+            silent_workers=ready - reporting,
+            reporting_workers=reporting,
         )
 
     def _at_routers(self, routers: Sequence[RouterRecord], now: float) -> tuple[float | None, float | None]:
