@@ -340,7 +340,7 @@ class RestKubeApi:
         if 200 <= answer.status <= 299:
             return (read or _parse)(raw, where), None
         wait = _retry_after(answer.headers) if answer.status in _RETRIED else None
-        return _error(answer.status, raw, where), wait
+        return error_from(answer.status, raw, where), wait
 
 
 def _parse(raw: bytes, where: str) -> Object | KubeError:
@@ -361,7 +361,8 @@ def _parse_metadata(raw: bytes, where: str) -> Object | KubeError:
     return {"metadata": meta, "items": items}
 
 
-def _error(status: int, raw: bytes, where: str) -> KubeError:
+def error_from(status: int, raw: bytes, where: str) -> KubeError:
+    """The error of an answer that is none of the good ones, from its Status object if it is one."""
     try:
         body = json.loads(raw)
         return KubeError(status, str(body.get("reason") or ""), str(body.get("message") or ""), where)

@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 from kubernetes.aio import client as kube
 
-from warmfleet_operator.adapters.kube import USER_AGENT
+from warmfleet_operator.adapters.kube import USER_AGENT, error_from
 from warmfleet_operator.adapters.resources import Resource
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.snapshot import FleetStore, Kind
@@ -179,8 +179,7 @@ class Reflector:
             answer.close()
             raise ExpiredError
         if answer.status != 200:
-            text = (await answer.read())[:300].decode(errors="replace")
-            raise WatchRefusedError(f"{answer.status}: {text}")
+            raise WatchRefusedError(str(error_from(answer.status, await answer.read(), self._path)))
         return answer
 
 
