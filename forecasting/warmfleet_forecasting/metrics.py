@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from warmfleet_contracts.api.base import parse_duration
 
 from warmfleet_forecasting.history import Key
 
@@ -52,6 +54,19 @@ class Metrics:
             registry=registry,
         )
 
+        self.gain = Gauge(
+            "warmfleet_forecaster_pinball_gain_ratio",
+            "Quantile loss saved against persistence, by horizon; absent while unmeasured.",
+            [*_DEPLOYMENT, "horizon_seconds"],
+            registry=registry,
+        )
+        self.coverage = Gauge(
+            "warmfleet_forecaster_coverage90_ratio",
+            "Share of readings below the 0.9 quantile, by horizon; absent while unmeasured.",
+            [*_DEPLOYMENT, "horizon_seconds"],
+            registry=registry,
+        )
+
     def render(self, names: Sequence[str] = ()) -> bytes:
         """The exposition text; of the metrics with these names only, if any are given."""
         return generate_latest(self.registry.restricted_registry(names) if names else self.registry)
@@ -62,7 +77,22 @@ class Metrics:
         if issued_at is not None:
             self.issued.labels(*key).set(issued_at)
 
+    def skilled(self, key: Key, skill: Sequence[Mapping[str, Any]]) -> None:
+        """How well forecasts of a deployment have done.
+
+        Args:
+            key: The deployment.
+            skill: As in a TrafficForecast's status: horizon, pinballGain, coverage90.
+        """
+        for metric in (self.gain, self.coverage):
+            metric.remove_by_labels(dict(zip(_DEPLOYMENT, key, strict=True)))
+        for one in skill:
+            horizon = f"{parse_duration(one['horizon']):g}"
+            self.gain.labels(*key, horizon).set(one["pinballGain"])
+            if one.get("coverage90") is not None:
+                self.coverage.labels(*key, horizon).set(one["coverage90"])
+
     def forget(self, key: Key) -> None:
         """Remove all series of a deployment."""
-        for metric in (self.trusted, self.issued):
+        for metric in (self.trusted, self.issued, self.gain, self.coverage):
             metric.remove_by_labels(dict(zip(_DEPLOYMENT, key, strict=True)))

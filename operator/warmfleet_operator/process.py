@@ -59,7 +59,7 @@ class OperatorProcess:
         self, settings: Settings, clock: Clock, planner: Planner, configure: Configure = load_configuration
     ) -> None:
         self._settings, self._clock, self._planner, self._configure = settings, clock, planner, configure
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.mean_window_seconds)
         self._leadership = Leadership(settings.lease_duration_seconds, time.monotonic)
         self.probes: ProbeServer | None = None
         self._ended: asyncio.Future[str] | None = None

@@ -116,6 +116,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "warmfleet.endpoint" -}}
 - port: {{ .port }}
   path: /metrics
+  {{- if .relabel }}
+  relabelings:
+    - sourceLabels: [__meta_kubernetes_pod_label_warmfleet_dev_deployment]
+      targetLabel: deployment
+    - sourceLabels: [__meta_kubernetes_pod_label_warmfleet_dev_variant]
+      targetLabel: variant
+  {{- else }}
+  # `namespace` and `deployment` are those of the LLMDeployment told of. A fleet's own pods may not say so themselves.
+  honorLabels: true
+  {{- end }}
   interval: {{ .root.Values.metrics.podMonitor.interval }}
   scrapeTimeout: {{ .root.Values.metrics.podMonitor.scrapeTimeout }}
 {{- end -}}

@@ -112,6 +112,7 @@ class Refitter:
             _LOG.warning("no new forecast: %s", status["message"], extra={"deployment": str(assignment.target)})
         status = told.complete(status, published, generation=assignment.generation, problem=problem, now=now)
         self._metrics.told(assignment.target, trusted=status.get("trusted", False), issued_at=told.issued_at(status))
+        self._metrics.skilled(assignment.target, status.get("skill") or ())
         written = await self._write(assignment, published, status)
         return written and not problem
 

@@ -323,9 +323,9 @@ class WorkerActor:
 
     def _say_deleted(self, job: diff.Job, action: diff.Delete) -> None:
         worker, events, outcome = action.worker, self._tools.events, action.outcome
-        self._tools.metrics.drain_ended(job.record.key, outcome, _age(job, worker))
         told = job.telemetry.get(worker.uid)
         report = told.drain_report if told is not None else None
+        self._tools.metrics.drain_ended(job.record.key, outcome, _age(job, worker), report)
         if outcome is diff.Outcome.FORCED:
             events.emit(about_pod(worker), EventReason.DRAIN_FORCED, action.message)
             text = f"{worker.key.name}: {action.message}"

@@ -28,7 +28,7 @@ from warmfleet_operator.state.records import DeploymentRecord, WorkerRecord
 
 _LOG = logging.getLogger(__name__)
 VERIFY_SECONDS = 300.0
-"""Logical seconds after which a Secret is read again."""
+"""Logical seconds after which a Secret is read again; sooner where keys are rotated more often than that."""
 _IMPATIENT_SECONDS = 10.0
 """The same after an agent has refused what was known."""
 ROTATED = f"{labels.DOMAIN}/rotated-at"
@@ -63,6 +63,7 @@ class AgentKeys:
         make: Callable[[], str] = lambda: secrets.token_urlsafe(32),
     ) -> None:
         self._api, self._clock, self._rotation, self._make = api, clock, rotation_seconds, make
+        self._verify = min(VERIFY_SECONDS, rotation_seconds / 2) if rotation_seconds > 0 else VERIFY_SECONDS
         self._known: dict[str, _Known] = {}
 
     def bearers(self, worker: WorkerRecord) -> tuple[str, ...]:
@@ -115,7 +116,7 @@ class AgentKeys:
         known = self._known.get(namespace)
         if known is None:
             return True
-        patience = _IMPATIENT_SECONDS if known.refused or not known.keys else VERIFY_SECONDS
+        patience = _IMPATIENT_SECONDS if known.refused or not known.keys else self._verify
         return self._clock.now() - known.read_at >= patience
 
     def _take_in(self, namespace: str, live: Object | None) -> None:
