@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from warmfleet_contracts.api.base import parse_duration
 
 from warmfleet_forecasting.history import Key
@@ -19,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.fits = Counter("warmfleet_forecaster_fits", "Fits by outcome.", ["outcome"], registry=registry)
         self.fit_seconds = Histogram(
             "warmfleet_forecaster_fit_seconds", "Real seconds of one fit.", buckets=_SECONDS, registry=registry

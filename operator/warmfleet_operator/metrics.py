@@ -6,11 +6,12 @@ names. What is unknown has no series, never a zero.
 
 from __future__ import annotations
 
+import math
 from collections import Counter as Tally
 from collections.abc import Sequence
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from warmfleet_contracts.agent import DrainReport
 
 from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan
@@ -33,6 +34,7 @@ class Metrics:
 
     def __init__(self, window: float = 300.0) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._hits = HitRatioWatch(window)
         self._phases: dict[Key, set[tuple[str, str]]] = {}
         self._limits: dict[Key, str] = {}
@@ -69,8 +71,9 @@ class Metrics:
         self.watched_version = self._gauge("watched_version", "Largest resourceVersion seen.", "resource")
         self.ticks = self._counter("ticks", "Rounds of the decision loop by result.", "result")
         self.last_decision = self._gauge(
-            "last_decision_timestamp_seconds", "Wall time of the last decision; absent before the first."
+            "last_decision_timestamp_seconds", "Wall time of the last decision; not a number before the first."
         )
+        self.last_decision.set(math.nan)
         self.decisions = self._counter("decisions", "Decisions by rule.", *_DEPLOYMENT, "reason")
         self.api_requests = self._counter(
             "api_requests", "Requests to the API server; code 0 means no answer.", "verb", "resource", "code"

@@ -114,20 +114,39 @@ class _Collector(Collector):
 
     def collect(self) -> list[Metric]:
         machine = self._agent.machine
-        phases = GaugeMetricFamily("warmfleet_agent_phase", "1 for the phase the worker is in.", labels=["phase"])
-        for phase in Phase:
-            phases.add_metric([phase.value], float(phase is machine.phase))
-        ready = GaugeMetricFamily("warmfleet_agent_ready", "Readiness of the pod.", value=float(machine.ready))
-        drains = CounterMetricFamily("warmfleet_agent_drains", "Drains begun.", value=self._agent.drains)
-        failed = CounterMetricFamily(
-            "warmfleet_agent_failed_looks", "Looks at the engine that failed.", value=self._agent.failed_looks
+        return agent_metrics(
+            machine.phase,
+            ready=machine.ready,
+            drains=self._agent.drains,
+            failed_looks=self._agent.failed_looks,
+            refused=self._guard.refused,
         )
-        refused = CounterMetricFamily(
-            "warmfleet_agent_unauthorized_requests",
-            "Requests without the right bearer token.",
-            value=self._guard.refused,
-        )
-        return [phases, ready, drains, failed, refused]
+
+
+def agent_metrics(
+    phase: Phase = Phase.STARTING, *, ready: bool = False, drains: int = 0, failed_looks: int = 0, refused: int = 0
+) -> list[Metric]:
+    """The agent's own metrics.
+
+    Args:
+        phase: Where the worker is.
+        ready: Whether its pod is ready.
+        drains: Drains begun.
+        failed_looks: Looks at the engine that failed.
+        refused: Requests without the right token.
+    """
+    phases = GaugeMetricFamily("warmfleet_agent_phase", "1 for the phase the worker is in.", labels=["phase"])
+    for one in Phase:
+        phases.add_metric([one.value], float(one is phase))
+    return [
+        phases,
+        GaugeMetricFamily("warmfleet_agent_ready", "Readiness of the pod.", value=float(ready)),
+        CounterMetricFamily("warmfleet_agent_drains", "Drains begun.", value=drains),
+        CounterMetricFamily("warmfleet_agent_failed_looks", "Looks at the engine that failed.", value=failed_looks),
+        CounterMetricFamily(
+            "warmfleet_agent_unauthorized_requests", "Requests without the right bearer token.", value=refused
+        ),
+    ]
 
 
 def _json(state: AgentState, *, status: int = 200) -> web.Response:
