@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -73,6 +74,7 @@ def row(body: Mapping[str, Any], trusted: bool | None) -> Row:  # noqa: FBT001 -
         "name": body["metadata"]["name"],
         "ready": status.get("readyReplicas"),
         "desired": status.get("desiredReplicas"),
+        "stages": stages(status.get("variants") or []),
         "demand": scaling.get("now"),
         "queue": scaling.get("queue"),
         "costPerHour": status.get("costPerHour"),
@@ -84,17 +86,26 @@ def row(body: Mapping[str, Any], trusted: bool | None) -> Row:  # noqa: FBT001 -
     }
 
 
+def stages(variants: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How far the workers that start are, over all variants."""
+    found: Counter[str] = Counter()
+    for variant in variants:
+        found.update(variant.get("stages") or {})
+    return dict(found)
+
+
 def show(console: Console, found: list[Row]) -> None:
     """Print the table and its sums."""
     table = Table(box=None, pad_edge=False)
-    for name in ("FLEET", "READY", "DEMAND/S", "COST/H", "SAVED/H", "REASON", "FORECAST"):
-        table.add_column(name, justify="left" if name in ("FLEET", "REASON", "FORECAST") else "right")
+    for name in ("FLEET", "READY", "STARTING", "DEMAND/S", "COST/H", "SAVED/H", "REASON", "FORECAST"):
+        table.add_column(name, justify="left" if name in ("FLEET", "STARTING", "REASON", "FORECAST") else "right")
     for one in found:
         trusted = one["forecastTrusted"]
         healthy = one["ready"] is not None and one["desired"] is not None and one["ready"] >= one["desired"]
         table.add_row(
             f"{one['namespace']}/{one['name']}",
             Text(f"{_text(one['ready'])}/{_text(one['desired'])}", style="green" if healthy else "yellow"),
+            " ".join(f"{count} {stage}" for stage, count in one["stages"].items()) or "-",
             _text(one["demand"]),
             _money(one["costPerHour"]),
             _money(one["savedPerHour"]),
@@ -104,7 +115,7 @@ def show(console: Console, found: list[Row]) -> None:
     if len(found) > 1:
         table.add_section()
         table.add_row(
-            "total", "", "", _money(_total(found, "costPerHour")), _money(_total(found, "savedPerHour")), "", ""
+            "total", "", "", "", _money(_total(found, "costPerHour")), _money(_total(found, "savedPerHour")), "", ""
         )
     console.print(table)
 

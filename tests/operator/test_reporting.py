@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fleet import instance_type, llm_deployment
 from warmfleet_contracts import labels
+from warmfleet_contracts.agent import Phase
 from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
 from warmfleet_contracts.reasons import ChosenBy, EventReason, Reason
 from warmfleet_operator.acting.conditions import View, conditions
@@ -18,7 +19,14 @@ from warmfleet_operator.acting.status import StatusWriter, build, significant
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.decisions import DeploymentPlan, Problem, RolloutPlan, VariantPlan
 from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory
-from warmfleet_operator.state.records import Demand, InstanceTypeRecord, Key, WorkerPhase, WorkerRecord
+from warmfleet_operator.state.records import (
+    Demand,
+    InstanceTypeRecord,
+    Key,
+    WorkerPhase,
+    WorkerRecord,
+    WorkerTelemetry,
+)
 from warmfleet_runtime.clock import ManualClock
 
 STAMP = "2026-01-01T00:00:00Z"
@@ -49,6 +57,21 @@ def view(
 
 def said(shown: View) -> dict[str, tuple[str, str]]:
     return {c["type"]: (c["status"], c["reason"]) for c in conditions(shown, STAMP)}
+
+
+def test_the_status_says_how_far_starting_workers_are() -> None:
+    starts = WorkerPhase.STARTING
+    people = [worker(WorkerPhase.UNSCHEDULED, "a", node=""), worker()]
+    people += [worker(starts, name) for name in ("b", "c", "d", "e")]
+    told = {
+        "u-c": WorkerTelemetry(0.0, Phase.STARTING, stage="downloading-weights"),
+        "u-d": WorkerTelemetry(0.0, Phase.STARTING, stage="compiling"),
+        "u-e": WorkerTelemetry(0.0, Phase.STARTING, stage="<script>"),
+    }
+    (variant,) = build(replace(view(*people), telemetry=told), {}, STAMP)["variants"]
+    assert variant["starting"] == 5
+    assert variant["stages"] == {"Compiling": 1, "Creating": 1, "Downloading": 1, "Scheduling": 1, "Starting": 1}
+    assert "stages" not in build(view(worker()), {}, STAMP)["variants"][0]
 
 
 def test_a_serving_fleet() -> None:

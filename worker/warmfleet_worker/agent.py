@@ -41,6 +41,7 @@ from warmfleet_worker.engines.base import EngineAdapter, Health, Load, Observati
 from warmfleet_worker.kv.cache import WorkerCache
 from warmfleet_worker.kv.handover import Handover, HandoverError
 from warmfleet_worker.settings import Settings
+from warmfleet_worker.stages import StartWatch
 
 FAILURES = 3
 """Looks in a row without an answer before an engine that was ready counts as lost, or a closed port as exited."""
@@ -88,6 +89,7 @@ class Agent:
         self._health: Health | None = None
         self._in_a_row = 0
         self._problem = ""
+        self._start = None if settings.model_cache is None else StartWatch(settings.model_cache)
         self._started_at = clock.now()
         self._ready_after: float | None = None
         self._changed = asyncio.Event()
@@ -195,7 +197,9 @@ class Agent:
     def _stage(self) -> str:
         if self._machine.phase is not Phase.STARTING:
             return ""
-        return "prewarming" if self._warming is not None and not self._warming.done() else "starting"
+        if self._warming is not None and not self._warming.done():
+            return "prewarming"
+        return "starting" if self._start is None else self._start.stage()
 
     def _drain_state(self) -> DrainState | None:
         drain = self._machine.drain

@@ -29,6 +29,8 @@
 ``WARMFLEET_KEYS``                      Folder with the namespace's key (items token and previous of the Secret); empty:
                                         anybody who reaches the port may ask for a drain.
 ``WARMFLEET_PRESTOP_TOKEN``             What the pod's own preStop hook presents; empty: as the operator.
+``WARMFLEET_MODEL_CACHE``               Folder of the engine's downloads and compiled kernels, to tell how far its start
+                                        is; empty: it is not told.
 ``WARMFLEET_ENGINE_SHM``                Folder of the engine's shared memory, cleaned when it has exited; empty: none.
 ======================================  =========================================================================
 
@@ -85,6 +87,7 @@ class Settings:
     kv_store_age: float = 604_800.0
     prewarm: float = 0.0
     engine_shm: Path | None = None
+    model_cache: Path | None = None
     keys: Path | None = None
     prestop_token: str = ""
 
@@ -127,6 +130,7 @@ def settings_from_env(environ: Mapping[str, str]) -> Settings:
         kv_store_age=_number(environ, "WARMFLEET_KV_STORE_AGE_SECONDS", default.kv_store_age, low=60, high=1e9),
         prewarm=_number(environ, "WARMFLEET_PREWARM_SECONDS", default.prewarm, high=600.0),
         engine_shm=_folder(environ, "WARMFLEET_ENGINE_SHM"),
+        model_cache=_folder(environ, "WARMFLEET_MODEL_CACHE"),
         keys=_folder(environ, "WARMFLEET_KEYS"),
         prestop_token=environ.get("WARMFLEET_PRESTOP_TOKEN", "").strip(),
     )

@@ -20,6 +20,9 @@ class VariantStatus(ApiModel):
     """Workers that the last decision wants."""
     starting: int = 0
     """Workers that are not ready yet."""
+    stages: Annotated[dict[str, int], Field(max_length=8)] | None = None
+    """How far these are: Scheduling (no node yet), Creating (images, volumes), then what their agents see: Starting,
+    Downloading, Loading, Compiling, Prewarming."""
     ready: int = 0
     """Workers that take traffic."""
     draining: int = 0

@@ -7,7 +7,7 @@ only when it says something new.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from warmfleet_contracts import labels
@@ -15,7 +15,7 @@ from warmfleet_contracts.reasons import ChosenBy, ConditionType, Reason
 
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.decisions import DeploymentPlan, Problem
-from warmfleet_operator.state.records import Demand, DeploymentRecord, WorkerPhase, WorkerRecord
+from warmfleet_operator.state.records import Demand, DeploymentRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
 
 _IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 
@@ -38,6 +38,7 @@ class View:
         workers: Its workers.
         demand: Its traffic; None while nothing was measured.
         problems: Problems of acting, beside those of the plan.
+        telemetry: Last agent answers by pod UID.
     """
 
     record: DeploymentRecord
@@ -45,6 +46,7 @@ class View:
     workers: Sequence[WorkerRecord]
     demand: Demand | None = None
     problems: tuple[Problem, ...] = ()
+    telemetry: Mapping[str, WorkerTelemetry] = field(default_factory=dict)
 
     @property
     def all_problems(self) -> tuple[Problem, ...]:

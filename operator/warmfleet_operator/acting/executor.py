@@ -192,7 +192,7 @@ class FleetExecutor:
         if record is None or record.uid != job.record.uid:
             return
         mine = (store.worker(w.key) or w for w in job.workers)
-        view = View(record, job.plan, tuple(mine), assignment.demand, problems)
+        view = View(record, job.plan, tuple(mine), assignment.demand, problems, job.telemetry)
         self._announce(view)
         cost = fleet_cost(view, assignment.types)
         if cost is not None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter as Tally
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from warmfleet_contracts import labels
@@ -29,7 +30,7 @@ from warmfleet_operator.specs.common import selector_text, worker_selector
 from warmfleet_operator.specs.routing import endpoint
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.decisions import DeploymentPlan, RolloutPlan
-from warmfleet_operator.state.records import InstanceTypeRecord, Key, WorkerPhase, WorkerRecord
+from warmfleet_operator.state.records import InstanceTypeRecord, Key, WorkerPhase, WorkerRecord, WorkerTelemetry
 
 _LOG = logging.getLogger(__name__)
 UPDATED = "Updated"
@@ -157,6 +158,7 @@ def _variants(view: View) -> list[VariantStatus]:
                 instance_type=variant.instance_type,
                 desired=variant.desired,
                 starting=sum(w.pending and not w.leaving for w in mine),
+                stages=_stages(view, mine) or None,
                 ready=sum(w.phase is WorkerPhase.READY and not w.leaving for w in mine),
                 draining=sum(w.leaving for w in mine),
                 requests_per_second=significant(variant.requests_per_second),
@@ -164,6 +166,30 @@ def _variants(view: View) -> list[VariantStatus]:
             )
         )
     return found
+
+
+_STAGES = {
+    "starting": "Starting",
+    "downloading-weights": "Downloading",
+    "loading-weights": "Loading",
+    "compiling": "Compiling",
+    "prewarming": "Prewarming",
+}
+"""What agents say -> what the status says; anything else is Starting."""
+
+
+def _stages(view: View, workers: Sequence[WorkerRecord]) -> dict[str, int]:
+    """How many of the workers that start are at which stage."""
+    starting = [worker for worker in workers if worker.pending and not worker.leaving]
+    return dict(sorted(Tally(_stage(worker, view.telemetry.get(worker.uid)) for worker in starting).items()))
+
+
+def _stage(worker: WorkerRecord, told: WorkerTelemetry | None) -> str:
+    if not worker.node:
+        return "Scheduling"
+    if told is None:
+        return "Creating"
+    return _STAGES.get(told.stage, "Starting")
 
 
 def without_figures(status: Mapping[str, Any]) -> dict[str, Any]:

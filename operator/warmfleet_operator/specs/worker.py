@@ -24,6 +24,8 @@ from warmfleet_operator.specs.routing import endpoint
 from warmfleet_operator.state.records import DeploymentRecord
 from warmfleet_operator.state.revisions import revision
 
+CACHE_SEEN = "/model-cache"
+"""Where the agent sees the engine's downloads and compiled kernels."""
 ZONE = "topology.kubernetes.io/zone"
 GRACE_MARGIN = 30
 """Seconds of the grace period beyond drain and engine shutdown."""
@@ -255,7 +257,8 @@ def _agent(template: WorkerTemplate) -> Object:
             cache, endpoint(template.record, spec).removesuffix("/v1"), _physics(template), settings.kv_link_gbit
         ),
     }
-    mounts = kv.agent_mounts(cache)
+    values["WARMFLEET_MODEL_CACHE"] = CACHE_SEEN
+    mounts = [*kv.agent_mounts(cache), {"name": "cache", "mountPath": CACHE_SEEN, "readOnly": True}]
     if settings.agent_authentication:
         values["WARMFLEET_KEYS"] = KEY_MOUNT
         mounts.append({"name": "agent-key", "mountPath": KEY_MOUNT, "readOnly": True})

@@ -84,6 +84,7 @@ def worker_telemetry(state: AgentState, at: float) -> WorkerTelemetry:
         cancellable=drain.cancellable if drain is not None else None,
         startup_seconds=state.engine.ready_after_seconds,
         drain_report=drain.report if drain is not None else None,
+        stage=state.engine.stage,
     )
 
 

@@ -236,6 +236,7 @@ class WorkerTelemetry:
         batches: Numbers of requests running over the same time, as the means of six equal shares of it in ascending
             order; None before they are full.
         attainment: Share of its recent requests within the SLO; None while unknown.
+        stage: How far its start is, as the agent says; empty when it has started, or does not say.
     """
 
     at: float
@@ -251,6 +252,7 @@ class WorkerTelemetry:
     served: float | None = None
     batches: tuple[float, ...] | None = None
     attainment: float | None = None
+    stage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
