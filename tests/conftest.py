@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Compiling the request-level simulator takes a minute of processor time in a fresh checkout. Its tests are small, so
 # they run interpreted, the same code line by line; `make test-compiled` runs them compiled.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+# How long an example takes says something about the machine's other work, not about the code.
+settings.register_profile("machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("machine")
 
 
 @pytest.fixture(scope="session")
