@@ -6,6 +6,7 @@
 - ``charts/warmfleet/templates/crd-*.yaml``: ``crds/``, behind ``crds.enabled`` and ``crds.keep``
 - ``charts/warmfleet/values.schema.json``: the schemas of ``config``, from the components' settings
 - ``charts/warmfleet/README.md``: the table of values, from the comments in ``values.yaml``
+- ``docs/reference/*.md``: by ``docs/generate.py``
 - ``deploy/kustomize/{crds,rbac,operator,forecaster}.yaml``: the chart, rendered by Helm, without what only Helm wants
 
 The tests fail when a file is not what this writes.
@@ -193,6 +194,7 @@ def main() -> int:
     for path, content in chart_files().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
+    subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py")], check=True)  # noqa: S603 - our own script
     if options.helm is None:
         sys.stderr.write("no helm on PATH: deploy/kustomize was not written; name one by --helm\n")
         return 1
