@@ -22,6 +22,7 @@ SEPARATE := \
 	controlplane \
 	faults \
 	gitops \
+	images \
 	prometheus \
 	security \
 	vllm
@@ -107,12 +108,18 @@ vllm: $(STAMP) ## Install a real vLLM for CPUs into the user's cache (6 GB, some
 
 .PHONY: test-chart
 test-chart: controlplane ## The chart and the kustomize base, rendered by real Helm and kubectl, and on a real control plane
+	$(PYTEST) tests/images
 	$(PY) tests/chart/foreign_crds.py
 	$(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/chart
 
 .PHONY: test-security
 test-security: controlplane ## Pod Security, tokens, network policies, secrets in no log, hostile strings (minutes)
 	$(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/security
+
+.PHONY: test-gitops
+test-gitops: controlplane ## What GitOps tools see: Argo CD's health, kstatus, and sync loops on a real control plane
+	$(PY) tests/gitops/kstatus.py
+	$(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/gitops
 
 .PHONY: test-vllm
 test-vllm: vllm ## The worker on a real vLLM: adapter, drain, hand-over (about 3 minutes on 2 cores)

@@ -7,6 +7,7 @@
 - ``charts/warmfleet/values.schema.json``: the schemas of ``config``, from the components' settings
 - ``charts/warmfleet/README.md``: the table of values, from the comments in ``values.yaml``
 - ``docs/reference/*.md``: by ``docs/generate.py``
+- ``deploy/argocd/argocd-cm.yaml``: the health scripts and actions beside it, as Argo CD's ConfigMap takes them
 - ``deploy/kustomize/{crds,rbac,operator,forecaster}.yaml``: the chart, rendered by Helm, without what only Helm wants
 
 The tests fail when a file is not what this writes.
@@ -37,6 +38,7 @@ from warmfleet_runtime.rights import Right, Scope, rules
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts" / "warmfleet"
 BASE = ROOT / "deploy" / "kustomize"
+ARGO = ROOT / "deploy" / "argocd"
 RELEASE, NAMESPACE = "warmfleet", "warmfleet-system"
 MANAGED = frozenset(
     {"namespace", "listenAddress", "listenPort", "leaderElection", "leaseName", "leaseNamespace", "identity"}
@@ -70,8 +72,35 @@ def chart_files() -> dict[Path, str]:
     head, found, _ = (CHART / "README.md").read_text(encoding="utf-8").partition(_VALUES)
     if not found:
         raise ValueError("the chart's README has no heading Values")
+    files[ARGO / "argocd-cm.yaml"] = _NOTE + _dump(argo_config())
     files[CHART / "README.md"] = head + found + values_table((CHART / "values.yaml").read_text(encoding="utf-8"))
     return files
+
+
+def argo_config() -> Object:
+    """Argo CD's ConfigMap with all customizations, whose files lie as in Argo CD's own repository."""
+    data: dict[str, str] = {}
+    for health in sorted((ARGO / "resource_customizations").glob("*/*/health.lua")):
+        kind = f"{health.parent.parent.name}_{health.parent.name}"
+        data[f"resource.customizations.health.{kind}"] = health.read_text(encoding="utf-8")
+        if actions := _argo_actions(health.parent / "actions"):
+            data[f"resource.customizations.actions.{kind}"] = _dump(actions)
+    labels = {"app.kubernetes.io/name": "argocd-cm", "app.kubernetes.io/part-of": "argocd"}
+    metadata = {"name": "argocd-cm", "namespace": "argocd", "labels": labels}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def _argo_actions(folder: Path) -> Object:
+    if not folder.is_dir():
+        return {}
+    definitions = [
+        {"name": path.parent.name, "action.lua": path.read_text(encoding="utf-8")}
+        for path in sorted(folder.glob("*/action.lua"))
+    ]
+    return {
+        "discovery.lua": (folder / "discovery.lua").read_text(encoding="utf-8"),
+        "definitions": definitions,
+    }
 
 
 def values_table(text: str) -> str:

@@ -1,4 +1,7 @@
-"""``warmfleet-operator``: reads settings, runs the operator, ends in good order on SIGTERM."""
+"""``warmfleet-operator``: reads settings, runs the operator, ends in good order on SIGTERM.
+
+``warmfleet-operator check`` tells whether an installation works, see :mod:`warmfleet_operator.check`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from warmfleet_runtime import logs
 from warmfleet_runtime.clock import Clock, clock_from_env
 from warmfleet_runtime.settings import SettingsError
 
+from warmfleet_operator import check
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.process import OperatorProcess
 from warmfleet_operator.settings import Settings, load_settings
@@ -27,11 +31,17 @@ async def serve(settings: Settings, clock: Clock) -> int:
 
 def main() -> int:
     """Entry point of ``warmfleet-operator``."""
+    arguments = sys.argv[1:]
+    if arguments not in ([], ["check"]):
+        sys.stderr.write("usage: warmfleet-operator [check]\n")
+        return 2
     try:
         settings, clock = load_settings(os.environ), clock_from_env()
     except (SettingsError, ValueError) as error:
         sys.stderr.write(f"warmfleet-operator: {error}\n")
         return 2
+    if arguments:
+        return asyncio.run(check.run(settings))
     logs.configure("operator", clock=clock, level=settings.log_level)
     return asyncio.run(serve(settings, clock))
 

@@ -29,6 +29,7 @@ from warmfleet_operator.acting.workers import Tools
 from warmfleet_operator.adapters.agentkeys import AgentKeys
 from warmfleet_operator.adapters.agents import AgentClient
 from warmfleet_operator.adapters.audit import WATCHED, Audit
+from warmfleet_operator.adapters.crds import refusals
 from warmfleet_operator.adapters.kube import RestKubeApi
 from warmfleet_operator.adapters.lease import ElectionThread, Elector, Leadership, LeaseSettings
 from warmfleet_operator.adapters.prometheus import PrometheusSource
@@ -86,6 +87,9 @@ class OperatorProcess:
         )
         if not settings.leader_election:
             self._leadership = _Always()
+        if not await self._crds_fit(api):  # before the first probe: a rollout must not take this for a good replica
+            await api.close()
+            return 1
         ended = partial(self._end_from_thread, loop)
         watcher = Watcher(store, self._configure, namespace=settings.namespace, on_end=ended)
         election = ElectionThread(self._leadership, self._elector, ended) if settings.leader_election else None
@@ -146,7 +150,13 @@ class OperatorProcess:
             lost=partial(self._end, "the lease was lost"),
         )
         await self._serve(partial(self._problems, decisions, telemetry, audit), partial(self._refresh, store, audit))
-        await self._until(stop, audit.wait_synced())
+        reason = await self._until(stop, audit.wait_synced())
+        if reason is None and not stop.is_set() and not await self._crds_fit(api):  # they may have come meanwhile
+            reason = "the CRDs are not those of this release"
+        if reason is not None:
+            await executor.close()
+            _LOG.error("ending: %s", reason)
+            return 1
         tasks = [
             asyncio.create_task(self._watched(name, work), name=name)
             for name, work in (("telemetry", telemetry.run()), ("audit", audit.run()), ("decide", decisions.run()))
@@ -162,6 +172,14 @@ class OperatorProcess:
             return 0
         _LOG.error("ending: %s", reason)
         return 1
+
+    async def _crds_fit(self, api: RestKubeApi) -> bool:
+        """Whether the CRDs that exist are those of this release, or need not be."""
+        required = self._settings.require_matching_crds
+        found = await refusals(api)
+        for text in found:
+            _LOG.log(logging.ERROR if required else logging.WARNING, "%s", text)
+        return not (found and required)
 
     async def _watched(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run a loop that must not end."""

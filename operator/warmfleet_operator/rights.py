@@ -43,6 +43,7 @@ RIGHTS: tuple[Right, ...] = (
     *_rights(
         ("apiextensions.k8s.io", "customresourcedefinitions"),
         Scope.CLUSTER,
+        get="CRDs older or newer than the operator are refused",
         list="CRDs that are installed or changed while the operator runs are noticed",
         watch="CRDs that are installed or changed while the operator runs are noticed",
     ),

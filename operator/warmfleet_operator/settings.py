@@ -72,6 +72,8 @@ class Settings(BaseModel):
     """Port on which probes and metrics are served; 0: any free one."""
     stale_seconds: Annotated[float, _POSITIVE] = 120.0
     """Age of the last decision, round of measuring or watch sign at which the process counts as unhealthy."""
+    require_matching_crds: bool = True
+    """Refuse to start on CRDs with more or fewer fields than this release; false: only say so."""
     leader_election: bool = True
     """Take a Lease before acting."""
     lease_namespace: Annotated[str, Field(max_length=63)] = ""

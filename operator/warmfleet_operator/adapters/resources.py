@@ -54,6 +54,9 @@ DEPLOYMENTS = Resource("apps/v1", "deployments", "Deployment")
 DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
 ROLES = Resource("rbac.authorization.k8s.io/v1", "roles", "Role")
 ROLE_BINDINGS = Resource("rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding")
+CUSTOM_RESOURCE_DEFINITIONS = Resource(
+    "apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
 LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
 
 BY_KIND = {
