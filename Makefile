@@ -149,7 +149,7 @@ bench-planner: $(STAMP) ## Speed, growth and distance from the optimum of the pl
 
 .PHONY: bench-scale
 bench-scale: controlplane ## A thousand fleets on a real control plane: start, tick, memory, idle writes, takeover (25 minutes, 12 GB)
-	$(PY) tests/controlplane/in_netns.py -- $(PY) bench/scale.py $(SCALE_ARGS)
+	$(PY) tests/controlplane/in_netns.py -- $(PY) bench/scale.py --page docs/reliability.md $(SCALE_ARGS)
 
 .PHONY: clean
 clean: ## Remove what the targets above made

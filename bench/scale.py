@@ -44,10 +44,8 @@ from scale_cluster import (  # noqa: E402
     writes,
 )
 from scale_operator import CONTROL, TICK, Fleets, Operator, agents, set_rates, until  # noqa: E402
-from scale_report import Point, Report, say, show  # noqa: E402
+from scale_report import Point, Report, say, show, write_page  # noqa: E402
 
-DIRECT = 5000
-"""Workers up to which every agent is asked."""
 STEP_RATE = 400.0
 """Requests per second of one worker after the step: far more than it can serve."""
 _WATCH_SECONDS = 30.0
@@ -80,7 +78,7 @@ class Measure:
         began = time.monotonic()
         await cluster.grow(fleets)
         point.populate_s = round(time.monotonic() - began, 1)
-        point.telemetry = "agents" if point.pods <= DIRECT else "Prometheus API stand-in"
+        point.telemetry = "agents" if point.pods <= self._options.direct else "Prometheus API stand-in"
         await set_rates(0.0, fleets=self._fleets())
         log = AuditLog(cluster.audit)
         operator = Operator(cluster, self._folder, environment=self._measured())
@@ -99,7 +97,7 @@ class Measure:
 
     def _measured(self) -> dict[str, str]:
         """Up to so many workers at their agents, more through Prometheus."""
-        many = self._cluster.fleets * self._cluster.workers > DIRECT
+        many = self._cluster.fleets * self._cluster.workers > self._options.direct
         return {"WARMFLEET_PROMETHEUS_URL": f"http://127.0.0.1:{CONTROL}"} if many else {}
 
     async def _start(self, operator: Operator, point: Point, log: AuditLog) -> None:
@@ -293,10 +291,12 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--deployments", type=int, default=1000, help="fleets at the last step")
     parser.add_argument("--pods", type=int, default=20_000, help="workers at the last step")
     parser.add_argument("--nodes", type=int, default=2000, help="nodes of 12 types")
+    parser.add_argument("--direct", type=int, default=5000, help="workers up to which every agent is asked")
     parser.add_argument("--idle-minutes", type=float, default=10.0, help="length of the idle phase")
     parser.add_argument("--reactions", type=int, default=3, help="measured reactions")
     parser.add_argument("--minutes", type=float, default=24.0, help="bound of the whole")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "scale.json", help="where all figures go")
+    parser.add_argument("--page", type=Path, help="page whose section is written")
     options = parser.parse_args(given)
     if options.nodes * 10 < options.pods:
         parser.error(f"--nodes {options.nodes} hold no {options.pods} pods; give at least {-(-options.pods // 10)}")
@@ -314,6 +314,8 @@ def main() -> int:
         report.failures.append(f"{type(error).__name__}: {error}"[:2000])
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(report.to_json())
+    if options.page is not None:
+        write_page(report, options.page)
     show(report)
     return 1 if report.failures else 0
 

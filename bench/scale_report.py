@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 TARGETS = {"cold_start_s": 60.0, "tick_s": 5.0, "rss_mb": 600.0, "idle_writes": 0.0, "reaction_s": 6.0}
 TARGETS["takeover_s"] = 20.0
@@ -103,3 +104,64 @@ def show(report: Report) -> None:
             met = value <= TARGETS[name]
             say(json.dumps({"claim": f"scale: {name}", "value": value, "target": TARGETS[name], "met": met}))
     say(json.dumps(report.line()))
+
+
+_BEGIN, _END = "<!-- scale: written by make bench-scale -->", "<!-- /scale -->"
+_COLUMNS = {
+    "deployments": "fleets",
+    "pods": "workers",
+    "telemetry": "measured at",
+    "cold_start_s": "cold start, s",
+    "cold_cpu_s": "of that CPU, s",
+    "tick_median_s": "tick, s",
+    "tick_s": "slowest, s",
+    "watch_lag_s": "watch lag, s",
+    "rss_mb": "RSS, MB",
+    "peak_mb": "peak, MB",
+    "cpu_share": "cores",
+    "etcd_puts_per_minute": "etcd puts/min",
+}
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Put the figures between the markers of a page.
+
+    Raises:
+        ValueError: The page has no such markers.
+    """
+    before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{path}: no lines {_BEGIN!r} and {_END!r} to write between")
+    path.write_text(f"{before}{_BEGIN}\n{_section(report)}\n{_END}{after}", encoding="utf-8")
+
+
+def _section(report: Report) -> str:
+    lines = [
+        f"Machine: {report.machine}.",
+        "",
+        "| " + " | ".join(_COLUMNS.values()) + " |",
+        "|" + "---|" * len(_COLUMNS),
+        *("| " + " | ".join(_shown(getattr(p, name)) for name in _COLUMNS) + " |" for p in report.points),
+        "",
+    ]
+    if report.points and report.points[-1].phases_s:
+        last = report.points[-1]
+        dear = max(last.phases_s, key=lambda phase: last.phases_s[phase])
+        parts = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in sorted(last.phases_s.items()))
+        lines += [f"A tick at the last step: {parts}; what would break first is *{dear}*.", ""]
+        minute = ", ".join(f"{what} {count}" for what, count in last.minute_requests.items()) or "none"
+        lines += [f"Requests a minute at the last step, without traffic: {minute}.", ""]
+    line = report.line()
+    lines += ["| claim | value | target | met |", "|---|---|---|---|"]
+    for name, target in TARGETS.items():
+        value = line[name]
+        met = "not measured" if value is None else "yes" if value <= target else "**no**"
+        lines.append(f"| {name} | {_shown(value)} | {target:g} | {met} |")
+    lines += ["", f"Idle: {report.idle_minutes:g} minutes. Reactions, s: {report.reaction_s}."]
+    lines += [f"- failed: {failure.splitlines()[0][:300]}" for failure in report.failures]
+    return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
