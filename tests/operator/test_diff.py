@@ -64,6 +64,12 @@ def test_a_victim_is_drained_once() -> None:
     assert act(draining(), victims=(VICTIM,), said=Phase.SETTLING) == []
 
 
+def test_a_person_s_mark_is_followed_like_the_operator_s_own() -> None:
+    asked = replace(draining(), drain_reason=str(VictimReason.REQUESTED))
+    assert act(asked, said=Phase.SERVING) == [diff.TellAgent(asked, "Requested")]
+    assert act(asked, said=Phase.DRAINED) == [diff.Delete(asked, diff.Outcome.COMPLETED, "Requested")]
+
+
 def test_a_victim_of_another_uid_is_left_alone() -> None:
     assert act(worker(uid="new"), victims=(VICTIM,)) == []
 
