@@ -175,6 +175,8 @@ class Metrics:
         for worker in snapshot.workers:
             by_deployment.setdefault(worker.deployment_key, []).append(worker)
         for key, workers in by_deployment.items():
+            if key not in self._phases:
+                self._begin(key)
             self._show_workers(key, workers)
             demand = snapshot.demand.get(key)
             self._show_demand(key, demand, snapshot.deployments.get(key))
@@ -183,6 +185,15 @@ class Metrics:
             self._show_event(key, self._hits.observe(key, serving, ratio, plan.at))
         for key in [k for k in self._phases if k not in snapshot.deployments]:
             self.forget(key)
+
+    def _begin(self, key: Key) -> None:
+        """Counters of a new deployment at zero: an increase from nothing to one is none to Prometheus."""
+        for outcome in ("completed", "forced"):
+            self.drain_seconds.labels(*key, outcome)
+        for name in ("kept", "moved", "dropped"):
+            self.handover_tokens.labels(*key, name)
+        self.aborted.labels(*key)
+        self.act_failures.labels(*key)
 
     def _show_decision(self, key: Key, decision: DeploymentPlan) -> None:
         self.decisions.labels(*key, str(decision.chosen_by)).inc()
