@@ -133,6 +133,8 @@ soak-vllm: vllm ## Kills in the middle of a hand-over, slow storage, pre-warm: s
 bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then the yardstick (about an hour)
 	$(PY) bench/reaction.py
 	$(PY) bench/yardstick.py
+	$(PY) bench/mixed.py
+	$(PY) bench/priority.py
 	$(PY) bench/caches.py
 
 .PHONY: bench-forecast

@@ -19,25 +19,20 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / part) for part in ("contracts", "operator", "runtime")]
-
-import numpy as np  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: E402
-from warmfleet_contracts.api import InstanceTypeSpec, LLMDeploymentSpec  # noqa: E402
-from warmfleet_contracts.perfmodel import Workload, lookup  # noqa: E402
-from warmfleet_contracts.perfmodel import capacity as sustained  # noqa: E402
-from warmfleet_operator.planning.plan import plan  # noqa: E402
-from warmfleet_operator.state.memory import PlannerMemory  # noqa: E402
-from warmfleet_operator.state.records import (  # noqa: E402
+import numpy as np
+from made_up import UP, deployment, instance_type  # beside this file; before the packages that it makes importable
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import Bounds, LinearConstraint, milp
+from warmfleet_contracts.perfmodel import Workload, lookup
+from warmfleet_contracts.perfmodel import capacity as sustained
+from warmfleet_operator.planning.plan import plan
+from warmfleet_operator.state.memory import PlannerMemory
+from warmfleet_operator.state.records import (
     Demand,
     DeploymentRecord,
     FleetSnapshot,
-    InstanceTypeRecord,
     Key,
 )
 
@@ -47,7 +42,6 @@ SIZES = (Workload(250.0, 60.0), Workload(1020.0, 210.0), Workload(4000.0, 300.0)
 """Request sizes of the slices, a quarter of the requests each."""
 DAY = tuple(0.65 - 0.35 * math.cos(2 * math.pi * (hour + 1) / 24) for hour in range(0, 24, 2))
 """Demand over the peak, every two hours."""
-UP = 0.85
 KEY = Key("ns", "chat")
 
 
@@ -70,26 +64,8 @@ def rates(workload: Workload) -> dict[str, float]:
 
 def planned(peak: float, rate: dict[str, float]) -> float:
     """Dollars per hour of what the planner buys for a peak, from nothing."""
-    spec = LLMDeploymentSpec.model_validate(
-        {
-            "model": {"name": "m", "source": {"hostPath": {"path": "/m"}}},
-            "engine": {"image": "e"},
-            "variants": [
-                {"name": n.lower(), "instanceType": n.lower(), "performance": {"requestsPerSecond": r}}
-                for n, r in rate.items()
-            ],
-            "scaling": {"min": 1, "max": 1000},
-        }
-    )
-    types = {
-        n.lower(): InstanceTypeRecord(
-            n.lower(),
-            n,
-            1,
-            InstanceTypeSpec.model_validate({"accelerator": {"name": n}, "price": {"onDemand": PRICES[n]}}),
-        )
-        for n in rate
-    }
+    spec = deployment({n.lower(): r for n, r in rate.items()}, 1000)
+    types = {n.lower(): instance_type(n.lower(), PRICES[n]) for n in rate}
     demand = Demand(0.0, peak, 1020.0, 210.0, 0.0, 0, sources=("router",))
     snapshot = FleetSnapshot({KEY: DeploymentRecord(KEY, "u", 1, "1", spec)}, types, (), {}, {}, {KEY: demand})
     made, _ = plan(snapshot, PlannerMemory(), 0.0)

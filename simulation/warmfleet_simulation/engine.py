@@ -32,7 +32,7 @@ from warmfleet_contracts.perfmodel import capacity as sustained
 from warmfleet_contracts.traces import BoolArray, FloatArray, IntArray
 
 from warmfleet_simulation.fleet import Counts, Disturbance, Fleet, Load, calm
-from warmfleet_simulation.outcome import Action, Lane, Tally, by_class, on_time_requests, tally
+from warmfleet_simulation.outcome import Action, Lane, Tally, by_class, on_time_requests, tally, wait_quantile
 from warmfleet_simulation.policy import Observation, Policy, Stepper
 
 _DRAWS = 4
@@ -307,6 +307,8 @@ class _Engine:
 
     def lanes(self, names: Sequence[tuple[Policy, float]]) -> list[Lane]:
         on_time = on_time_requests(self.fleet, self.load, self.run.heads)
+        services = range(len(self.fleet.services))
+        waits = np.array([wait_quantile(self.load, self.run.heads, d, 0.99) for d in services])
         out = []
         for i, (policy, knob) in enumerate(names):
             out.append(
@@ -319,6 +321,7 @@ class _Engine:
                     scale_actions=int(self.run.changes[self.load.score, i].sum()),
                     workers=self.run.workers[:, i],
                     paid=self.run.paid[:, i],
+                    wait_p99=waits[:, i],
                     actions=tuple(self.run.log.get(i, ())),
                 )
             )

@@ -61,6 +61,7 @@ class Service:
         min_workers: Fewest workers.
         max_workers: Most workers.
         attainment: Share of requests that must be served within the objective.
+        priority: Value of its PriorityClass; 0 for none. Only policies that know priorities look at it.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Service:
     min_workers: int = 1
     max_workers: int = 10_000
     attainment: float = 0.99
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

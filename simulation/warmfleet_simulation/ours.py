@@ -205,6 +205,7 @@ class _Ours:
         self._names = [t.name for t in fleet.types]
         self._keys = _keys(fleet)
         self._types = {t.name: _instance_type(t, fleet) for t in fleet.types}
+        self._priorities = {_class_name(s): s.priority for s in fleet.services if s.priority}
         self._objective = [max(c.objective_s for c in s.classes) for s in fleet.services]
         self._capacity = fleet.capacity()
         self._lanes = [_Lane(fleet) for _ in settings]
@@ -245,6 +246,7 @@ class _Ours:
             workers=state.workers,
             demand={key: self._demand(lane, d, rate, seen, now) for d, key in enumerate(self._keys)},
             forecasts=self._forecaster.records if self._forecaster is not None else {},
+            priorities=self._priorities,
         )
         decided, state.memory = plan(snapshot, state.memory, now)
         state.plans = decided.deployments
@@ -301,6 +303,11 @@ def _instance_type(kind: WorkerType, fleet: Fleet) -> InstanceTypeRecord:
     return InstanceTypeRecord(kind.name, kind.name, 1, spec)
 
 
+def _class_name(service: Service) -> str:
+    """Name of the PriorityClass of a service."""
+    return f"priority-{service.priority}"
+
+
 def _deployment(key: Key, service: Service, fleet: Fleet, late: float, *, foresees: bool) -> DeploymentRecord:
     variants: Sequence[Mapping[str, object]] = [
         {"name": kind.name, "instanceType": kind.name}
@@ -327,6 +334,7 @@ def _deployment(key: Key, service: Service, fleet: Fleet, late: float, *, forese
             "slo": {"attainment": min(0.9999, max(0.5, 1.0 - (1.0 - service.attainment) * late))},
             "scaling": scaling,
         }
+        | ({"priorityClassName": _class_name(service)} if service.priority else {})
     )
     return DeploymentRecord(key, key.name, 1, "1", spec)
 

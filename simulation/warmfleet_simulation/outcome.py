@@ -64,6 +64,7 @@ class Lane:
         tune: Over the tuning steps.
         score: Over the scored steps.
         scale_actions: Scale-ups and scale-downs over the scored steps.
+        wait_p99: 99th percentile of the queueing time over the scored steps by service, s, shape (D,).
         workers: Workers that serve, all services and types, shape (T,).
         paid: Workers paid for, shape (T,).
         actions: The action log; empty unless asked for.
@@ -77,6 +78,7 @@ class Lane:
     scale_actions: int
     workers: FloatArray
     paid: FloatArray
+    wait_p99: FloatArray
     actions: tuple[Action, ...] = ()
 
 
@@ -99,6 +101,37 @@ def tally(arrivals: FloatArray, on_time: FloatArray, cost: FloatArray, lost: Flo
         lost=float(lost.sum()),
         by_class=np.divide(good, came, out=np.full(came.shape, np.nan), where=came > 0),
     )
+
+
+def wait_quantile(load: Load, heads: FloatArray, service: int, share: float) -> FloatArray:
+    """The queueing time that a share of a service's scored requests does not exceed, s, shape (L,).
+
+    The requests of a step count as one, from the step's end to the step in which the queue is served up to it; who
+    gives up has waited for as long as its patience.
+
+    Args:
+        load: Traffic.
+        heads: As in :func:`on_time_requests`.
+        service: Index.
+        share: Between 0 and 1.
+    """
+    lanes = heads.shape[1]
+    out = np.zeros(lanes)
+    steps = np.arange(1, load.steps + 1)
+    counted = np.repeat(load.score, heads.shape[3])
+    weights = load.arrivals[:, service].ravel()[counted]
+    arrived = np.cumsum(load.arrivals[:, service], axis=0)
+    for lane in range(lanes):
+        served = np.empty_like(arrived)
+        for c in range(heads.shape[3]):
+            line = np.maximum.accumulate(heads[1:, lane, service, c])
+            served[:, c] = np.searchsorted(line, arrived[:, c] - 1e-6) + 1
+        waits = (served - steps[:, None]).ravel()[counted] * load.step_s
+        order = np.argsort(waits)
+        passed = np.cumsum(weights[order])
+        if passed[-1] > 0:
+            out[lane] = waits[order][np.searchsorted(passed, share * passed[-1])]
+    return out
 
 
 def on_time_requests(fleet: Fleet, load: Load, heads: FloatArray) -> FloatArray:

@@ -223,6 +223,35 @@ def three_models(folder: Path, seed: int) -> Scenario:
     return Scenario("three models", "three models, 30 workers each at peak, on one pool of 80", fleet, load)
 
 
+def priorities(level: float, seed: int, *, ranked: bool = True, days: float = 2.0) -> Scenario:
+    """Two services on one pool; the second one has the higher priority and a third of the traffic.
+
+    Args:
+        level: Demand of both at the daily peak over what the whole pool serves.
+        seed: Of the noise.
+        ranked: Whether the priority is set.
+        days: Days, the first half for tuning.
+    """
+    rng = np.random.default_rng(seed)
+    minutes = np.arange(round(days * 1440))
+    pool, unit = 30, 2.0
+    shape = 0.8 - 0.2 * np.cos(2 * np.pi * minutes / 720.0)
+    traces = tuple(
+        synthetic(name, level * pool * unit * share * shape * (1.0 + 0.1 * rng.uniform(-1.0, 1.0, len(minutes))))
+        for name, share in (("usual", 2 / 3), ("urgent", 1 / 3))
+    )
+    fleet = Fleet(
+        (WorkerType("h100", price=6.88, limit=pool),),
+        tuple(
+            Service(name, (unit,), max_workers=pool, priority=value)
+            for name, value in (("usual", 0), ("urgent", 1000 if ranked else 0))
+        ),
+    )
+    load = make_load(traces, fleet, seed=seed, step_s=30.0, tune_days=days / 2)
+    note = f"two services on a pool of {pool}, at peak {level:g} times what it serves"
+    return Scenario(f"priority load {level:g}", note, fleet, load)
+
+
 def startups(folder: Path, startup_s: float, peak: float, seed: int) -> Scenario:
     """A start-up time and a peak in requests/s, thinned from real traffic; a worker serves 1.5 requests/s."""
     trace = rate_trace(folder, "servegen_m_small_8d" if peak > 60 else "azure2024_code_digitised", seed)

@@ -139,7 +139,7 @@ def test_steering_follows_the_budget_and_is_bounded() -> None:
         return state
 
     start = steering.chance(Steering(), 0.01)
-    assert steering.chance(after(0.01, 24.0), 0.01) == pytest.approx(start)
+    assert steering.chance(after(steering.AIM * 0.01, 24.0), 0.01) == pytest.approx(start)
     assert steering.chance(after(0.02, 24.0), 0.01) < start < steering.chance(after(0.0, 24.0), 0.01)
     assert after(None, 24.0).error == 0.0
     assert after(1.0, 240.0).error == steering.MOST

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from warmfleet_contracts.traces import FloatArray, RateTrace, TraceError
 from warmfleet_simulation.engine import simulate
 from warmfleet_simulation.fleet import Counts, Disturbance, Fleet, Load, Service, SloClass, WorkerType, calm, make_load
-from warmfleet_simulation.outcome import Lane
+from warmfleet_simulation.outcome import Lane, wait_quantile
 from warmfleet_simulation.policy import Knob, Observation, Stepper
 from warmfleet_simulation.rivals import RIVALS
 
@@ -183,3 +183,11 @@ def test_gaps_are_bridged_and_not_scored(one_type: Fleet) -> None:
     assert load.arrivals[40:60].sum() > 0
     with pytest.raises(TraceError, match="does not divide a minute"):
         make_load((trace,), one_type, seed=1, step_s=7.0)
+
+
+def test_queueing_time_by_hand(one_type: Fleet) -> None:
+    load = flat(one_type, [10.0, 0.0, 0.0, 30.0])
+    heads = np.array([0.0, 5.0, 10.0, 10.0, 40.0])[:, None, None, None]
+    # The first ten are served one step after they came, the other thirty within theirs.
+    assert wait_quantile(load, heads, 0, 0.99)[0] == pytest.approx(10.0)
+    assert wait_quantile(load, heads, 0, 0.7)[0] == pytest.approx(0.0)

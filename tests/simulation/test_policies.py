@@ -10,11 +10,11 @@ from warmfleet_contracts.leadwindow import LeadWindowTable
 from warmfleet_contracts.traces import FloatArray
 from warmfleet_simulation.engine import simulate
 from warmfleet_simulation.fleet import Fleet, Service, WorkerType, calm, make_load
-from warmfleet_simulation.ours import Ours, Reactive, shipped
+from warmfleet_simulation.ours import Ours, Reactive, nothing, shipped
 from warmfleet_simulation.policy import GRID, Base, Observation, Policy
 from warmfleet_simulation.rivals import RIVALS
 from warmfleet_simulation.rivals.sageserve import ForecastFault, SageServe
-from warmfleet_simulation.scenarios import synthetic
+from warmfleet_simulation.scenarios import priorities, synthetic
 from warmfleet_simulation.sweep import cost_at, rows, sweep, tuned
 
 from .conftest import constant
@@ -218,3 +218,12 @@ def test_cost_at_the_objective_is_none_when_it_is_never_reached(one_type: Fleet)
     result = sweep("never", one_type, load, [RIVALS["static-peak"]], seed=1, grid=(0.3, 0.5))
     assert result.curves[0].cost_at_objective is None
     assert cost_at(result.curves[0].lanes, 0.0) == min(lane.score.cost for lane in result.curves[0].lanes)
+
+
+def test_a_higher_priority_waits_less_where_the_pool_is_too_small() -> None:
+    def urgent(*, ranked: bool) -> float:
+        case = priorities(1.2, 1, ranked=ranked, days=0.5)
+        (lane,) = simulate(case.fleet, case.load, [(Ours(nothing), np.ones(1))], seed=1)
+        return float(lane.wait_p99[1])
+
+    assert urgent(ranked=True) < 0.6 * urgent(ranked=False)

@@ -3,9 +3,13 @@
 ::
 
     target  = 1 - slo.attainment                                share of requests that may be late
+    aim     = AIM * target
     share   = min(arrivals * dt / (mean arrivals * day), 1)     of a day's requests, since the last decision
-    error'  = clip(error + share * (missed - target) / target, -LEAST, MOST)        an integral, in days' budgets
+    error'  = clip(error + share * (missed - aim) / aim, -LEAST, MOST)        an integral, in days' budgets
     q       = clip(target * START * exp(-GAIN * error), RAREST, OFTENEST)           p = 1 - q
+
+The objective is a floor: what is steered for a day is missed on half of all days, so less than the budget is aimed for,
+and no more than a day of it is saved up. Four days then keep the objective whatever the days before them saved.
 
 A budget missed twice in a day lowers the chance that is taken by a factor of exp(GAIN); a quiet day raises it as
 slowly. So the quantile settles where exactly the budget is missed, whatever the table behind it is worth: a quantile is
@@ -26,6 +30,8 @@ from warmfleet_operator.state.memory import Steering
 DAY_S = 86_400.0
 START = 7.0
 """Chance taken at first, in targets: a window that is exceeded does not make all of its requests late."""
+AIM = 0.8
+"""Share of the budget of late requests that is aimed for."""
 GAIN = 1.5
 LEAST, MOST = 1.0, 6.0
 """Bounds of the integral, days' budgets: unused ones, missed ones."""
@@ -49,8 +55,9 @@ def steer(state: Steering, *, target: float, arrivals: float, missed: float | No
     mean = arrivals if state.mean is None else state.mean + (arrivals - state.mean) * -math.expm1(-passed / DAY_S)
     if missed is None or mean <= 0.0:
         return Steering(state.error, mean)
+    aim = AIM * target
     share = min(1.0, arrivals * passed / (mean * DAY_S))
-    error = state.error + share * (missed - target) / target
+    error = state.error + share * (missed - aim) / aim
     return Steering(min(max(error, -LEAST), MOST), mean)
 
 
