@@ -122,12 +122,12 @@ test-gitops: controlplane ## What GitOps tools see: Argo CD's health, kstatus, a
 	$(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/gitops
 
 .PHONY: test-vllm
-test-vllm: vllm ## The worker on a real vLLM: adapter, drain, hand-over (about 3 minutes on 2 cores)
-	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm/test_departure.py -x
+test-vllm: vllm ## The worker on a real vLLM: adapter, drain, each hand-over, kills in the middle (under 12 minutes on 2 cores)
+	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm
 
 .PHONY: soak-vllm
-soak-vllm: vllm ## Kills in the middle of a hand-over, slow storage, pre-warm: six engines, long on 2 cores
-	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm/test_hard_departures.py
+soak-vllm: vllm ## Engines killed at ten points of a hand-over, slow storage, pre-warm: one engine after another, long
+	WARMFLEET_SOAK=1 WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm/test_hard_departures.py
 
 .PHONY: bench
 bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then the yardstick (about an hour)

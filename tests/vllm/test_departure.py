@@ -10,6 +10,7 @@ import contract
 import pytest
 from conftest import Start
 from contract import replayed
+from handed_over import HandedOver, record
 from real_worker import BLOCK, RealWorker, Stream, blocks_on_disk, prompt
 from warmfleet_contracts.agent import AgentState, Phase, Strategy
 from warmfleet_runtime.openmetrics import parse
@@ -32,6 +33,7 @@ class Departed:
         torn: Its answer to one more prompt, and the files of that prompt's blocks.
         state: The agent's last word.
         exit_code: The engine's.
+        stored_bytes: Size of all blocks in the store after its exit.
         stream: The stream that was in flight when the drain began.
     """
 
@@ -56,6 +58,7 @@ class Departed:
         began = time.monotonic()
         self.exit_code = worker.terminate()
         self.exit_seconds = time.monotonic() - began
+        self.stored_bytes = sum(path.stat().st_size for path in claim.rglob("*.bin"))
         thread.join(60)
         self.readiness_after = worker.readyz()
 
@@ -122,6 +125,24 @@ def test_another_worker_finds_the_whole_cache(departed: Departed, survivor: Real
     full = sum(len(prompt(t)) // BLOCK * BLOCK for t in TOPICS)
     hits = counts(survivor)[EXTERNAL_HITS]
     assert hits >= 0.99 * full, f"{hits:.0f} of {full} tokens"
+    assert departed.state.drain is not None
+    report = departed.state.drain.report
+    assert report is not None
+    record(
+        HandedOver(
+            strategy=report.strategy.value,
+            connector="OffloadingConnector, fs tier",
+            prompts=len(TOPICS) + 2,
+            blocks=report.kept_tokens // BLOCK,
+            kept_tokens=report.kept_tokens,
+            dropped_tokens=report.dropped_tokens,
+            moved_bytes=departed.stored_bytes,
+            drain_seconds=round(report.seconds, 1),
+            full_tokens=full,
+            hit_tokens=int(hits),
+            hits="external",
+        )
+    )
 
 
 def test_a_torn_block_is_computed_again(departed: Departed, survivor: RealWorker) -> None:

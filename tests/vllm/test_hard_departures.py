@@ -5,8 +5,10 @@ Whatever happens, the worker that stays answers as before, and what is reported 
 
 from __future__ import annotations
 
+import os
 import time
 import urllib.error
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +24,10 @@ STREAMED = 800
 HOT = "everybody asks this"
 LOCAL_HITS = "vllm:prefix_cache_hits_total"
 FULL = PROMPTS * (len(prompt("x")) // BLOCK)
+
+POINTS = (0, 40, 200) if os.environ.get("WARMFLEET_SOAK") != "1" else (0, 1, 17, 40, 66, 101, 136, 200, 239, 266)
+"""Blocks that are written when the engine is killed."""
+Gated = Callable[[str], RealWorker]
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -58,40 +64,41 @@ def status_of_request(worker: RealWorker) -> int:
 
 
 def handing_over(worker: RealWorker) -> None:
-    worker.until(lambda: worker.state().phase is Phase.HANDING_OVER, 30, "no hand-over")
+    worker.until(lambda: worker.state().phase is Phase.HANDING_OVER, 120, "no hand-over")
 
 
-@pytest.fixture(scope="module")
-def gated(
-    start: Start, claim: Path, survivor: RealWorker, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, RealWorker]:
-    """Workers whose storage does as many jobs as their gate says, none at first; two start at a time.
+@pytest.fixture
+def gated(start: Start, claim: Path, survivor: RealWorker, tmp_path: Path) -> Iterator[Gated]:
+    """Starts the worker that leaves, whose storage writes as many blocks as its gate says, none at first.
 
-    They come up when the survivor's agent has noted what is hot.
+    One at a time: on two cores they would only wait for each other. It comes up when the survivor's agent has noted
+    what is hot, and is gone with its test.
     """
     survivor.wait_ready().complete(prompt(HOT))
-    survivor.until(lambda: any(claim.rglob("hot/*.json")), 60, "no note of hot prompts")
-    workers = {}
-    for names in (("unwritten", "midway"), ("orphaned", "patient")):
-        for name in names:
-            gate = tmp_path_factory.mktemp(f"gate-{name}") / "jobs"
-            gate.write_text("0")
-            workers[name] = start(name, claim, gate=gate)
-        for name in names:
-            workers[name].wait_ready()
-    return workers
+    survivor.until(lambda: any(claim.rglob("hot/*.json")), 120, "no note of hot prompts")
+    started: list[RealWorker] = []
+
+    def begin(name: str) -> RealWorker:
+        gate = tmp_path / "gate"
+        gate.write_text("0")
+        started.append(start(name, claim, gate=gate))
+        return started[-1].wait_ready()
+
+    yield begin
+    for worker in started:
+        worker.stop()
 
 
-def allow(worker: RealWorker, jobs: int = 1_000_000) -> None:
-    """Let the storage do so many jobs in all."""
+def allow(worker: RealWorker, blocks: int = 1_000_000) -> None:
+    """Let the storage write so many blocks in all."""
     assert worker.gate is not None
     partial = worker.gate.with_suffix(".new")
-    partial.write_text(str(jobs))
+    partial.write_text(str(blocks))
     partial.replace(worker.gate)
 
 
-def test_a_new_worker_has_the_hot_prompts_before_it_is_ready(gated: dict[str, RealWorker]) -> None:
-    worker = gated["unwritten"]
+def test_a_new_worker_has_the_hot_prompts_before_it_is_ready(gated: Gated) -> None:
+    worker = gated("warmed")
     before = local_hits(worker)
     counted = worker.state().counters
     assert counted is not None
@@ -100,22 +107,31 @@ def test_a_new_worker_has_the_hot_prompts_before_it_is_ready(gated: dict[str, Re
     assert local_hits(worker) - before >= len(prompt(HOT)) // BLOCK * BLOCK
 
 
-@pytest.mark.parametrize(("name", "written"), [("unwritten", 0), ("midway", 40)])
+def written_so_far(worker: RealWorker, claim: Path, before: int, wanted: int) -> None:
+    """Have at least ``wanted`` blocks written and then no more."""
+    allowed = wanted
+    for _ in range(100):
+        if (missing := wanted - (blocks_on_disk(claim) - before)) <= 0:
+            return
+        allow(worker, allowed)
+        time.sleep(0.5)
+        allowed += min(4, missing)  # some of the writes were of blocks that others had written
+    raise AssertionError(f"{missing} of {wanted} blocks are not written{worker.logs()}")
+
+
+@pytest.mark.parametrize("written", POINTS)
 def test_an_engine_killed_in_its_hand_over_leaves_only_whole_blocks(
-    name: str, written: int, gated: dict[str, RealWorker], survivor: RealWorker, claim: Path
+    written: int, gated: Gated, survivor: RealWorker, claim: Path
 ) -> None:
-    worker = gated[name]
+    name = f"killed-at-{written}"
+    worker = gated(name)
     before = blocks_on_disk(claim)
     expected = warm(worker, name)
-    worker.drain(120)
+    worker.drain(300)
     handing_over(worker)
-    for jobs in range(1, 100):
-        if blocks_on_disk(claim) >= before + written:
-            break
-        allow(worker, jobs)
-        time.sleep(0.3)
+    written_so_far(worker, claim, before, written)
     worker.kill()
-    report = report_of(worker, 30)
+    report = report_of(worker, 60)
     assert report.partial, report
     assert report.dropped_tokens > 0, report
     assert report.kept_tokens <= blocks_on_disk(claim) * BLOCK
@@ -126,16 +142,16 @@ def test_an_engine_killed_in_its_hand_over_leaves_only_whole_blocks(
     assert warm(survivor, name) == expected
     assert time.monotonic() - began < REQUEST_TIMEOUT
     # What the killed engine had begun to write does not stand in the survivor's way.
-    survivor.until(lambda: blocks_on_disk(claim) - before >= FULL, 30, "the survivor cannot store the lost blocks")
+    survivor.until(lambda: blocks_on_disk(claim) - before >= FULL, 60, "the survivor cannot store the lost blocks")
 
 
 def test_an_engine_whose_agent_dies_still_finishes_and_stores_everything(
-    gated: dict[str, RealWorker], survivor: RealWorker, claim: Path
+    gated: Gated, survivor: RealWorker, claim: Path
 ) -> None:
-    worker = gated["orphaned"]
+    worker = gated("orphaned")
     before = blocks_on_disk(claim)
     expected = warm(worker, "orphaned")
-    worker.drain(120)
+    worker.drain(300)
     handing_over(worker)
     assert worker.agent is not None
     worker.agent.kill()
@@ -161,14 +177,14 @@ def test_an_engine_whose_agent_dies_still_finishes_and_stores_everything(
 
 
 def test_storage_slower_than_the_deadline_is_reported_and_then_waited_for(
-    gated: dict[str, RealWorker], survivor: RealWorker, claim: Path
+    gated: Gated, survivor: RealWorker, claim: Path
 ) -> None:
-    worker = gated["patient"]
+    worker = gated("patient")
     before = blocks_on_disk(claim)
     expected = warm(worker, "patient")
-    allow(worker, 2)
-    worker.drain(10)
-    report = report_of(worker, 30)
+    allow(worker, 70)
+    worker.drain(20)
+    report = report_of(worker, 60)
     assert report.partial, report
     stored = blocks_on_disk(claim)
     assert report.dropped_tokens > 0
