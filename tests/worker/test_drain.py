@@ -175,6 +175,16 @@ def test_hand_over_falls_back_and_keeps_its_figures() -> None:
     assert "store: disk full" in report.report.message
 
 
+def test_the_report_says_why_a_strategy_was_chosen() -> None:
+    wanted = DrainRequested("x", 60.0, (Strategy.STORE, Strategy.REPLAY), "auto: store (break-even 1.57 GB/s)")
+    state, _ = run(wanted, state=serving())
+    state, _ = run(LoadObserved(0, 0), LoadObserved(0, 0), HandoverFailed("gone"), state=state, now=3.0)
+    state, _ = run(HandoverFinished(1, 1, 0), LoadObserved(0, 0), LoadObserved(0, 0), state=state, now=4.0)
+    assert state.drain is not None
+    assert state.drain.report is not None
+    assert state.drain.report.message == "auto: store (break-even 1.57 GB/s); store: gone"
+
+
 def test_hand_over_is_stopped_at_the_deadline_and_on_cancel() -> None:
     state, _ = run(DrainRequested("x", 60.0, (Strategy.STORE,)), state=serving())
     state, _ = run(Tick(), LoadObserved(0, 0, 100), LoadObserved(0, 0), HandoverProgress(30), state=state, now=10.0)
