@@ -1,4 +1,4 @@
-"""A worker that leaves by replay: conversations go on with the survivor, and find their prefixes there."""
+"""A worker that leaves by migrate, the way of replay too: conversations go on with the survivor, and find their prefixes there."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import aiohttp
 import pytest
 from warmfleet_contracts import labels
 from warmfleet_runtime.kubeclient import Resource
+from warmfleet_runtime.openmetrics import parse
 from warmfleet_worker.engines.simulated.tokens import chat_text, expected_text, tokenize
 from world import World, deployment, eventually, instance_type
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 TOKENS = 320
+EXTERNAL = "vllm:external_prefix_cache_hits_total"
 
 
 async def converse(endpoint: str, number: int, *, again: bool) -> dict[str, Any]:
@@ -32,10 +34,17 @@ async def converse(endpoint: str, number: int, *, again: bool) -> dict[str, Any]
         return (await answer.json())["usage"]
 
 
-async def test_a_replay_leaves_the_prefixes_with_the_survivor(running: World) -> None:
+async def found_elsewhere(url: str) -> float:
+    """Tokens that an engine has got from outside its own memory."""
+    async with aiohttp.ClientSession(trust_env=False) as session, session.get(url) as answer:
+        samples = parse(await answer.text(), wanted=[EXTERNAL])
+    return samples.total(EXTERNAL) or 0.0
+
+
+async def test_a_migration_leaves_the_prefixes_with_the_survivor(running: World) -> None:
     if running.api is None:
         pytest.skip("the bare control plane has no DNS, and an agent reaches the router by its Service's name")
-    spec = deployment(replicas=2, kvCache={"drainDeadline": "2m", "handover": ["replay"]})
+    spec = deployment(replicas=2, kvCache={"drainDeadline": "2m", "handover": ["migrate", "replay"]})
     await running.apply(instance_type(), spec)
     pods = await running.until_ready(2)
     # Not through the router, which may give all of them to one worker: whoever leaves must hold some.
@@ -49,7 +58,9 @@ async def test_a_replay_leaves_the_prefixes_with_the_survivor(running: World) ->
 
     message = await eventually(told, "report of the drain", seconds=60)
     assert " 0 dropped" in message, message
-    await running.until_ready(1, seconds=60)
+    (survivor,) = await running.until_ready(1, seconds=60)
+    pulled = await found_elsewhere(f"http://{survivor['status']['podIP']}:{labels.ENGINE_PORT}/metrics")
+    assert pulled > 0, "the router does not pass on where the blocks are: it was a replay"
     endpoint = await running.until_endpoint()
     second = [await converse(endpoint, n, again=True) for n in range(6)]
     for before, after in zip(first, second, strict=True):

@@ -178,8 +178,9 @@ def test_hand_over_falls_back_and_keeps_its_figures() -> None:
 def test_the_report_says_why_a_strategy_was_chosen() -> None:
     wanted = DrainRequested("x", 60.0, (Strategy.STORE, Strategy.REPLAY), "auto: store (break-even 1.57 GB/s)")
     state, _ = run(wanted, state=serving())
-    state, _ = run(LoadObserved(0, 0), LoadObserved(0, 0), HandoverFailed("gone"), state=state, now=3.0)
-    state, _ = run(HandoverFinished(1, 1, 0), LoadObserved(0, 0), LoadObserved(0, 0), state=state, now=4.0)
+    idle = LoadObserved(0, 0)
+    state, _ = run(Tick(), idle, idle, HandoverFailed("gone"), idle, state=state, now=3.0)
+    state, _ = run(HandoverFinished(1, 1, 0), idle, idle, state=state, now=4.0)
     assert state.drain is not None
     assert state.drain.report is not None
     assert state.drain.report.message == "auto: store (break-even 1.57 GB/s); store: gone"

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from warmfleet_contracts.agent import EngineCounters, LatencyState
 
+TAG = "X-Warmfleet-Handover"
+"""Header of all requests that no user has sent; its value says what for."""
+
 
 class Health(StrEnum):
     """Outcome of one look at the engine."""

@@ -14,7 +14,7 @@ import msgspec
 from warmfleet_contracts.agent import EngineCounters, LatencyState
 from warmfleet_runtime.openmetrics import MetricsError, Samples, parse
 
-from warmfleet_worker.engines.base import Health, Load, Observation, OffloadState
+from warmfleet_worker.engines.base import TAG, Health, Load, Observation, OffloadState
 
 MAX_METRICS_BYTES = 4 * 1024 * 1024
 MAX_MODELS_BYTES = 256 * 1024
@@ -101,7 +101,9 @@ class VllmEngine:
         body = {"model": self._model, "prompt": list(tokens), "max_tokens": 1, "temperature": 0}
         timeout = aiohttp.ClientTimeout(total=TOUCH_TIMEOUT)
         try:
-            async with self._session.post(f"{self._url}/v1/completions", json=body, timeout=timeout) as response:
+            async with self._session.post(
+                f"{self._url}/v1/completions", json=body, headers={TAG: "prewarm"}, timeout=timeout
+            ) as response:
                 await response.read()
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError):
@@ -122,7 +124,10 @@ class VllmEngine:
         timeout = aiohttp.ClientTimeout(total=within)
         try:
             async with self._session.post(
-                f"{self._url}/v1/completions", json={**body, "kv_transfer_params": lending}, timeout=timeout
+                f"{self._url}/v1/completions",
+                json={**body, "kv_transfer_params": lending},
+                headers={TAG: "handover"},
+                timeout=timeout,
             ) as response:
                 if response.status != 200:
                     return None

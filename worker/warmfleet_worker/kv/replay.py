@@ -10,7 +10,8 @@ connector and no shared storage; it costs the survivors a prefill of what they d
     moved     tokens of the chains that were answered, each once, less those that the survivor says it had before
     kept      those included
 
-Requests carry the header :data:`TAG` and the lowest priority, for engines that schedule by priority.
+Requests carry the header :data:`~warmfleet_worker.engines.base.TAG` and the lowest priority, for engines that schedule
+by priority.
 """
 
 from __future__ import annotations
@@ -28,12 +29,11 @@ import msgspec
 from warmfleet_runtime.clock import Clock
 
 from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
+from warmfleet_worker.engines.base import TAG
 from warmfleet_worker.kv.chains import Chain, HotChains
 from warmfleet_worker.kv.handover import HandoverError, Progress
 from warmfleet_worker.kv.index import BlockIndex
 
-TAG = "X-Warmfleet-Handover"
-"""Header of all requests that no user has sent."""
 PRIORITY = 1_000_000
 """vLLM serves lower numbers first; requests of users have 0 unless they say otherwise."""
 TOKENS = 4_000_000
@@ -138,7 +138,7 @@ class EndpointSender:
 
     async def _post(self, body: dict[str, object], within: float) -> tuple[int, bytes]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(headers={TAG: "replay"})
+            self._session = aiohttp.ClientSession(headers={TAG: "handover"})
         try:
             timeout = aiohttp.ClientTimeout(total=within)
             async with self._session.post(
