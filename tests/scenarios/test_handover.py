@@ -1,4 +1,4 @@
-"""A worker that leaves by migrate, the way of replay too: conversations go on with the survivor, and find their prefixes there."""
+"""A worker that leaves by migrate, the way of replay too: conversations find their prefixes with the survivor."""
 
 from __future__ import annotations
 
