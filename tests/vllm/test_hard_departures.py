@@ -71,17 +71,15 @@ def handing_over(worker: RealWorker) -> None:
 def gated(start: Start, claim: Path, survivor: RealWorker, tmp_path: Path) -> Iterator[Gated]:
     """Starts the worker that leaves, whose storage writes as many blocks as its gate says, none at first.
 
-    One at a time: on two cores they would only wait for each other. It comes up when the survivor's agent has noted
-    what is hot, and is gone with its test.
+    One at a time: on two cores they would only wait for each other. It is gone with its test.
     """
-    survivor.wait_ready().complete(prompt(HOT))
-    survivor.until(lambda: any(claim.rglob("hot/*.json")), 120, "no note of hot prompts")
     started: list[RealWorker] = []
 
     def begin(name: str) -> RealWorker:
         gate = tmp_path / "gate"
         gate.write_text("0")
         started.append(start(name, claim, gate=gate))
+        survivor.wait_ready()
         return started[-1].wait_ready()
 
     yield begin
@@ -97,7 +95,9 @@ def allow(worker: RealWorker, blocks: int = 1_000_000) -> None:
     partial.replace(worker.gate)
 
 
-def test_a_new_worker_has_the_hot_prompts_before_it_is_ready(gated: Gated) -> None:
+def test_a_new_worker_has_the_hot_prompts_before_it_is_ready(gated: Gated, survivor: RealWorker, claim: Path) -> None:
+    survivor.wait_ready().complete(prompt(HOT))
+    survivor.until(lambda: any(claim.rglob("hot/*.json")), 120, "no note of hot prompts")
     worker = gated("warmed")
     before = local_hits(worker)
     counted = worker.state().counters
