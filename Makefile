@@ -123,7 +123,7 @@ test-gitops: controlplane ## What GitOps tools see: Argo CD's health, kstatus, a
 
 .PHONY: test-vllm
 test-vllm: vllm ## The worker on a real vLLM: adapter, drain, each hand-over, kills in the middle (under 12 minutes on 2 cores)
-	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm
+	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm/test_departure.py tests/vllm/test_survivors.py
 
 .PHONY: soak-vllm
 soak-vllm: vllm ## Engines killed at ten points of a hand-over, slow storage, pre-warm: one engine after another, long
