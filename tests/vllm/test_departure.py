@@ -39,11 +39,11 @@ class Departed:
 
     def __init__(self, worker: RealWorker, claim: Path) -> None:
         self.texts = {topic: worker.complete(prompt(topic)) for topic in TOPICS}
-        worker.until(lambda: caught_up(worker), 20, "the agent has not seen the requests end")
+        worker.until(lambda: caught_up(worker), 60, "the agent has not seen the requests end")
         self.serving = worker.state()
         before = set(claim.rglob("*.bin"))
         self.torn = (worker.complete(prompt("a torn page")), set[Path]())
-        worker.until(lambda: len(set(claim.rglob("*.bin")) - before) >= len(prompt("")) // BLOCK, 20, "not stored")
+        worker.until(lambda: len(set(claim.rglob("*.bin")) - before) >= len(prompt("")) // BLOCK, 60, "not stored")
         self.torn[1].update(set(claim.rglob("*.bin")) - before)
         self.metrics = worker.metrics()
         self.events = replayed(f"ipc://{worker.run}/kv-replay")
