@@ -37,7 +37,7 @@ REPOSITORY = HERE.parents[1]
 START_TIMEOUT = 600.0
 REQUEST_TIMEOUT = 60.0
 BLOCK = 32
-SHUTDOWN_SECONDS = 30
+SHUTDOWN_SECONDS = 120
 MODEL = "tiny"
 _SIZED = [
     *("--dtype", "bfloat16", "--max-model-len", "2048", "--block-size", str(BLOCK), "--max-num-seqs", "8"),

@@ -11,7 +11,7 @@ import pytest
 from conftest import Start
 from contract import replayed
 from handed_over import HandedOver, record
-from real_worker import BLOCK, RealWorker, Stream, blocks_on_disk, prompt
+from real_worker import BLOCK, SHUTDOWN_SECONDS, RealWorker, Stream, blocks_on_disk, prompt
 from warmfleet_contracts.agent import AgentState, Phase, Strategy
 from warmfleet_runtime.openmetrics import parse
 
@@ -103,7 +103,7 @@ def test_a_stream_in_flight_completes_and_readiness_goes_first(departed: Departe
 
 def test_the_engine_exits_by_itself_within_its_grace(departed: Departed) -> None:
     assert departed.exit_code == 0
-    assert departed.exit_seconds < 30
+    assert departed.exit_seconds < SHUTDOWN_SECONDS
 
 
 def test_the_hand_over_is_acknowledged_block_by_block(departed: Departed, claim: Path) -> None:
