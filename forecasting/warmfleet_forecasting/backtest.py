@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from warmfleet_forecasting.calibrate import conformal, prior_quantiles, with_past_errors
 from warmfleet_forecasting.config import DAY_S, HORIZONS_S, ForecastConfig
@@ -28,6 +29,7 @@ from warmfleet_forecasting.models.protocol import PointModel
 from warmfleet_forecasting.models.seasonal import Seasonal
 from warmfleet_forecasting.series import Floats
 
+Singles = npt.NDArray[np.float32]
 FOLD_S = 43_200.0
 WINDOW_S = 3 * DAY_S
 """How far back origins are judged and weighed, up to an hour ahead."""
@@ -38,7 +40,7 @@ _ERRORS_S = 7 * DAY_S
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """What models that knew nothing later said about the origins of one fold.
+    """What models that knew nothing later said about the origins of one fold, in single precision: it is kept.
 
     Attributes:
         begin: Beginning of its first cell, seconds since the epoch.
@@ -52,8 +54,8 @@ class Fold:
     begin: float
     cells: int
     floor: float
-    curve: Floats
-    boosted: Floats
+    curve: Singles
+    boosted: Singles
     warm: prophet.Warm | None
 
 
@@ -100,10 +102,10 @@ def fit_fold(grid: Grid, first: int, cells: int, config: ForecastConfig, earlier
         shape, warm, floor = earlier.curve, earlier.warm, earlier.floor
     else:
         start = earlier.warm if earlier is not None else None
-        shape, warm = prophet.curve(grid, first, cells + grid.day, config, start)
-        floor = grid.floor
+        found, warm = prophet.curve(grid, first, cells + grid.day, config, start)
+        shape, floor = found.astype(np.float32), grid.floor
     stop = min(first + cells, grid.size)
-    boosted: Floats = np.stack([boosting.boosted(grid, lead, first, stop, offset) for lead in leads(grid)])
+    boosted = np.stack([boosting.boosted(grid, lead, first, stop, offset) for lead in leads(grid)], dtype=np.float32)
     return Fold(begin, cells, floor, shape, boosted, warm)
 
 
@@ -131,7 +133,7 @@ def _usable(fold: Fold, grid: Grid, present: int) -> bool:
 
 def models_of(grid: Grid, folds: Sequence[Fold], config: ForecastConfig, *, far: bool) -> list[PointModel]:
     """The point models that take part, persistence first; for late leads one more, which comes last."""
-    curves = tuple((round((f.begin - grid.start) / grid.step_s), f.curve) for f in folds)
+    curves = tuple((round((f.begin - grid.start) / grid.step_s), f.curve.astype(np.float64)) for f in folds)
     models: list[PointModel] = [Persistence()]
     if config.daily:
         models.append(Seasonal("yesterday", DAY_S))
