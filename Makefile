@@ -138,7 +138,7 @@ bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then th
 	$(PY) bench/caches.py
 
 .PHONY: bench-forecast
-bench-forecast: $(STAMP) ## The forecast against its baselines on every trace, with plots in out/forecast (about 3 minutes)
+bench-forecast: $(STAMP) ## The forecast against its baselines on every trace, with plots in out/forecast; the service with 1,000 deployments (about 12 minutes on 2 idle cores)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) bench/forecast.py --ablate
 
 .PHONY: bench-worker
