@@ -292,7 +292,8 @@ def main() -> int:
     service = asyncio.run(measure(arguments.refits))
     console.print(tell(service))
     console.print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}"
     )
     good = [one for one in results if one.name in GOOD]
     bad = [one for one in results if one.name in BAD]
