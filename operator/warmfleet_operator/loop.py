@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from warmfleet_runtime.clock import Clock
@@ -182,12 +183,4 @@ class DecisionLoop:
             key: self._readings.demand(key, workers.get(key, ()), routers.get(key, ()), now)
             for key in watched.deployments
         }
-        return FleetSnapshot(
-            deployments=watched.deployments,
-            instance_types=watched.instance_types,
-            workers=watched.workers,
-            nodes=watched.nodes,
-            telemetry=self._readings.telemetry(now),
-            demand=demand,
-            wall_epoch=self._clock.wall().timestamp(),
-        )
+        return replace(watched, telemetry=self._readings.telemetry(now), demand=demand)
