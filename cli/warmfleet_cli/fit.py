@@ -83,23 +83,37 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     found = rows(spec, types, declared, workload, every=args.all)
-    warnings = list(engine_problems(spec))
-    if profile_name(spec) is None and not any(row.found.known for row in found):
-        known = ", ".join(sorted({key[0] for key in profiles()}))
-        warnings.append(
-            f"no performance data for {spec.model.name}; set model.profile to one of: {known}, or measure a worker and "
-            "set variants[].performance"
-        )
+    problems, notes = _problems(spec, found), _notes(spec, listed=listed)
     if args.output == "json":
-        document = {"model": spec.model.name, "problems": warnings, "rows": [as_json(row) for row in found]}
-        json.dump(document, sys.stdout, indent=1)
+        rows_ = [as_json(row) for row in found]
+        json.dump({"model": spec.model.name, "problems": problems, "notes": notes, "rows": rows_}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
         show(cluster.console(), found, flags=args.flags)
-        notes = [*warnings, *(["prices: list prices of 2026; give InstanceTypes with -f or --live"] if listed else [])]
-        for note in notes:
-            sys.stderr.write(f"note: {note}\n")
-    return int(not any(row.found.serves and row.found.known for row in found) or bool(warnings))
+        sys.stderr.writelines(f"note: {note}\n" for note in [*problems, *notes])
+    return int(not any(row.found.serves and row.found.known for row in found) or bool(problems))
+
+
+def _problems(spec: LLMDeploymentSpec, found: list[Row]) -> list[str]:
+    """What keeps the model from being served on any type."""
+    problems = list(engine_problems(spec))
+    if profile_name(spec) is None and not any(row.found.known for row in found):
+        known = ", ".join(sorted({key[0] for key in profiles()}))
+        problems.append(
+            f"no performance data for {spec.model.name}; set model.profile to one of: {known}, or measure a worker and "
+            "set variants[].performance"
+        )
+    return problems
+
+
+def _notes(spec: LLMDeploymentSpec, *, listed: bool) -> list[str]:
+    notes = ["prices: list prices of 2026; give InstanceTypes with -f or --live"] if listed else []
+    if spec.model.max_model_len is None:
+        notes.append(
+            "model.maxModelLen is not set: the engine takes the model's own context length, and does not start where "
+            "the cache holds fewer tokens; set it to at most KV TOKENS"
+        )
+    return notes
 
 
 def rows(

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lead", default="10m", help="lead at which trust is judged (default 10m)")
     parser.add_argument("--time-zone", default="Etc/UTC", help="IANA zone in which days begin (default Etc/UTC)")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw history and forecast")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fleet", type=Path, metavar="F.yaml", help="InstanceTypes and LLMDeployments; else one type")
     parser.add_argument("--report", type=Path, metavar="OUT.html", help="write a report")
     parser.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
+    parser.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="form (default text); json is --json -"
+    )
     parser.add_argument("--tune-days", type=float, default=3.0, help="days that knobs are tuned on (default 3)")
     parser.add_argument("--days", type=float, help="use the first days of the trace only")
     parser.add_argument("--step", type=float, default=15.0, help="seconds of a step (default 15)")
@@ -48,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the subcommand; 2 for a trace, fleet or option that cannot be used."""
+    if args.output == "json" and args.json is None:
+        args.json = "-"
     try:
         return _run(args)
     except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
     cluster.add_arguments(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="where to write it (default: standard output)"
+        "-o", "--output", "--file", type=Path, metavar="FILE", help="where to write it (default: standard output)"
     )
 
 

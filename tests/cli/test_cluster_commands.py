@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 import yaml
 from warmfleet_cli import redact
-from warmfleet_cli.cluster import LLM_DEPLOYMENTS
+from warmfleet_cli.cluster import INSTANCE_TYPES, LLM_DEPLOYMENTS
 from warmfleet_cli.main import main
 from warmfleet_contracts import labels
 from warmfleet_runtime.kubeclient import EVENTS, PODS, Resource
@@ -124,6 +124,25 @@ def test_drain_marks_a_worker_as_the_operator_does(cluster: Cluster, capsys: pyt
     cluster.put(PODS, other)
     assert main(cluster.arguments("drain", "other")) == 2
     assert "is no worker" in capsys.readouterr().err
+
+
+def test_fit_reads_instance_types_and_a_fleet_of_the_cluster(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = {"accelerator": {"name": "H100-SXM", "count": 8}, "price": {"onDemand": 48.0}}
+    body = {"apiVersion": "warmfleet.dev/v1alpha1", "kind": "InstanceType", "metadata": {"name": "h100"}, "spec": kind}
+    cluster.put(INSTANCE_TYPES, body)
+    fitted = fleet("fitted")
+    fitted["spec"]["model"] |= {"profile": "llama-3.1-8b", "maxModelLen": 8192}
+    cluster.put(LLM_DEPLOYMENTS, fitted)
+    assert main(cluster.arguments("fit", "--live", "--name", "fitted", "-o", "json")) == 0
+    found = told(capsys)
+    assert [(row["variant"], row["instanceType"], row["costPerHour"]) for row in found["rows"]] == [("a", "h100", 6.0)]
+    assert found["notes"] == []
+    assert main(cluster.arguments("fit", "Qwen/Qwen3-32B", "--live", "-o", "json")) == 0
+    found = told(capsys)
+    assert [row["tensorParallel"] for row in found["rows"]] != []
+    assert "maxModelLen is not set" in found["notes"][0]
 
 
 def test_a_report_has_everything_but_secrets(
