@@ -49,6 +49,8 @@ from scale_report import Point, Report, say, show, write_page  # noqa: E402
 STEP_RATE = 400.0
 """Requests per second of one worker after the step: far more than it can serve."""
 _WATCH_SECONDS = 30.0
+_KEPT_SECONDS = 150.0
+"""Of the whole, for what follows the idle phase."""
 _TICK_PHASES = "warmfleet_operator_tick_seconds"
 
 
@@ -207,7 +209,7 @@ class Measure:
             await asyncio.sleep(min(10.0, max(0.1, end - time.monotonic())))
             found += log.requests()
             await operator.decided()
-        self._report.idle_minutes = minutes
+        self._report.idle_minutes = round(minutes, 1)
         self._report.idle_writes = writes(found)
         self._report.idle_what = named(found)
 
@@ -275,12 +277,11 @@ async def measure(report: Report, options: argparse.Namespace) -> None:
                     await operator.stop()
             if operator is None:
                 return
+            minutes = min(options.idle_minutes, (left() - _KEPT_SECONDS) / 60)
+            if minutes > 0:  # before anything is set in motion: what a reaction adds is drained minutes later
+                await phase(report, f"{minutes:.1f} idle minutes", work.idle(operator, minutes), left())
             for index in range(options.reactions):
                 await phase(report, "reaction to a step", work.reaction(index), min(90.0, left()))
-            if options.idle_minutes:
-                await phase(report, "settling", asyncio.sleep(min(75.0, left())), left())
-                name = f"{options.idle_minutes:g} idle minutes"
-                await phase(report, name, work.idle(operator, options.idle_minutes), left())
             await phase(report, "takeover", work.takeover(operator), left())
             await operator.stop()
 

@@ -24,7 +24,7 @@ from warmfleet_operator.acting.workers import Tools, WorkerActor
 from warmfleet_operator.adapters.kube import KubeError
 from warmfleet_operator.adapters.lease import NotLeaderError
 from warmfleet_operator.state import parse
-from warmfleet_operator.state.decisions import FleetPlan, Problem, RolloutPlan
+from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan, Problem, RolloutPlan
 from warmfleet_operator.state.records import Demand, FleetSnapshot, InstanceTypeRecord, Key, WorkerRecord
 from warmfleet_operator.state.snapshot import Kind
 
@@ -68,13 +68,15 @@ class FleetExecutor:
         self._round: float | None = None
 
     def submit(self, snapshot: FleetSnapshot, plan: FleetPlan) -> None:
-        """Give every deployment its newest job and end the tasks of those that are gone."""
+        """Give every deployment its newest job, those that scale first, and end the tasks of those that are gone."""
         if self._round is None:
             self._round = asyncio.get_running_loop().time()
         by_deployment: dict[Key, list[WorkerRecord]] = {}
         for record in snapshot.workers:
             by_deployment.setdefault(record.deployment_key, []).append(record)
-        for key, deployment in snapshot.deployments.items():
+        moved = {key for key, decided in plan.deployments.items() if _moves(decided)}
+        for key in sorted(snapshot.deployments, key=lambda key: key not in moved):  # tasks run in the order of waking
+            deployment = snapshot.deployments[key]
             job = diff.Job(
                 record=deployment,
                 plan=plan.deployments.get(key),
@@ -231,6 +233,11 @@ class FleetExecutor:
                     continue
                 subject = about_deployment(view.record)
                 self._tools.events.emit(subject, reason, problem.message, dedupe=str(problem.reason))
+
+
+def _moves(plan: DeploymentPlan) -> bool:
+    """Whether workers come or go; of a thousand fleets few do, and they shall not wait for the others' reports."""
+    return bool(plan.victims or plan.cancels or any(variant.create for variant in plan.variants))
 
 
 def rollout_news(view: View, rolled: RolloutPlan) -> EventReason | None:
