@@ -9,6 +9,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,18 @@ def show(console: Console, found: list[Row], *, flags: bool) -> None:
             console.print(Text(f"! {row.found.label}: {row.found.problem}", style="yellow"), soft_wrap=True)
     with_flags = [row for row in found if row.flags and row.found.serves and row.found.known]
     for row in with_flags if flags else with_flags[:1]:
-        console.print(Text(f"\n{row.found.label} runs: vllm serve {shlex.join(row.flags)}"), soft_wrap=True)
+        console.print(Text(f"\n{row.found.label} runs:\n{_command(row.flags)}"), soft_wrap=True)
+
+
+def _command(flags: Sequence[str]) -> str:
+    """The engine's command line, a flag on each line."""
+    lines = ["vllm serve"]
+    for word in flags:
+        if word.startswith("--"):
+            lines.append(word)
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return "  " + " \\\n    ".join(lines)
 
 
 def _workload(args: argparse.Namespace) -> Workload:

@@ -33,6 +33,7 @@ def test_a_model_by_name_is_sized_on_list_prices(capsys: pytest.CaptureFixture[s
     assert "list prices" in told.err
     assert "do not fit 8 x A10G" not in told.out
     assert "--kv-cache-dtype fp8" in told.out
+    assert told.out.count(" \\\n") > 5, "a flag on each line, to be pasted into a shell"
     costs = [row["dollarsPerMillionTokens"] for row in document(capsys, "Qwen/Qwen3-32B", "--all")["rows"]]
     assert len(costs) > 8
     known = [cost for cost in costs if cost is not None]
