@@ -8,6 +8,7 @@ import re
 import observe
 import pytest
 import yaml
+from warmfleet_cli.main import parser
 
 SUFFIXES = ("_seconds", "_ratio", "_total", "_per_second", "_workers", "_requests", "_dollars_per_hour")
 BARE = {"leader", "limited", "stalled", "workers", "assigned", "trusted", "watched_version", "phase", "ready"}
@@ -62,3 +63,14 @@ def test_dashboards_are_whole(path: observe.Path) -> None:
             assert set(re.findall(r"\$(\w+)", target["expr"])) <= names, panel["title"]
     places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]]
     assert len(set(places)) == len(places)
+
+
+COMMAND = re.compile(r"`kubectl warmfleet ([^`]+)`")
+
+
+def test_commands_in_runbooks_exist() -> None:
+    pages = [text for path, text in observe.files().items() if path.parent == observe.RUNBOOKS]
+    commands = {c.replace("NAMESPACE", "prod").replace("NAME", "chat") for text in pages for c in COMMAND.findall(text)}
+    assert len(commands) >= 3
+    for command in commands:
+        parser(command.split()).parse_args(command.split())
