@@ -123,10 +123,10 @@ test-gitops: controlplane ## What GitOps tools see: Argo CD's health, kstatus, a
 
 .PHONY: test-vllm
 test-vllm: vllm ## The worker on a real vLLM: adapter, drain, each hand-over, kills in the middle (under 12 minutes on 2 cores)
-	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm/test_departure.py tests/vllm/test_survivors.py
+	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm -k "not (agent_dies or slower_than or hot_prompts)"
 
 .PHONY: soak-vllm
-soak-vllm: vllm ## Engines killed at ten points of a hand-over, slow storage, pre-warm: one engine after another, long
+soak-vllm: vllm ## Engines killed at ten points of a hand-over, agents killed, slow storage, pre-warm: long on 2 cores
 	WARMFLEET_SOAK=1 WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm/test_hard_departures.py
 
 .PHONY: bench

@@ -169,9 +169,9 @@ def test_an_engine_whose_agent_dies_still_finishes_and_stores_everything(
         allow(worker)
         code = ending.result()
     thread.join(60)
-    contract.check("shutdown", {**facts, "exit code": code, "stream": stream.finish_reason, "ended": stream.done})
     assert in_flight, "the stream had ended before SIGTERM: it proves nothing"
     assert stream.tokens == STREAMED
+    contract.check("shutdown", {**facts, "exit code": code, "stream": stream.finish_reason, "ended": stream.done})
     assert blocks_on_disk(claim) - before >= FULL
     assert warm(survivor, "orphaned") == expected
 
