@@ -20,7 +20,9 @@ from releases import (
     crds_gone,
     everything,
     helm,
+    helm_refusal,
     left,
+    make_namespace,
     names,
     remove_namespace,
 )
@@ -73,6 +75,13 @@ def test_helm_installs_upgrades_and_removes_it(servers: ControlPlane, keep: bool
     settings = get(servers, "configmap/warmfleet-operator", *own)["data"]["config.yaml"]
     assert yaml.safe_load(settings)["tickSeconds"] == 7
 
+    helm(servers, "rollback", "warmfleet", "1")
+    third = get(servers, "deployment/warmfleet-operator", *own)
+    assert (third["metadata"]["uid"], third["spec"]["replicas"]) == (first["metadata"]["uid"], 1)
+    assert third["spec"]["template"] == first["spec"]["template"]
+    assert crds(servers) == CRD_NAMES
+    helm(servers, "rollback", "warmfleet", "2")
+
     # Restricted Pod Security: the namespace enforces it, so pods exist only if they meet it.
     eventually(lambda: len(names(servers, "pods", *own)) >= 2)
     events = [e["message"] for e in get(servers, "events", *own)["items"]]
@@ -95,6 +104,35 @@ def test_kept_crds_and_their_objects_survive_a_second_installation(servers: Cont
     helm(servers, "install", "warmfleet", str(CHART))
     assert get(servers, "instancetype/h100")["metadata"]["uid"] == uid
     helm(servers, "uninstall", "warmfleet")
+
+
+SECOND = "second-system"
+
+
+def test_several_releases_share_a_cluster_only_where_they_do_not_meet(servers: ControlPlane) -> None:
+    make_namespace(servers, SECOND)
+    narrow = "--set=namespaced=true"
+    try:
+        before = everything(servers, SYSTEM, SECOND)
+        helm(servers, "install", "warmfleet", str(CHART), narrow, "--set=crds.keep=false")
+        said = helm_refusal(servers, "install", "warmfleet", str(CHART), narrow, namespace=SECOND)
+        assert "warmfleet.dev" in said, "the CRDs belong to the first release"
+        assert "ownership" in said
+        whole = ("install", "warmfleet", str(CHART), "--set=crds.enabled=false")
+        said = helm_refusal(servers, *whole, namespace=SECOND)
+        assert f"release warmfleet in namespace {SYSTEM} already watches that namespace" in said
+        helm(servers, *whole, narrow, namespace=SECOND)
+        helm(servers, "upgrade", "warmfleet", str(CHART), narrow, "--set=crds.keep=false", "--set=replicas=2")
+        helm(servers, "uninstall", "warmfleet", namespace=SECOND)
+        assert crds(servers) == CRD_NAMES, "the first release is whole"
+        assert get(servers, "deployment/warmfleet-operator", f"-n={SYSTEM}")["spec"]["replicas"] == 2
+        helm(servers, "uninstall", "warmfleet")
+        servers.kubectl("delete", "pods", "--all", f"-n={SYSTEM}", "--grace-period=0", "--force")
+        servers.kubectl("delete", "pods", "--all", f"-n={SECOND}", "--grace-period=0", "--force")
+        eventually(lambda: crds_gone(servers), seconds=CRD_SECONDS)
+        eventually(lambda: everything(servers, SYSTEM, SECOND) <= before, seconds=60)
+    finally:
+        remove_namespace(servers, SECOND)
 
 
 def test_kubectl_applies_and_deletes_the_same_objects(servers: ControlPlane) -> None:

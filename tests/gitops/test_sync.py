@@ -80,7 +80,7 @@ async def test_argo_and_flux_follow_a_fleet_through_its_life(world: World, kstat
 
     await world.apply(instance_type(), deployment(replicas=1))
     fresh = await until("Progressing")
-    assert fresh["status"] == {"observedGeneration": -1}, "nobody has looked at it yet"
+    assert fresh["status"]["observedGeneration"] == -1, "nobody has looked at it yet"
     await world.start_operator()
     await until("Healthy")
     await world.kubectl("annotate", "llmd", "chat", "warmfleet.dev/paused=true")

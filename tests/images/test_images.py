@@ -19,11 +19,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from dockerfile import Stage, stages
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from warmfleet_contracts.api import InstanceType, LLMDeployment
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -203,3 +205,24 @@ def test_a_release_has_one_version() -> None:
     done = subprocess.run([sys.executable, script, "9.9.9"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"pyproject.toml is {version}, not 9.9.9" in done.stderr
+
+
+KIND = ROOT / "examples" / "kind"
+
+
+def test_the_kind_quickstart_fits_the_images_and_the_chart() -> None:
+    script = (KIND / "quickstart.sh").read_text(encoding="utf-8")
+    subprocess.run(["bash", "-n", str(KIND / "quickstart.sh")], check=True)
+    (components,) = re.findall(r"^for component in (.*); do$", script, re.MULTILINE)
+    assert sorted(components.split()) == sorted(IMAGES)
+    for path in re.findall(r"(?:examples|charts)/[\w./-]+", script):
+        assert (ROOT / path).exists(), path
+    values = yaml.safe_load((KIND / "values.yaml").read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "charts/warmfleet/values.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(values, schema)
+    built = {f"ghcr.io/warmfleet/{component}:dev" for component in IMAGES}
+    types, fleet = yaml.safe_load_all((KIND / "fleet.yaml").read_text(encoding="utf-8"))
+    fleet, types = LLMDeployment.model_validate(fleet), InstanceType.model_validate(types)
+    assert fleet.spec.variants[0].instance_type == types.metadata.name
+    assert {fleet.spec.engine.image, values["config"]["agentImage"], values["config"]["routerImage"]} <= built
+    assert values["config"]["engineCommand"][0] in PROJECT["scripts"]

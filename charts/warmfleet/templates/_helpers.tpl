@@ -138,3 +138,29 @@ matchNames: [{{ .Release.Namespace }}]
 any: true
 {{- end -}}
 {{- end -}}
+
+{{/* What an operator watches: a namespace, or * for all. */}}
+{{- define "warmfleet.watches" -}}
+{{- ternary .Release.Namespace "*" .Values.namespaced -}}
+{{- end -}}
+
+{{/*
+Fails when another release watches what this one would: two operators would undo each other's work. Helm asks the
+cluster; where it may not, as in `helm template`, nothing is found.
+*/}}
+{{- define "warmfleet.alone" -}}
+{{- $own := include "warmfleet.watches" . -}}
+{{- $ask := lookup "apps/v1" "Deployment" "" "" -}}
+{{- range ($ask.items | default list) -}}
+{{- $labels := .metadata.labels | default dict -}}
+{{- $watches := index (.metadata.annotations | default dict) "warmfleet.dev/watches" -}}
+{{- if and $watches (eq (index $labels "app.kubernetes.io/name" | default "") "warmfleet") -}}
+{{- $release := index $labels "app.kubernetes.io/instance" -}}
+{{- $same := and (eq $release $.Release.Name) (eq .metadata.namespace $.Release.Namespace) -}}
+{{- if and (not $same) (or (eq $own "*") (eq $watches "*") (eq $own $watches)) -}}
+{{- $what := ternary "the whole cluster" (ternary "that namespace" "what this one would" (eq $watches .metadata.namespace)) (eq $watches "*") -}}
+{{- fail (printf "release %s in namespace %s already watches %s: set namespaced=true in each release, and give each a namespace of its own" $release .metadata.namespace $what) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
