@@ -33,6 +33,8 @@ _LOG = logging.getLogger(__name__)
 DEBOUNCE = 0.2
 """Logical seconds between a change and the decision it causes."""
 _LEAST_REAL = 0.02
+_LONGEST_REST = 5.0
+"""Real seconds of rest after a decision, at most; else as long as the decision took."""
 
 
 class Planner(Protocol):
@@ -111,11 +113,14 @@ class DecisionLoop:
         """When the last decision was made, or the last look of a standby, logical seconds."""
 
     async def run(self) -> None:
-        """Decide for ever."""
+        """Decide for ever; changes without end leave half of the time to everything else."""
+        loop, rest = asyncio.get_running_loop(), 0.0
         while True:
             await self._wake.wait(self._tick_seconds, self._clock)
-            await asyncio.sleep(max(_LEAST_REAL, self._clock.real(DEBOUNCE)))
+            await asyncio.sleep(max(_LEAST_REAL, self._clock.real(DEBOUNCE), rest))
+            begin = loop.time()
             await self.tick()
+            rest = min(_LONGEST_REST, loop.time() - begin)
 
     async def tick(self) -> None:
         """One round."""

@@ -4,7 +4,8 @@
 asyncio transport without its models, because turning every object into a model costs more than everything else the
 operator does. Writes go through one gate: leadership is checked before each attempt, a semaphore and a token bucket
 bound the load, 429 and 5xx are tried again with jitter and ``Retry-After``, and 409 is surfaced, never retried here,
-because only the caller knows whether its decision still holds.
+because only the caller knows whether its decision still holds. Namespaces take turns, so that one tenant's thousand
+writes do not stand before everybody else's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import aiohttp
 import msgspec
 from kubernetes.aio import client as kube
 
+from warmfleet_operator.adapters.line import FairLine
 from warmfleet_operator.adapters.resources import Resource
 
 Object = dict[str, Any]
@@ -193,7 +195,7 @@ class RestKubeApi:
         self._api = kube.ApiClient(configuration)
         self._api.user_agent = USER_AGENT
         self._guard, self._observe = guard, observe
-        self._writes = asyncio.Semaphore(20)
+        self._writes = FairLine(20)
         self._bucket = TokenBucket(rate, burst)
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=10)
 
@@ -244,11 +246,12 @@ class RestKubeApi:
 
     async def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
         """POST an object."""
-        return await self._write("POST", resource, resource.path(namespace), body=body)
+        return await self._write("POST", resource, resource.path(namespace), namespace, body=body)
 
     async def replace(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
         """PUT an object; its resourceVersion is the precondition."""
-        return await self._write("PUT", resource, resource.path(namespace, body["metadata"]["name"]), body=body)
+        path = resource.path(namespace, body["metadata"]["name"])
+        return await self._write("PUT", resource, path, namespace, body=body)
 
     async def patch(
         self,
@@ -266,7 +269,9 @@ class RestKubeApi:
         if how == "apply":
             query["force"] = "true"
         path = resource.path(namespace, name, subresource)
-        return await self._write("PATCH", resource, path, body=body, query=query, content=_CONTENT_TYPES[how])
+        return await self._write(
+            "PATCH", resource, path, namespace, body=body, query=query, content=_CONTENT_TYPES[how]
+        )
 
     async def delete(
         self,
@@ -285,10 +290,10 @@ class RestKubeApi:
             options["preconditions"] = {key: value for key, value in conditions.items() if value}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
-        return await self._write("DELETE", resource, resource.path(namespace, name), body=options)
+        return await self._write("DELETE", resource, resource.path(namespace, name), namespace, body=options)
 
-    async def _write(self, method: str, resource: Resource, path: str, **how: Any) -> Object:
-        async with self._writes:
+    async def _write(self, method: str, resource: Resource, path: str, namespace: str | None, **how: Any) -> Object:
+        async with self._writes.turn(namespace or ""):
             return await self._request(method, resource, path, write=True, **how)
 
     async def _request(self, method: str, resource: Resource, path: str, *, write: bool = False, **how: Any) -> Object:
