@@ -32,7 +32,7 @@ _BEAT = 0.1
 _STILL = 0.3
 """Real seconds without a beat that count as a standstill."""
 _LAG = 60.0
-"""Logical seconds for which an earlier, larger bound of a fleet still excuses what was asked for under it."""
+"""Logical seconds for which a fleet's earlier bounds still excuse what was decided under them."""
 
 
 def is_ready(pod: Json) -> bool:
@@ -98,7 +98,7 @@ class _Fleet:
     floor: int = 0
     deadline: float = 300.0
     deleting: bool = False
-    larger: list[tuple[float, int]] = field(default_factory=list)
+    earlier: list[tuple[float, float, int, int]] = field(default_factory=list)
 
 
 def _never(_: str) -> str | None:
@@ -158,8 +158,8 @@ class Observer:
         scaling = spec.get("scaling") or {}
         least = spec.get("replicas", scaling.get("min", 0))
         most = spec.get("replicas", scaling.get("max", 0))
-        if most < known.most:
-            known.larger.append((self.clock.now(), known.most))
+        if (least, most) != (known.least, known.most):
+            known.earlier.append((self.clock.now(), self.stood_still, known.least, known.most))
         known.least, known.most = least, most
         known.floor = 0 if known.deleting else min(known.floor, least)
         deadline = (spec.get("kvCache") or {}).get("drainDeadline")
@@ -204,7 +204,7 @@ class Observer:
         self.checks["min serving"] += 1
         count = sum(serves(p) for p in self._of(key))
         if count >= fleet.floor:
-            fleet.floor = min(count, fleet.least)
+            fleet.floor = max(fleet.floor, min(count, self._bounds(fleet)[0]))
             return
         why = self.excuse(pod["metadata"]["uid"])
         cramped = count == fleet.floor - 1 and not self.room(pod_labels(pod).get(labels.INSTANCE_TYPE, ""))
@@ -248,12 +248,17 @@ class Observer:
         # Whom another may stand in for: it failed, its node is leaving, or it served and does not any more.
         lame = [p for p in here if has_failed(p) or self.leaving_node(p) or self._lame(p)]
         revisions = {pod_labels(p).get(labels.REVISION) for p in here}
-        now = self.clock.now()
-        fleet.larger = [(at, most) for at, most in fleet.larger if now - at < _LAG + self.stood_still]
-        most = max([fleet.most, *(most for _, most in fleet.larger)]) + (len(revisions) > 1)
+        most = self._bounds(fleet)[1] + (len(revisions) > 1)
         if len(here) - len(lame) > most:
             names = ", ".join(f"{p['metadata']['name']}={_word(p)}" for p in here)
             self.broken("once", f"{key}: {len(here)} workers where {most} are allowed: {names}")
+
+    def _bounds(self, fleet: _Fleet) -> tuple[int, int]:
+        """(least, most) with those of a moment ago: what was decided under them may still be on its way."""
+        now, still = self.clock.now(), self.stood_still
+        fleet.earlier = [e for e in fleet.earlier if now - e[0] < _LAG + still - e[1]]
+        least = min([fleet.least, *(e[2] for e in fleet.earlier)])
+        return least, max([fleet.most, *(e[3] for e in fleet.earlier)])
 
     def _lame(self, pod: Json) -> bool:
         return self._workers[pod["metadata"]["uid"]].served and not is_ready(pod)

@@ -42,6 +42,7 @@ class Scene:
             self.clock, excuse=self.lost.get, drained=lambda uid: uid in self.drained, limits={"h100": 4}
         )
         self.observer.saw_fleet(fleet(replicas=3))
+        self.clock.advance(100.0)  # long enough ago that nothing decided before it is still on its way
         self.pods = [pod(f"w{n}") for n in range(3)]
         for one in self.pods:
             self.observer.saw_pod(one)
@@ -75,6 +76,17 @@ def test_a_smaller_spec_lowers_the_minimum(scene: Scene) -> None:
     scene.observer.saw_fleet(fleet(replicas=2))
     scene.tell()
     assert scene.broken == []
+
+
+def test_a_minimum_that_was_just_raised_does_not_condemn_what_was_decided_before(scene: Scene) -> None:
+    scene.observer.saw_fleet(fleet(replicas=2))
+    scene.observer.saw_fleet(fleet(replicas=3))
+    scene.tell()
+    assert scene.broken == []
+    scene.clock.advance(100.0)
+    scene.observer.saw_pod(scene.pods[0])
+    scene.observer.saw_pod(pod("w1", ready=False))
+    assert scene.broken == ["min serving"]
 
 
 def test_an_injected_loss_is_excused_and_the_next_one_is_not(scene: Scene) -> None:
