@@ -35,7 +35,7 @@ BINDINGS = Resource("rbac.authorization.k8s.io/v1", "clusterrolebindings", names
 KINDS_OF_NODES, TEAMS, GPUS_PER_NODE = 12, 20, 32
 OPERATOR = "warmfleet-operator"
 POOL = "bench.warmfleet.dev/pool"
-_PARALLEL = 48
+_PARALLEL, _BATCH = 48, 50
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 _AUDIT_POLICY = f"""
 apiVersion: audit.k8s.io/v1
@@ -168,9 +168,11 @@ class Cluster:
         Raises:
             TimeoutError: kwok does not get them ready.
         """
-        made = await self._all(LLMDS, (fleet(i, self.workers) for i in range(self.fleets, fleets)))
-        self.fleets = fleets
-        await self._all(PODS, (pod for body in made for pod in self._pods(body)))
+        while self.fleets < fleets:
+            batch = range(self.fleets, min(fleets, self.fleets + _BATCH))
+            made = await self._all(LLMDS, (fleet(i, self.workers) for i in batch))
+            await self._all(PODS, (pod for body in made for pod in self._pods(body)))
+            self.fleets = batch.stop
         async with asyncio.timeout(120 + fleets * self.workers / 40):
             while await self._waiting():  # noqa: ASYNC110 - kwok is another process
                 await asyncio.sleep(1.0)
