@@ -123,6 +123,27 @@ def test_a_fleet_of_spot_that_carries_its_demand_is_made_safe() -> None:
     assert (bought(made), made.chosen_by) == ({"s": 1}, ChosenBy.SPOT_RESERVE)
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.0, {"main": 5}), (0.5, {"main": 3, "s": 2}), (1.0, {"s": 5})],  # of 40 / 0.85 requests/s
+)
+def test_spot_carries_no_more_than_its_share(share: float, expected: dict[str, int]) -> None:
+    body = spec(variants=[variant("main"), variant("s", "spot")], scaling={"min": 1, "max": 20, "maxSpotShare": share})
+    kinds = [itype(price=32.0), spot("spot", 1.0)]
+    made = decide(world([], traffic(40.0), record=deployment(body), types=kinds))
+    assert bought(made) == expected
+
+
+def test_spot_serves_beyond_its_share_while_nothing_else_can_be_had_and_never_for_its_own_sake() -> None:
+    body = spec(variants=[variant("main"), variant("s", "spot")], scaling={"min": 1, "max": 20, "maxSpotShare": 0.2})
+    kinds = [itype(price=32.0, limit={"accelerators": 2}), spot("spot", 1.0)]
+    made = decide(world([], traffic(40.0), record=deployment(body), types=kinds))
+    assert bought(made) == {"main": 2, "s": 3}
+    there = [*workers(2), *workers(3, prefix="s", variant="s", instance_type="spot")]
+    again = decide(world(there, traffic(40.0), record=deployment(body), types=kinds))
+    assert (bought(again), again.victims) == ({}, ())
+
+
 def test_of_several_variants_the_dearest_leave() -> None:
     variants = [variant("main"), variant("b", "l40s", 5.0)]
     kinds = [itype(price=32.0), itype("l40s", "L40S", price=8.0)]

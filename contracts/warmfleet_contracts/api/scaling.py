@@ -132,5 +132,8 @@ class Scaling(ApiModel):
         ),
     ] = ()
     """Known coming changes of traffic."""
+    max_spot_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """Most of the need that spot capacity is to carry; on-demand workers are bought for the rest while they can be had.
+    Unset: 30 % of the spot capacity may be reclaimed at once and the rest still carries the demand of now."""
     budget: Budget | None = None
     """Upper bound of the cost."""

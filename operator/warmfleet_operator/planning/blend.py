@@ -116,6 +116,7 @@ class Need:
         basis: What it rests on.
         forecast: Highest demand expected over the start-up lead, requests/s; None with the reactive rule.
         chance: The chance that it is exceeded, as it was taken; None with the reactive rule.
+        steady: What must be carried when spot capacity is reclaimed, requests/s; None for ``now``.
     """
 
     up: float
@@ -125,6 +126,12 @@ class Need:
     basis: Basis = Basis.REACTIVE
     forecast: float | None = None
     chance: float | None = None
+    steady: float | None = None
+
+    @property
+    def firm(self) -> float:
+        """What must be carried when spot capacity is reclaimed, requests/s."""
+        return self.now if self.steady is None else self.steady
 
     def lacks(self, capacity: float) -> float:
         """Requests/s by which ``capacity`` falls short of the upper need, 0 when it does not."""
@@ -211,6 +218,11 @@ def raised(need: Need, usual: float | None, factor: float) -> Need:
     if coming / UP <= need.up:
         return replace(need, down=down)
     return replace(need, up=coming / UP, down=down, quiet=coming / UP, basis=Basis.EVENT, forecast=coming)
+
+
+def sharing(need: Need, most_spot: float | None) -> Need:
+    """The need where spot capacity is to carry no more than a share ``most_spot`` of it; None for no such bound."""
+    return need if most_spot is None else replace(need, steady=(1.0 - most_spot) * need.up)
 
 
 def panics(need: Need, ready: float) -> bool:

@@ -29,6 +29,8 @@ from warmfleet_operator.state.records import InstanceTypeRecord
 
 RATIO_BELOW, MOST_RATIO = 0.5, 2.0
 """Bounds of the learned ratio."""
+SPOT_LOSS = 0.3
+"""Share of the spot capacity that may be reclaimed at once without harm, where scaling.maxSpotShare is not set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Offer:
         startup: 90th percentile of the start-up time, seconds.
         spot: Whether the provider may take the worker back.
         learned: Observed over modelled rate, contained in ``rate``.
+        lost: Share of its rate that is not counted on when spot capacity is reclaimed, if it is spot.
     """
 
     variant: str
@@ -60,6 +63,7 @@ class Offer:
     startup: float
     spot: bool = False
     learned: float = 1.0
+    lost: float = SPOT_LOSS
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +141,12 @@ def survey(
     """
     checked = [_check(spec, variant, types, workload) for variant in spec.variants]
     slo_met = any(c.meets_slo for c in checked)
+    bounded = spec.scaling is not None and spec.scaling.max_spot_share is not None
+    lost = 1.0 if bounded else SPOT_LOSS
     offers = []
     for variant, c in zip(spec.variants, checked, strict=True):
         buy = c.runnable and (not needs_rates or (c.rate is not None and (c.meets_slo or not slo_met)))
-        offers.append(_offer(variant, types.get(variant.instance_type), c.rate, memory, buy=buy))
+        offers.append(_offer(variant, types.get(variant.instance_type), c.rate, memory, buy=buy, lost=lost))
     stalled = not any(offer.buy for offer in offers)
     problems = tuple(
         replace(c.problem, stalled=stalled)
@@ -197,6 +203,7 @@ def _offer(
     memory: DeploymentMemory | None,
     *,
     buy: bool,
+    lost: float,
 ) -> Offer:
     learned = _learned(variant, memory)
     price = None
@@ -214,6 +221,7 @@ def _offer(
         startup=startup_lead(record, memory),
         spot=record is not None and record.spec is not None and record.spec.spot,
         learned=learned,
+        lost=lost,
     )
 
 

@@ -182,6 +182,8 @@ def prepare(
         steerable=not pauses.creates and (spec.scaling is None or len(people.kept) < spec.scaling.max),
     )
     need, memory = foresight.look(spec, means, snapshot, memory, now)
+    if need is not None and spec.scaling is not None:
+        need = blend.sharing(need, spec.scaling.max_spot_share)
     draft = _assemble(record, spec, memory, traffic, need, offers, people, gate, pauses, bounds, rolling)
     enlist(
         draft.growth,

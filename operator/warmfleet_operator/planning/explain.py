@@ -17,7 +17,6 @@ from warmfleet_operator.planning.blend import DOWN, SLACK, UP, Basis
 from warmfleet_operator.planning.demand import Grade
 from warmfleet_operator.planning.draft import Draft
 from warmfleet_operator.planning.mix import Short
-from warmfleet_operator.planning.mix.growth import SPOT_LOSS
 from warmfleet_operator.planning.shrink import Shrink
 
 _MOST = 10**9
@@ -31,7 +30,7 @@ _WORDS = {
     ChosenBy.CAPACITY_LIMIT: "; limited by the InstanceTypes' limit.accelerators",
     ChosenBy.BUDGET: "; limited by scaling.budget {budget:g} $/h, {spent:.4g} $/h are spent",
     ChosenBy.PREEMPTED: "; workers give way to a fleet of higher priority",
-    ChosenBy.SPOT_RESERVE: f"; {SPOT_LOSS:.0%} of the spot capacity may be reclaimed at once",
+    ChosenBy.SPOT_RESERVE: "; spot capacity may be reclaimed at once",
     ChosenBy.CHEAPER_MIX: "; what is bought replaces dearer workers",
 }
 

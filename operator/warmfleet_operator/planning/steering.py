@@ -9,7 +9,8 @@
     q       = clip(target * START * exp(-GAIN * error), RAREST, OFTENEST)           p = 1 - q
 
 The objective is a floor: what is steered for a day is missed on half of all days, so less than the budget is aimed for,
-and no more than a day of it is saved up. Four days then keep the objective whatever the days before them saved.
+and no more than three quarters of a day of it are saved up: 0.8 + 0.75 * 0.8 / 4 < 1, so any four days keep the
+objective, whatever those before them saved.
 
 A budget missed twice in a day lowers the chance that is taken by a factor of exp(GAIN); a quiet day raises it as
 slowly. So the quantile settles where exactly the budget is missed, whatever the table behind it is worth: a quantile is
@@ -33,7 +34,7 @@ START = 7.0
 AIM = 0.8
 """Share of the budget of late requests that is aimed for."""
 GAIN = 1.5
-LEAST, MOST = 1.0, 6.0
+LEAST, MOST = 0.75, 6.0
 """Bounds of the integral, days' budgets: unused ones, missed ones."""
 RAREST, OFTENEST = 1e-4, 0.4
 """Bounds of the chance that is taken."""

@@ -59,7 +59,7 @@ def cover(
         nodes: Nodes that are looked at, at most.
     """
     slack = _EPS * max(1.0, need)
-    need, steady = need - slack, steady - slack
+    need, steady = need - slack, _within_reach(items, steady, slots) - slack
     if need <= 0 and steady <= 0:
         return (0,) * len(items)
     if len(items) == 1:
@@ -91,16 +91,24 @@ def answers(
     """
     if need <= 0 and steady <= 0:
         return []
+    steady = _within_reach(items, steady, slots)
     search = _Search(items, need - _EPS * max(1.0, need), steady, slots, nodes, within)
     search.run()
     return search.good(most)
 
 
+def _within_reach(items: Sequence[Item], steady: float, slots: int) -> float:
+    """``steady``, or what all of the kinds come to where that is less: nothing more is bought for its sake."""
+    if steady <= 0:
+        return steady
+    return min(steady, sum(item.steady * min(item.most, slots) for item in items))
+
+
 def _missing(item: Item, need: float, steady: float) -> int:
     """Workers of one kind that carry what is missing."""
     count = math.ceil(need / item.rate) if need > 0 else 0
-    if steady > 0:
-        count = max(count, math.ceil(steady / item.steady) if item.steady > 0 else MANY)
+    if steady > 0 and item.steady > 0:  # of what is not counted on, no number helps
+        count = max(count, math.ceil(steady / item.steady))
     return min(count, MANY)
 
 

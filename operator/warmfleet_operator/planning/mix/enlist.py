@@ -3,7 +3,7 @@
 ::
 
     spent    = sum of prices over all pods, those on their way out among them
-    spare    = capacity - need.up;   firm = need.now - steady capacity      (ready and starting, where spot is in it)
+    spare    = capacity - need.up;   firm = need.firm - steady capacity      (ready and starting, where spot is in it)
     movable  = unprotected workers by variant, none while scale-in is paused
 """
 
@@ -49,7 +49,7 @@ def enlist(
     there = [offers[w.variant] for w in (*people.ready, *people.starting)]
     growth.spare = max(0.0, sum(o.rate or 0.0 for o in there) - need.up)
     if any(o.spot for o in growth.offers):
-        growth.firm = max(0.0, need.now - sum(steady(o, o.rate or 0.0) for o in there))
+        growth.firm = max(0.0, need.firm - sum(steady(o, o.rate or 0.0) for o in there))
         growth.reserve = growth.firm > 0 and growth.deficit == 0
 
 

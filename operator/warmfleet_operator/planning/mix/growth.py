@@ -4,7 +4,8 @@
 
     cost_v   = price * (1 + startup / 1 h) + shadow(type) * accelerators      0 shadow while nothing is short
     buy        what variants[].min asks for, then ``cover`` of what is missing, then the cheapest until scaling.min
-    steady_v = rate * (1 - 30 % if the type is spot)      still carries the demand of now when spot capacity is taken
+    steady_v = rate * (1 - 30 % if the type is spot)      still carries the demand of now when spot capacity is taken;
+               nothing of a spot rate, and 1 - maxSpotShare of the need, where scaling.maxSpotShare is set
     room       variants[].max, scaling.max, scaling.budget, limits of InstanceTypes, failed starts, stock-outs
 
 A worker is paid for while it starts, and an hour is what a bought one serves at least: so the start-up is part of the
@@ -25,8 +26,6 @@ from warmfleet_operator.planning.mix.cover import MANY, NODES, Item, answers, co
 from warmfleet_operator.planning.mix.stock import Slot, Stock
 from warmfleet_operator.state.records import Key
 
-SPOT_LOSS = 0.3
-"""Share of the spot capacity that may be reclaimed at once without harm."""
 SERVES = 3600.0
 """Seconds that a bought worker is expected to serve, over which its start-up is spread."""
 UNPRICED = 1e6
@@ -55,7 +54,7 @@ def price(offer: Offer) -> float:
 
 def steady(offer: Offer, rate: float) -> float:
     """Requests/s of one worker that are counted on when spot capacity is reclaimed."""
-    return rate * (1.0 - SPOT_LOSS) if offer.spot else rate
+    return rate * (1.0 - offer.lost) if offer.spot else rate
 
 
 def with_start(offer: Offer) -> float:
@@ -219,13 +218,19 @@ class Growth:
             owed = [o for o in free if self.counts.get(o.variant, 0) < self.floors.get(o.variant, 0)]
             if owed:
                 return owed[0], 1
-        if self.lacks and any(o.rate for o in free):
-            return self._next([o for o in free if o.rate], stock)
+        if useful := [o for o in free if self._helps(o)]:
+            return self._next(useful, stock)
         if self.total < self.floor:
             return min(free, key=lambda o: price(o) + self._worth(o)), 1
-        # Only a variant's own minimum is open, and it cannot be bought now.
+        # Only a variant's own minimum is open, or what is not spot, and it cannot be bought now.
         self.short = Short.STOCK
         return None
+
+    def _helps(self, offer: Offer) -> bool:
+        """Whether one more worker of it carries something of what is missing."""
+        slack = SLACK * max(1.0, self.need)
+        rate = offer.rate or 0.0
+        return rate > 0 and (self.deficit > slack or (self.firm > slack and steady(offer, rate) > 0))
 
     def _obstacle(self) -> Short:
         """Why nothing can be bought."""

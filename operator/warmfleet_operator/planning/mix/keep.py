@@ -2,7 +2,7 @@
 
 ::
 
-    kept     = cheapest whole numbers of what is there that carry need.down, and need.now without the spot share
+    kept     = cheapest whole numbers of what is there that carry need.down, and need.firm without the spot share
     surplus  = there - kept, by variant, the dearest per request first
 
 With one variant this is the count alone. With several, who leaves decides what the fleet costs: the choice within a
@@ -39,7 +39,7 @@ def surplus(
         need: What must be carried.
     """
     names = [name for name in offers if free.get(name)]
-    firm = need.now if any(offers[name].spot for name in (*names, *bound)) else 0.0
+    firm = need.firm if any(offers[name].spot for name in (*names, *bound)) else 0.0
     left = need.down - sum(rates[name] * count for name, count in bound.items())
     firm -= sum(steady(offers[name], rates[name]) * count for name, count in bound.items())
     serving = [name for name in names if rates[name] > 0]

@@ -54,7 +54,7 @@ def cheaper(growth: Growth, serving: Mapping[str, int], need: Need, hold: float,
             rooms.append(room)
         cost = price(offer) * (1.0 + (offer.startup + hold) / SERVES)
         buy.append(_item(offer, cost, min(rooms)))
-    firm = need.now if any(o.spot for o in growth.offers) else 0.0
+    firm = need.firm if any(o.spot for o in growth.offers) else 0.0
     alone = cover(keep, need.down, steady=firm, nodes=growth.nodes)
     both = cover([*keep, *buy], need.down, steady=firm, nodes=growth.nodes)
     usual = sum(i.cost * n for i, n in zip(keep, alone, strict=True))
