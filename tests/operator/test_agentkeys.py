@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 from typing import Any
@@ -60,6 +61,16 @@ async def test_the_key_is_made_once_and_owned_by_every_deployment() -> None:
         assert owners(made) == {one.uid, other.uid}
         assert rig.keys.bearers(worker()) == (bearer.bearer(key_of(made), "pod-1"),)
         assert not rig.keys.bearers(worker("elsewhere"))
+
+
+async def test_two_deployments_that_begin_at_once_share_one_key() -> None:
+    async with Fleet() as fleet:
+        rig = Rig(fleet)
+        pair = [await record(fleet), await record(fleet, "other")]
+        await asyncio.gather(*map(rig.keys.ensure, pair))
+        await asyncio.gather(*map(rig.keys.ensure, pair))
+        assert owners(secret_of(fleet)) == {one.uid for one in pair}
+        assert rig.keys.bearers(worker())[0] == bearer.bearer(key_of(secret_of(fleet)), "pod-1")
 
 
 async def test_an_old_key_is_rotated_and_both_are_known_for_a_while() -> None:

@@ -95,7 +95,10 @@ class Scraped:
 
     async def start(self) -> None:
         """Starts operator and forecaster."""
-        await self.world.start_operator(WARMFLEET_LISTEN_PORT=str(self.operator_port))
+        await self.world.start_operator(
+            WARMFLEET_LISTEN_PORT=str(self.operator_port),
+            WARMFLEET_LEASE_DURATION_SECONDS="120",  # longer than any standstill
+        )
         database = self.folder / "history.sqlite"
         await asyncio.to_thread(remember, database, self.world.clock.wall().timestamp())
         env = {

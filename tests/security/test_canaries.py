@@ -16,6 +16,8 @@ from world import LLMDS, TYPES, World, deployment, eventually, instance_type
 CANARY = "hf_canary0123456789abcdefCANARY"
 S3 = {"AWS_ACCESS_KEY_ID": "AKIACANARY0123456789", "AWS_SECRET_ACCESS_KEY": "s3canary/0123456789/CANARY"}
 PATIENCE = 120.0
+LEASE = {"WARMFLEET_LEASE_DURATION_SECONDS": "120"}
+"""Longer than any standstill: who leads is not of interest here."""
 SOURCES: dict[str, dict[str, Any]] = {
     "chat": {"hf": {"repo": "meta-llama/x", "tokenSecretRef": {"name": "hf", "key": "token"}}},
     "store": {"s3": {"uri": "s3://bucket/llama", "credentialsSecretRef": {"name": "s3"}}},
@@ -58,7 +60,7 @@ async def test_no_secret_is_in_any_log_status_or_event(world: World) -> None:
     await secret(kube, "hf", token=CANARY)
     await secret(kube, "s3", **S3)
     await world.apply(instance_type())
-    await world.start_operator(WARMFLEET_LOG_LEVEL="debug", WARMFLEET_AGENT_KEY_ROTATION_SECONDS="400")
+    await world.start_operator(WARMFLEET_LOG_LEVEL="debug", WARMFLEET_AGENT_KEY_ROTATION_SECONDS="400", **LEASE)
     texts: dict[str, str] = {}
     for name, source in SOURCES.items():
         await world.apply(fleet(name, 1, source))
@@ -124,7 +126,7 @@ async def wrong_tokens(pods: list[dict[str, Any]]) -> None:
 
 async def test_a_fleet_lives_on_when_its_secret_is_deleted_or_its_namespace_has_none(world: World) -> None:
     await world.apply(instance_type())
-    await world.start_operator()
+    await world.start_operator(**LEASE)
     await world.apply(deployment(replicas=1))
     await world.until_ready(1, seconds=PATIENCE)
     before = await agents_key(world)

@@ -99,10 +99,28 @@ class AgentKeys:
         self._take_in(namespace, live)
         known = self._known[namespace]
         if live is None:
-            live = await self._api.create(SECRETS, self._body(record, known.keys[:1]), namespace)
+            live = await self._made(record, known.keys[:1])
         elif changes := self._changes(live, record):
-            live = await self._api.patch(SECRETS, bearer.SECRET_NAME, changes, namespace)
+            live = await self._changed(namespace, changes)
         self._take_in(namespace, live)
+
+    async def _made(self, record: DeploymentRecord, before: tuple[str, ...]) -> Object | None:
+        """The new Secret, or the one that another deployment of the namespace has just made."""
+        try:
+            return await self._api.create(SECRETS, self._body(record, before), record.key.namespace)
+        except KubeError as error:
+            if error.status != 409:
+                raise
+            return await self._read(record.key.namespace)
+
+    async def _changed(self, namespace: str, changes: Object) -> Object | None:
+        """The Secret with the changes, or as somebody else has just changed it: the rest is done next time."""
+        try:
+            return await self._api.patch(SECRETS, bearer.SECRET_NAME, changes, namespace)
+        except KubeError as error:
+            if error.status != 409:
+                raise
+            return await self._read(namespace)
 
     async def _read(self, namespace: str) -> Object | None:
         try:
