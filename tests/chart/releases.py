@@ -24,12 +24,12 @@ CRD_SECONDS = 90.0
 
 def helm(servers: ControlPlane, *arguments: str, namespace: str = SYSTEM) -> str:
     """Output of Helm; AssertionError when it fails."""
-    return servers.run([helm_path(), *arguments, f"--namespace={namespace}"], timeout=120).stdout
+    return servers.run([helm_path(), *arguments, f"--namespace={namespace}"], timeout=240).stdout
 
 
 def helm_refusal(servers: ControlPlane, *arguments: str, namespace: str = SYSTEM) -> str:
     """What Helm says when it refuses; AssertionError when it does not."""
-    done = servers.run([helm_path(), *arguments, f"--namespace={namespace}"], check=False, timeout=120)
+    done = servers.run([helm_path(), *arguments, f"--namespace={namespace}"], check=False, timeout=240)
     assert done.returncode, f"Helm did it: {done.stdout}"
     return done.stderr
 
