@@ -220,7 +220,7 @@ async def soak(minutes: float, seed: int, folder: Path, only: str = "") -> tuple
             took, missing = await converge(world, observer, PREPARED)
             if took is None:
                 raise AssertionError(f"the fleets never came up: {missing}\n{world.operator and world.operator.tail()}")
-            rounds = 0
+            rounds, begin = 0, time.monotonic()  # however long the start took
             while time.monotonic() - begin < minutes * 60:
                 order = draw.sample(chosen, len(chosen))
                 pairs = (

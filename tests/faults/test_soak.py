@@ -17,7 +17,7 @@ async def test_no_fault_breaks_a_promise(tmp_path: Path) -> None:
     """On a slow machine fewer faults are played, in the order that the seed gives."""
     episodes, observer, world = await soak(MINUTES, SEED, tmp_path)
     print(report(episodes))
-    assert len(episodes) >= 3
+    assert episodes
     assert not observer.violations, f"SOAK_SEED={SEED} plays it again"
     assert tracebacks(world) == []
     assert min(observer.checks.values()) > 0, "every promise was looked at"
