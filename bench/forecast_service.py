@@ -52,11 +52,14 @@ def deployment(number: int) -> dict[str, object]:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """A process and all below it; one that ends meanwhile has none below it."""
     found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += family(int(child))
+    try:
+        children = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")]
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    for child in " ".join(children).split():
+        found += family(int(child))
     return found
 
 
