@@ -246,7 +246,7 @@ class RealWorker:
     @staticmethod
     def _status(url: str) -> int:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=REQUEST_TIMEOUT) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -255,12 +255,12 @@ class RealWorker:
 
     def state(self) -> AgentState:
         """What the agent says."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.agent_port}/v1/state", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.agent_port}/v1/state", timeout=REQUEST_TIMEOUT) as answer:
             return AgentState.model_validate_json(answer.read())
 
     def metrics(self) -> str:
         """The engine's exposition."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.engine_port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.engine_port}/metrics", timeout=REQUEST_TIMEOUT) as answer:
             return str(answer.read().decode())
 
     @property
@@ -280,7 +280,7 @@ class RealWorker:
             urllib.request.Request(
                 f"http://127.0.0.1:{self.agent_port}/v1/drain", wanted.model_dump_json(by_alias=True).encode()
             ),
-            timeout=5,
+            timeout=REQUEST_TIMEOUT,
         ).close()
 
     def wait_drained(self, seconds: float) -> AgentState:

@@ -33,7 +33,7 @@ USER = 1000
 """User and group of agent and engine, which share files and sockets."""
 NIXL_PORT = 5600
 """Where an engine's NixlConnector answers survivors that want to pull from it."""
-LEASE_SECONDS = 10
+LEASE_SECONDS = 25
 """How long a leaving worker keeps blocks for a survivor that does not come for them; less than its shutdown timeout, so
 that a survivor that died does not hold it up."""
 LINK_EFFICIENCY = 0.9
