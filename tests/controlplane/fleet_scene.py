@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from warmfleet_contracts import labels
+from warmfleet_contracts import bearer, labels
 from warmfleet_operator.acting.diff import FINALIZER
 from warmfleet_operator.specs.common import short_hash
 from warmfleet_runtime.kubeclient import (
@@ -22,6 +22,7 @@ from warmfleet_runtime.kubeclient import (
     EVENTS,
     LEASES,
     PODS,
+    SECRETS,
     SERVICE_ACCOUNTS,
     SERVICES,
     ApiError,
@@ -124,7 +125,7 @@ class Scene:
         await self.until("workers")
         if contended is not None:
             await self._contend(contended)
-        for stage in (*_CHILDREN, "finalizer", "status", "event"):
+        for stage in (*_CHILDREN, "finalizer", "status", "event", "rotated"):
             await self.until(stage)
         await self._report_ready()
         await self._change({"spec": {"replicas": 1}})
@@ -192,6 +193,10 @@ class Scene:
         found = (await self._kube.list(EVENTS, self._namespace))["items"]
         return any(e.get("source", {}).get("component") == "warmfleet-operator" for e in found)
 
+    async def _rotated(self) -> bool:
+        secret = await self._kube.get(SECRETS, bearer.SECRET_NAME, self._namespace)
+        return bearer.PREVIOUS_ITEM in secret["data"]
+
     async def _leads(self) -> bool:
         leases = (await self._kube.list(LEASES, self._namespace))["items"]
         return any(lease["spec"].get("holderIdentity") for lease in leases)
@@ -227,6 +232,7 @@ _STAGES: dict[str, Callable[[Scene], Awaitable[bool]]] = {
     "finalizer": Scene._finalizer,
     "status": Scene._status,
     "event": Scene._event,
+    "rotated": Scene._rotated,
     "leads": Scene._leads,
     "gone": Scene._gone,
 }

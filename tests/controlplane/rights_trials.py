@@ -98,6 +98,7 @@ def stage_without(right: Right) -> str | None:
         "create pods": "workers",
         "create secrets": "workers",
         "get secrets": "workers",
+        "patch secrets": "rotated",
         "patch pods": "marked",
         "delete pods": "scaled in",
         "patch llmdeployments": "finalizer",
