@@ -9,7 +9,7 @@ from warmfleet_runtime.kubeclient import Resource
 from world import ENGINE_IMAGE, World, deployment, eventually, instance_type
 
 NEW_IMAGE = "vllm/vllm-openai:v0.33.0"
-MISSING_IMAGE = "vllm/vllm-openai:v0.0.0-missing"
+MISSING_IMAGE = "vllm/vllm-openai:v0.33.1-missing"
 
 
 def fleet(image: str) -> dict[str, object]:
