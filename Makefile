@@ -67,7 +67,7 @@ format: $(STAMP) ## Format and mend what lint can mend
 .PHONY: test
 test: JOBS = 3
 test: lint ## Everything that needs no binary beyond pip packages (under 6 minutes on 2 cores)
-	$(PYTEST) tests $(SEPARATE:%=--ignore=tests/%) -n $(JOBS) --dist=loadgroup
+	$(PYTEST) tests $(SEPARATE:%=--ignore=tests/%) -n $(JOBS) --dist=loadfile
 
 .PHONY: test-compiled
 test-compiled: $(STAMP) ## The request-level simulator's tests as compiled code (a minute of compiling in a fresh checkout)
@@ -83,7 +83,7 @@ controlplane: $(STAMP) ## Build (or find) kube-apiserver, etcd, scheduler, contr
 
 .PHONY: test-controlplane
 test-controlplane: controlplane ## The scenarios, and what only it can prove, on a real Kubernetes control plane
-	WARMFLEET_CLUSTER=controlplane $(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/controlplane tests/scenarios -n $(JOBS) --dist=loadgroup
+	WARMFLEET_CLUSTER=controlplane $(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/controlplane tests/scenarios -n $(JOBS) --dist=loadfile
 
 .PHONY: prometheus
 prometheus: $(STAMP) ## Find prometheus and promtool, or unpack Debian's into the user's cache

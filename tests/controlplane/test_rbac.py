@@ -22,7 +22,7 @@ from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
 from warmfleet_runtime.kubeclient import KubeClient
 from warmfleet_runtime.rights import Right, Scope
 
-pytestmark = [pytest.mark.controlplane, pytest.mark.xdist_group("rbac")]
+pytestmark = pytest.mark.controlplane
 SHARDS = 2
 """Processes that share the trials."""
 CHECKED_WITHIN = {

@@ -17,15 +17,6 @@ from warmfleet_runtime.kubeclient import PODS  # noqa: E402
 from world import SCALE, World, embedded  # noqa: E402
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Few scenarios at a time, as each starts a dozen processes: one beside the control plane, else one per half."""
-    halves = os.environ.get("WARMFLEET_CLUSTER") != "controlplane"
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            half = "-life" if halves and item.path.name == "test_life.py" else ""
-            item.add_marker(pytest.mark.xdist_group(f"scenarios{half}"))
-
-
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Ends the control plane, if one was started."""
     if "shared_controlplane" in sys.modules:

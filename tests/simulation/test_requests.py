@@ -22,7 +22,7 @@ from warmfleet_simulation.requests.setup import Arm, Engine, concurrency, fresh_
 from warmfleet_simulation.requests.trial import HALVED, TWO_OF_EIGHT, Pattern, in_windows, interval, trial
 from warmfleet_simulation.requests.workload import Work, pack
 
-pytestmark = [pytest.mark.xdist_group("requests"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 PROFILE = lookup("llama-3.1-8b", "bf16", "H100-SXM", 1)
 ENGINE = Engine(PROFILE)
