@@ -88,6 +88,21 @@ async def test_an_old_key_is_rotated_and_both_are_known_for_a_while() -> None:
         assert tokens == tuple(bearer.bearer(f"made-key-number-00{n}", "pod-1") for n in (1, 0))
 
 
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_telemetry_reads_in_between_delays_neither_rotation_nor_repair(broken: bool) -> None:
+    async with Fleet() as fleet:
+        rig = Rig(fleet, rotation=1000.0)
+        one = await record(fleet)
+        await rig.keys.ensure(one)
+        if broken:
+            await fleet.kube.patch(resources.SECRETS, bearer.SECRET_NAME, {"data": {"token": "AAAA"}}, "prod")
+        for _ in range(60 if broken else 110):
+            rig.clock.advance(10.0)
+            await rig.keys.refresh("prod")
+            await rig.keys.ensure(one)
+        assert key_of(secret_of(fleet)) == "made-key-number-001"
+
+
 @pytest.mark.parametrize("damage", ["deleted", "garbage", "emptied"])
 async def test_a_secret_that_is_lost_or_broken_is_made_anew(damage: str) -> None:
     async with Fleet() as fleet:

@@ -40,6 +40,7 @@ _STAMP = "%Y-%m-%dT%H:%M:%SZ"
 class _Known:
     keys: tuple[str, ...] = ()
     owners: frozenset[str] = frozenset()
+    made: str = ""
     read_at: float = float("-inf")
     refused: bool = False
 
@@ -93,7 +94,7 @@ class AgentKeys:
         """
         namespace = record.key.namespace
         known = self._known.get(namespace)
-        if known is not None and known.keys and record.uid in known.owners and not self._due(namespace):
+        if known is not None and self._current(known, record) and not self._due(namespace):
             return
         live = await self._read(namespace)
         self._take_in(namespace, live)
@@ -137,6 +138,10 @@ class AgentKeys:
         patience = _IMPATIENT_SECONDS if known.refused or not known.keys else self._verify
         return self._clock.now() - known.read_at >= patience
 
+    def _current(self, known: _Known, record: DeploymentRecord) -> bool:
+        """Whether nothing has to change, as far as is known: ``refresh`` reads too, and then it is not due for long."""
+        return bool(known.keys) and record.uid in known.owners and not self._too_old(known.made)
+
     def _take_in(self, namespace: str, live: Object | None) -> None:
         known = self._known.setdefault(namespace, _Known())
         known.read_at, known.refused = self._clock.now(), False
@@ -146,7 +151,9 @@ class AgentKeys:
         found = _keys(live)
         if found:
             known.keys = found + tuple(k for k in known.keys[:1] if k not in found)
-        owners = parse.items(parse.mapping(live.get("metadata")).get("ownerReferences"))
+        meta = parse.mapping(live.get("metadata"))
+        known.made = parse.texts(meta.get("annotations")).get(ROTATED, "")
+        owners = parse.items(meta.get("ownerReferences")) if found else ()  # a broken one is mended as if it were new
         known.owners = frozenset(str(owner.get("uid")) for owner in owners)
 
     def _body(self, record: DeploymentRecord, before: tuple[str, ...]) -> Object:
