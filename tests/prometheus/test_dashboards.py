@@ -34,6 +34,7 @@ from warmfleet_cli.demo.processes import Child  # noqa: E402
 from warmfleet_contracts import labels  # noqa: E402
 from warmfleet_forecasting.history import Key  # noqa: E402
 from warmfleet_forecasting.history.recorder import Recorder  # noqa: E402
+from warmfleet_operator.settings import Settings  # noqa: E402
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock  # noqa: E402
 from warmfleet_runtime.kubeclient import PODS  # noqa: E402
 from world import SCALE, World, deployment, embedded, eventually, instance_type  # noqa: E402
@@ -207,6 +208,7 @@ async def test_every_query_of_every_dashboard_returns_data(scraped: Scraped, pro
         await seen(url, "warmfleet_operator_prefix_hit_ratio > 0.1", "hit ratio")
         await seen(url, "warmfleet_operator_slo_attainment_ratio", "attainment")
         await seen(url, "warmfleet_forecaster_pinball_gain_ratio", "forecast with skill")
+        await asyncio.sleep(world.clock.real(2 * Settings().mean_window_seconds))  # else one event with the growth
         await world.apply(deployment(scaling={"min": 1, "max": 1, "forecast": {}}))
         await world.until_ready(1, seconds=PATIENCE)
         await seen(url, 'warmfleet_operator_scale_event_kept_ratio_count{direction="in"} > 0', "measured scale event")
