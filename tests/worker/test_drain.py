@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from warmfleet_contracts.agent import Phase, Strategy
 from warmfleet_worker.drain import DrainMachine, Engine, step
@@ -59,8 +59,19 @@ def serving() -> DrainMachine:
     return run(EngineReady())[0]
 
 
+_LOST_WHILE_IDLE = [  # what was seen before the engine was lost must not count afterwards
+    (0.0, DrainRequested("LowestKvValue", 3.0, (Strategy.STORE,))),
+    (2.0, EngineReady()),
+    (0.0, LoadObserved(0, 0)),
+    (0.0, LoadObserved(0, 0)),
+    (0.0, EngineLost()),
+    (0.0, HandoverFailed("broken")),
+]
+
+
 @settings(max_examples=300, deadline=None)
 @given(_STORIES)
+@example(_LOST_WHILE_IDLE)
 def test_laws(story) -> None:
     state, now, ready, handing = DrainMachine(), 0.0, False, False
     for delta, given_event in story:

@@ -184,8 +184,9 @@ def _engine(state: DrainMachine, event: EngineReady | EngineLost | EngineExited)
         return _serve(replace(state, drain=None)) if restarted or state.phase is Phase.STARTING else state
     gone = isinstance(event, EngineExited)
     state = replace(state, engine=Engine.GONE if gone else Engine.LOST, load=None)
-    if gone and state.drain is not None:
-        state = replace(state, drain=replace(state.drain, engine_exited=True))
+    if (drain := state.drain) is not None:  # what was seen of its load before says nothing any more
+        drain = replace(drain, idle_observations=0, engine_exited=drain.engine_exited or gone)
+        state = replace(state, drain=drain)
     return replace(state, phase=Phase.STARTING) if state.phase is Phase.SERVING else state
 
 
