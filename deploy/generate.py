@@ -41,11 +41,29 @@ BASE = ROOT / "deploy" / "kustomize"
 ARGO = ROOT / "deploy" / "argocd"
 RELEASE, NAMESPACE = "warmfleet", "warmfleet-system"
 MANAGED = frozenset(
-    {"namespace", "listenAddress", "listenPort", "leaderElection", "leaseName", "leaseNamespace", "identity"}
+    {
+        "namespace",
+        "listenAddress",
+        "listenPort",
+        "leaderElection",
+        "leaseName",
+        "leaseNamespace",
+        "identity",
+        "metricsAuthentication",
+    }
 )
 """Settings of the operator that the chart sets or relies on; nobody else may."""
 FORECASTER_MANAGED = frozenset(
-    {"namespace", "listenAddress", "listenPort", "identity", "replicas", "operatorUrl", "databasePath"}
+    {
+        "namespace",
+        "listenAddress",
+        "listenPort",
+        "identity",
+        "replicas",
+        "operatorUrl",
+        "databasePath",
+        "metricsTokenFolder",
+    }
 )
 """The same of the forecaster."""
 _KEY = re.compile(r"^( *)([a-zA-Z_]+):")

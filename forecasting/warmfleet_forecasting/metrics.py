@@ -30,6 +30,11 @@ class Metrics:
         self.scrapes = Counter(
             "warmfleet_forecaster_scrapes", "Requests to operators by outcome.", ["outcome"], registry=registry
         )
+        self.refused = Counter(
+            "warmfleet_forecaster_unauthorized_requests",
+            "Requests for metrics without the right bearer token.",
+            registry=registry,
+        )
         self.writes = Counter(
             "warmfleet_forecaster_writes",
             "Writes to the API server by kind and result.",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+from warmfleet_contracts import bearer
+from warmfleet_runtime.keys import KeyFiles
 from warmfleet_runtime.settings import load
 
 from warmfleet_forecasting.history.prometheus import DEFAULT_QUERY
@@ -31,6 +34,8 @@ class Settings(BaseModel):
     for the past. Prometheus: it is the only source."""
     operator_url: Annotated[str, Field(pattern="^https?://.+$|^$", max_length=512)] = ""
     """The operator's metrics, such as http://warmfleet-operator-pods:8081/metrics; empty: nothing is scraped."""
+    metrics_token_folder: Annotated[str, Field(max_length=1024)] = ""
+    """Folder with the token that opens ``/metrics`` of operator and forecaster; empty: none is shown nor asked for."""
     scrape_metric: Annotated[str, Field(pattern="^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=200)] = METRIC
     """Gauge (requests/s) or counter (name ending in _total) with the labels namespace and deployment."""
     scrape_seconds: Annotated[float, _PERIOD] = 15.0
@@ -87,6 +92,13 @@ class Settings(BaseModel):
                 f"identity {self.identity!r} is number {self.ordinal}, but there are {self.replicas} replicas"
             )
         return self
+
+    def metrics_tokens(self) -> KeyFiles | None:
+        """The token that opens ``/metrics``, and the one before it; None when none is asked for."""
+        if not self.metrics_token_folder:
+            return None
+        folder = Path(self.metrics_token_folder)
+        return KeyFiles(folder / bearer.KEY_ITEM, folder / bearer.PREVIOUS_ITEM)
 
     @property
     def ordinal(self) -> int:

@@ -81,6 +81,7 @@ class Metrics:
         self.telemetry_failures = self._counter(
             "telemetry_failures", "Answers of routers and agents that could not be used.", "source", "cause"
         )
+        self.refused = self._counter("unauthorized_requests", "Requests for metrics without the right bearer token.")
         self.events = self._counter("events", "Kubernetes events by reason.", "reason")
         self.act_failures = self._counter("act_failures", "Rounds of acting that failed.", *_DEPLOYMENT)
         self.leader = self._gauge("leader", "1 while this process leads.")

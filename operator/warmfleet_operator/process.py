@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -30,8 +31,10 @@ from warmfleet_operator.adapters.agentkeys import AgentKeys
 from warmfleet_operator.adapters.agents import AgentClient
 from warmfleet_operator.adapters.audit import WATCHED, Audit
 from warmfleet_operator.adapters.crds import refusals
+from warmfleet_operator.adapters.keysecret import Rotation
 from warmfleet_operator.adapters.kube import RestKubeApi
 from warmfleet_operator.adapters.lease import ElectionThread, Elector, Leadership, LeaseSettings
+from warmfleet_operator.adapters.metricskey import MetricsKey
 from warmfleet_operator.adapters.prometheus import PrometheusSource
 from warmfleet_operator.adapters.telemetry import Telemetry, agent_session
 from warmfleet_operator.loop import DecisionLoop, Planner, Wake
@@ -98,10 +101,17 @@ class OperatorProcess:
             election.start()
         try:
             async with agent_session() as session:
-                keys = AgentKeys(api, self._clock, rotation_seconds=settings.agent_key_rotation_seconds)
+                metrics_key = self._metrics_key(api)
+                keys = AgentKeys(
+                    api,
+                    self._clock,
+                    rotation_seconds=settings.agent_key_rotation_seconds,
+                    digests=metrics_key.digests if metrics_key is not None else lambda: (),
+                )
                 used = keys if settings.agent_authentication else None
                 agents = AgentClient(session, keys=used)
-                return await self._work(stop, _Parts(store, api, wake, agents, used, self._source(session)))
+                parts = _Parts(store, api, wake, agents, used, self._source(session), metrics_key)
+                return await self._work(stop, parts)
         finally:
             if self.probes is not None:
                 await self.probes.stop()
@@ -109,6 +119,18 @@ class OperatorProcess:
             if election is not None:
                 await asyncio.to_thread(election.stop)
             await asyncio.to_thread(watcher.stop)
+
+    def _metrics_key(self, api: RestKubeApi) -> MetricsKey | None:
+        settings = self._settings
+        if not settings.metrics_authentication:
+            return None
+        return MetricsKey(
+            api,
+            self._clock,
+            namespace=settings.resolved_lease_namespace(os.environ),
+            leads=lambda: self._leadership.held,
+            rotation=Rotation(self._clock, settings.agent_key_rotation_seconds),
+        )
 
     def _source(self, session: aiohttp.ClientSession) -> PrometheusSource | None:
         settings = self._settings
@@ -149,7 +171,8 @@ class OperatorProcess:
             tick_seconds=settings.tick_seconds,
             lost=partial(self._end, "the lease was lost"),
         )
-        await self._serve(partial(self._problems, decisions, telemetry, audit), partial(self._refresh, store, audit))
+        problems, refresh = partial(self._problems, decisions, telemetry, audit), partial(self._refresh, store, audit)
+        await self._serve(problems, refresh, parts.metrics_key)
         reason = await self._until(stop, audit.wait_synced())
         if reason is None and not stop.is_set() and not await self._crds_fit(api):  # they may have come meanwhile
             reason = "the CRDs are not those of this release"
@@ -157,10 +180,10 @@ class OperatorProcess:
             await executor.close()
             _LOG.error("ending: %s", reason)
             return 1
-        tasks = [
-            asyncio.create_task(self._watched(name, work), name=name)
-            for name, work in (("telemetry", telemetry.run()), ("audit", audit.run()), ("decide", decisions.run()))
-        ]
+        loops = {"telemetry": telemetry.run(), "audit": audit.run(), "decide": decisions.run()}
+        if parts.metrics_key is not None:
+            loops["token of the metrics"] = parts.metrics_key.run()
+        tasks = [asyncio.create_task(self._watched(name, work), name=name) for name, work in loops.items()]
         reason = await self._until(stop)
         for task in tasks:
             task.cancel()
@@ -210,8 +233,11 @@ class OperatorProcess:
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._end, reason)
 
-    async def _serve(self, problems: Callable[[], list[str]], refresh: Callable[[], None]) -> None:
-        self.probes = ProbeServer(self.metrics, problems, refresh)
+    async def _serve(
+        self, problems: Callable[[], list[str]], refresh: Callable[[], None], key: MetricsKey | None
+    ) -> None:
+        tokens = key.tokens if key is not None else None
+        self.probes = ProbeServer(self.metrics, problems, refresh, tokens=tokens, refused=self.metrics.refused.inc)
         await self.probes.start(self._settings.listen_address, self._settings.listen_port)
 
     def _problems(self, decisions: DecisionLoop, telemetry: Telemetry, audit: Audit) -> list[str]:
@@ -245,20 +271,17 @@ class OperatorProcess:
         return elector, api.close
 
 
+@dataclass(frozen=True, slots=True)
 class _Parts:
     """What the parts share."""
 
-    def __init__(
-        self,
-        store: FleetStore,
-        api: RestKubeApi,
-        wake: Wake,
-        agents: AgentClient,
-        keys: AgentKeys | None,
-        fleets: PrometheusSource | None,
-    ) -> None:
-        self.store, self.api, self.wake, self.agents, self.keys = store, api, wake, agents, keys
-        self.fleets = fleets
+    store: FleetStore
+    api: RestKubeApi
+    wake: Wake
+    agents: AgentClient
+    keys: AgentKeys | None
+    fleets: PrometheusSource | None
+    metrics_key: MetricsKey | None
 
 
 class _Always(Leadership):

@@ -107,6 +107,13 @@ RIGHTS: tuple[Right, ...] = (
         get="agents are asked with their namespace's key",
         patch="the key is rotated, and kept for as long as one deployment is left",
     ),
+    *_rights(
+        resources.SECRETS,
+        Scope.OWN,
+        name=bearer.METRICS_SECRET_NAME,
+        get="readers of metrics are known by its token",
+        patch="the token is made and rotated",
+    ),
     *_rights(resources.EVENTS, Scope.FLEET, create="events tell what was done"),
     *_rights(resources.LEASES, Scope.OWN, create="the Lease is made where there is none"),
     *_rights(

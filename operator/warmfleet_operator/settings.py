@@ -53,7 +53,10 @@ class Settings(BaseModel):
     agent_authentication: bool = True
     """Agents answer only whoever holds the key of their namespace, the Secret ``warmfleet-agents``."""
     agent_key_rotation_seconds: Annotated[float, Field(ge=0, le=315_360_000)] = 2_592_000.0
-    """Age at which that key is replaced; 0: only when somebody deletes the Secret."""
+    """Age at which that key and the metrics' token are replaced; 0: only when somebody takes them away."""
+    metrics_authentication: bool = False
+    """Ask whoever reads ``/metrics`` of the operator and of agents for the token in the Secret ``warmfleet-metrics``
+    of the operator's namespace, which must be there and is filled by the operator; the chart turns it on."""
     kv_link_gbit: Annotated[float, Field(ge=0, le=10_000)] = 25.0
     """Network of a worker's node, Gbit/s, which hand-over by auto weighs against prefill; 0: unknown."""
     agent_image: Annotated[str, Field(min_length=1, max_length=512)] = "ghcr.io/warmfleet/agent:0.1.0"

@@ -14,10 +14,11 @@ class KeyFiles:
 
     Args:
         *files: The files, the most recent key first; those that are missing or empty do not count.
+        required: Whether it is a problem when the first one is missing.
     """
 
-    def __init__(self, *files: Path) -> None:
-        self._files = files
+    def __init__(self, *files: Path, required: bool = True) -> None:
+        self._files, self._required = files, required
         self._problem = ""
 
     def read(self) -> tuple[str, ...]:
@@ -29,7 +30,7 @@ class KeyFiles:
                 with file.open("rb") as stream:
                     text = stream.read(MAX_BYTES).decode("ascii").strip()
             except (OSError, UnicodeDecodeError) as error:
-                if number == 0:
+                if number == 0 and self._required:
                     problem = f"{file.name}: {type(error).__name__}"
                 continue
             if text:

@@ -2,7 +2,7 @@
 
 Readiness says that the process is up; leadership plays no part in it, or a rolling update of two replicas would never
 finish. Liveness fails when a sign of the process's work is too old, such as the last decision or the last word of a
-watch.
+watch. Probes ask for nothing: the kubelet has no token. ``/metrics`` asks for one where tokens are given.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
+from warmfleet_contracts import bearer
 
 
 class Rendered(Protocol):
@@ -46,10 +47,21 @@ class ProbeServer:
         metrics: What ``/metrics`` shows.
         problems: What is wrong now; empty when alive.
         refresh: Called before metrics are rendered.
+        tokens: Tokens that open ``/metrics`` now; None: nothing is asked for.
+        refused: Called when somebody without one of them asks.
     """
 
-    def __init__(self, metrics: Rendered, problems: Callable[[], list[str]], refresh: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        metrics: Rendered,
+        problems: Callable[[], list[str]],
+        refresh: Callable[[], None],
+        *,
+        tokens: Callable[[], Sequence[str]] | None = None,
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
         self._metrics, self._problems, self._refresh = metrics, problems, refresh
+        self._tokens, self._refused = tokens, refused
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -78,6 +90,11 @@ class ProbeServer:
         return web.Response(text="ok")
 
     async def _show(self, request: web.Request) -> web.Response:
+        given = bearer.presented(request.headers.get("Authorization"))
+        if self._tokens is not None and not bearer.matches(given, self._tokens()):
+            self._refused()
+            text = f"Authorization: present the token in the Secret {bearer.METRICS_SECRET_NAME}\n"
+            return web.Response(status=401, text=text, headers={"WWW-Authenticate": "Bearer"})
         self._refresh()
         body = self._metrics.render(request.query.getall("name[]", []))
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})

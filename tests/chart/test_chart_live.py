@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,9 @@ async def test_the_installed_operator_brings_a_fleet_up_and_lets_it_go(
         (lease,) = (await run(get, "leases", *own))["items"]
         assert lease["spec"]["holderIdentity"] in pods
 
-        metrics = await run(scrape, lease["spec"]["holderIdentity"])
+        assert (await run(scrape, lease["spec"]["holderIdentity"], False))[0] == 401
+        status, metrics = await run(scrape, lease["spec"]["holderIdentity"], True)
+        assert status == 200
         assert re.search(r'^warmfleet_operator_api_requests_total\{code="20[01]"', metrics, re.MULTILINE)
         assert 'code="403"' not in metrics
 
@@ -109,8 +113,16 @@ def children(servers: ControlPlane) -> set[str]:
     return names(servers, kinds, "-n=default", f"-l={labels.DEPLOYMENT}=chat")
 
 
-def scrape(servers: ControlPlane, pod: str) -> str:
+def scrape(servers: ControlPlane, pod: str, known: bool) -> tuple[int, str]:
+    """Status and text of the metrics, asked for with the token that PodMonitors name, or without one."""
     address = get(servers, f"pod/{pod}", f"-n={SYSTEM}")["status"]["podIP"]
+    request = urllib.request.Request(f"http://{address}:8081/metrics")
+    if known:
+        data = get(servers, "secret/warmfleet-metrics", f"-n={SYSTEM}")["data"]
+        request.add_header("Authorization", f"Bearer {base64.b64decode(data['token']).decode()}")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy of the environment
-    with opener.open(f"http://{address}:8081/metrics", timeout=10) as answer:
-        return str(answer.read().decode())
+    try:
+        with opener.open(request, timeout=10) as answer:
+            return answer.status, str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.code, ""

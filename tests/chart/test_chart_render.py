@@ -16,8 +16,10 @@ import pytest
 import yaml
 from warmfleet_contracts import labels
 from warmfleet_contracts.api import InstanceType, LLMDeployment
+from warmfleet_contracts.bearer import KEY_ITEM, METRICS_SECRET_NAME, SECRET_NAME
 from warmfleet_forecasting.rights import RIGHTS as FORECASTER_RIGHTS
 from warmfleet_forecasting.settings import load_settings as load_forecaster_settings
+from warmfleet_operator.adapters.prometheus import DEPLOYMENT
 from warmfleet_operator.rights import RIGHTS
 from warmfleet_operator.settings import Settings, load_settings
 from warmfleet_runtime.rights import Right, Scope
@@ -147,11 +149,11 @@ def test_no_right_is_wide_or_gives_more_than_it_says() -> None:
         assert "*" not in (right.group + right.resource + right.verb)
         assert right.verb not in {"bind", "escalate", "impersonate", "deletecollection"}
         assert right.resource not in {"pods/exec", "serviceaccounts/token"}
-        if right.resource == "secrets":  # one name; `create` cannot be limited to it, and reads nothing
-            assert right.verb == "create" or right.name == "warmfleet-agents"
+        if right.resource == "secrets":  # two names; `create` cannot be limited to them, and reads nothing
+            assert right.verb == "create" or right.name in {SECRET_NAME, METRICS_SECRET_NAME}
         assert right.why
     for rights in (RIGHTS, FORECASTER_RIGHTS):
-        assert len({(r.group, r.resource, r.verb) for r in rights}) == len(rights)
+        assert len({(r.group, r.resource, r.verb, r.name) for r in rights}) == len(rights)
 
 
 def settings_of(bodies: list[Json], name: str = "warmfleet-operator") -> Json:
@@ -339,8 +341,33 @@ def test_pod_monitors_select_pods_that_exist_and_ports_they_have(helm: str) -> N
         }
         assert {endpoint["port"] for endpoint in spec["podMetricsEndpoints"]} == ports
         assert spec["namespaceSelector"] == {"any": True}
+        for endpoint in spec["podMetricsEndpoints"]:  # what the operator asks Prometheus by
+            sources = {r["targetLabel"]: r["sourceLabels"] for r in endpoint["relabelings"]}
+            assert sources[DEPLOYMENT] == ["__meta_kubernetes_pod_label_warmfleet_dev_deployment"]
     narrow = monitoring(helm, "--set=namespaced=true")["PodMonitor/warmfleet-worker"]["spec"]
     assert narrow["namespaceSelector"] == {"matchNames": [generate.NAMESPACE]}
+
+
+def test_monitors_present_the_token_where_one_is_asked_for(helm: str) -> None:
+    asked = {"operator": {"http"}, "forecaster": {"http"}, "worker": {"agent"}, "router": set()}
+    for arguments, on in (([], True), (["--set=metrics.authentication=false"], False)):
+        bodies = monitoring(helm, *arguments)
+        for part, ports in asked.items():
+            endpoints = bodies[f"PodMonitor/warmfleet-{part}"]["spec"]["podMetricsEndpoints"]
+            given = {e["port"]: e["authorization"]["credentials"] for e in endpoints if "authorization" in e}
+            assert given == ({port: {"name": METRICS_SECRET_NAME, "key": KEY_ITEM} for port in ports} if on else {})
+        own = bodies.get(f"Secret/{METRICS_SECRET_NAME}")
+        assert (own is not None) is on
+        assert own is None or "data" not in own, "no manifest holds a token"
+        config = yaml.safe_load(bodies["ConfigMap/warmfleet-operator"]["data"]["config.yaml"])
+        assert config["metricsAuthentication"] is on
+        forecaster = bodies["StatefulSet/warmfleet-forecaster"]["spec"]["template"]["spec"]
+        settings = yaml.safe_load(bodies["ConfigMap/warmfleet-forecaster"]["data"]["config.yaml"])
+        mounts = {m["name"]: m["mountPath"] for m in forecaster["containers"][0]["volumeMounts"]}
+        assert mounts.get("metrics-token") == settings.get("metricsTokenFolder") == (FOLDER if on else None)
+
+
+FOLDER = "/etc/warmfleet-metrics"
 
 
 def test_rules_and_dashboards_are_the_files(helm: str) -> None:

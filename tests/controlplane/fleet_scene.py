@@ -54,6 +54,7 @@ SETTINGS: Json = {
     "audit_seconds": 200,
     "checkpoint_seconds": 10,
     "agent_key_rotation_seconds": 20,
+    "metrics_authentication": True,
     "listen_address": "127.0.0.1",
     "listen_port": 0,
     "lease_duration_seconds": 60,  # longer than any test: a busy machine must not cost the leadership
@@ -125,7 +126,7 @@ class Scene:
         await self.until("workers")
         if contended is not None:
             await self._contend(contended)
-        for stage in (*_CHILDREN, "finalizer", "status", "event", "rotated"):
+        for stage in (*_CHILDREN, "finalizer", "status", "event", "rotated", "readers"):
             await self.until(stage)
         await self._report_ready()
         await self._change({"spec": {"replicas": 1}})
@@ -138,7 +139,10 @@ class Scene:
         await self.until("gone")
 
     async def begin(self) -> None:
-        """The LLMDeployment, with a foreign pod where its first worker would be."""
+        """The LLMDeployment, with a foreign pod where its first worker would be; what an installation brings."""
+        await self._kube.create(
+            SECRETS, {"metadata": {"name": bearer.METRICS_SECRET_NAME, "namespace": self._namespace}}
+        )
         made = await self._kube.create(LLMDS, fixed_fleet(self._namespace, paused=True))
         name = f"chat-a-{short_hash([made['metadata']['uid'], 'a', 0])}"
         foreign = {"containers": [{"name": "x", "image": "example.invalid/x:1"}]}
@@ -197,6 +201,10 @@ class Scene:
         secret = await self._kube.get(SECRETS, bearer.SECRET_NAME, self._namespace)
         return bearer.PREVIOUS_ITEM in secret["data"]
 
+    async def _readers(self) -> bool:
+        own = await self._kube.get(SECRETS, bearer.METRICS_SECRET_NAME, self._namespace)
+        return bearer.KEY_ITEM in (own.get("data") or {})
+
     async def _leads(self) -> bool:
         leases = (await self._kube.list(LEASES, self._namespace))["items"]
         return any(lease["spec"].get("holderIdentity") for lease in leases)
@@ -233,6 +241,7 @@ _STAGES: dict[str, Callable[[Scene], Awaitable[bool]]] = {
     "status": Scene._status,
     "event": Scene._event,
     "rotated": Scene._rotated,
+    "readers": Scene._readers,
     "leads": Scene._leads,
     "gone": Scene._gone,
 }

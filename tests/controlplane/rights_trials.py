@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from fleet_scene import SCALE, SETTINGS, TYPES, Json, Scene, grant, instance_type
 from kubernetes.aio import client as kube_client
+from warmfleet_contracts import bearer
 from warmfleet_operator import watching
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.process import OperatorProcess
@@ -115,6 +116,8 @@ def stage_without(right: Right) -> str | None:
         "services": "service",
         "poddisruptionbudgets": "budget",
     }
+    if right.name == bearer.METRICS_SECRET_NAME:
+        return "readers"
     child = children.get(right.resource)
     if child is not None:
         return f"{child} gone" if right.verb == "delete" else child

@@ -251,8 +251,9 @@ async def test_of_prometheus_only_what_is_new_is_fetched(
 async def test_every_replica_of_the_operator_is_asked_and_the_leader_counts(session: aiohttp.ClientSession) -> None:
     text = 'warmfleet_operator_demand_requests_per_second{namespace="prod",deployment="chat"} 12.5\nother_metric 1\n'
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(text=text)
+    async def metrics(request: web.Request) -> web.Response:
+        known = request.headers.get("Authorization") == "Bearer newest"
+        return web.Response(text=text) if known else web.Response(status=401)
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)
@@ -262,7 +263,12 @@ async def test_every_replica_of_the_operator_is_asked_and_the_leader_counts(sess
     clock = ManualClock(start_wall=datetime.fromtimestamp(NOW, UTC))
     recorder, outcomes = Recorder(":memory:", DAY), list[str]()
     url = f"http://localhost:{runner.addresses[0][1]}/metrics"
-    scraper = Scraper(recorder, url, session, clock, observe=outcomes.append)
+    tokens: list[str] = []
+    scraper = Scraper(recorder, url, session, clock, observe=outcomes.append, tokens=lambda: tokens)
+    assert await scraper.round() == 0
+    assert set(outcomes) == {"failed"}
+    tokens += ["newest", "older"]
+    outcomes.clear()
     assert await scraper.round() == 1
     text = "\xff broken {"
     clock.advance(60)

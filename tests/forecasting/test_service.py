@@ -39,10 +39,11 @@ async def slow() -> AsyncIterator[World]:
         yield made
 
 
-async def test_from_a_deployment_to_the_status_of_its_forecast(world: World) -> None:
+async def test_from_a_deployment_to_the_status_of_its_forecast(world: World, tmp_path: Path) -> None:
     await world.apply(deployment(forecast={"history": "24h"}))
     await world.apply(deployment("silent", forecast=None))
-    process = world.start()
+    (tmp_path / "token").write_text("t" * 20)
+    process = world.start(metrics_token_folder=str(tmp_path))
     await world.until(world.issued, what="a forecast")
     made = TrafficForecast.model_validate(world.forecast())
     status = made.status
@@ -65,8 +66,11 @@ async def test_from_a_deployment_to_the_status_of_its_forecast(world: World) -> 
         async with session.get(f"{base}/healthz") as answer:
             assert answer.status == 200
         async with session.get(f"{base}/metrics") as answer:
+            assert answer.status == 401
+        async with session.get(f"{base}/metrics", headers={"Authorization": f"Bearer {'t' * 20}"}) as answer:
             text = await answer.text()
     assert 'warmfleet_forecaster_fits_total{outcome="Fitted"}' in text
+    assert "warmfleet_forecaster_unauthorized_requests_total 1.0" in text
     assert 'warmfleet_forecaster_issued_timestamp_seconds{deployment="chat",namespace="prod"}' in text
     # no longer asked for: the object that was made goes
     await world.kube.patch(DEPLOYMENTS, "chat", {"spec": {"scaling": {"forecast": None}}}, "prod")

@@ -25,7 +25,7 @@ def exposition(start: int, end: int) -> str:
 
     def write(name: str, kind: str, suffix: str, factor: float) -> None:
         for fleet, pod, rate, _ in workers:
-            labels = f'namespace="prod",warmfleet_dev_deployment="{fleet}",pod="{pod}"'
+            labels = f'namespace="prod",deployment="{fleet}",pod="{pod}"'
             values = ((at, rate * factor * (at - start)) for at in range(start, end, STEP))
             lines.extend(f"vllm:{name}{suffix}{{{labels}}} {value} {at}" for at, value in values)
 
@@ -39,7 +39,7 @@ def exposition(start: int, end: int) -> str:
     for name, value in (("num_requests_running", 3), ("num_requests_waiting", None)):
         lines.append(f"# TYPE vllm:{name} gauge")
         for fleet, pod, _, waiting in workers:
-            labels = f'namespace="prod",warmfleet_dev_deployment="{fleet}",pod="{pod}"'
+            labels = f'namespace="prod",deployment="{fleet}",pod="{pod}"'
             shown = waiting if value is None else value
             lines.extend(f"vllm:{name}{{{labels}}} {shown} {at}" for at in range(start, end, STEP))
     return "\n".join([*lines, "# EOF", ""])

@@ -101,10 +101,28 @@ async def test_the_hooks_token_is_good_for_the_hook_alone(locked: Locked) -> Non
     assert await locked.status("GET", "/v1/state", "of-the-hook") == 401
 
 
-async def test_probes_and_metrics_need_no_token(locked: Locked) -> None:
+async def test_probes_need_no_token_and_metrics_none_while_no_reader_is_named(locked: Locked) -> None:
     assert (await locked.client.get("/healthz")).status == 200
     assert (await locked.client.get("/readyz")).status == 503
     assert (await locked.client.get("/metrics")).status == 200
+
+
+async def test_metrics_are_for_the_readers_that_the_secret_names(locked: Locked) -> None:
+    async def shown(*tokens: str | None) -> list[int]:
+        return [await locked.status("GET", "/metrics", token) for token in tokens]
+
+    digests = [locked.folder / name for name in (bearer.DIGEST_ITEM, bearer.PREVIOUS_DIGEST_ITEM)]
+    digests[0].write_text(bearer.digest(NEW))
+    assert await shown(None, "", OLD, bearer.bearer(OLD, "uid-1"), bearer.digest(NEW), NEW) == [401] * 5 + [200]
+    assert locked.guard.refused == 5
+    assert await locked.status("GET", "/v1/state", NEW) == 401, "who reads metrics may do nothing else"
+    digests[1].write_text(bearer.digest(OLD))
+    assert await shown(OLD, NEW) == [200, 200]
+    for file in locked.folder.iterdir():
+        file.unlink()
+    assert await shown(None, NEW) == [401, 200], "a lost Secret opens nothing"
+    locked.write(OLD)
+    assert await shown(None) == [200], "nobody is named any more"
 
 
 def test_a_file_of_any_size_and_content_is_read_in_bounds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

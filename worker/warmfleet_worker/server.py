@@ -54,9 +54,13 @@ class AgentServer:
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuses whoever may not ask, before anything of the request is looked at."""
-        header = request.headers.get("Authorization")
-        if request.path.startswith("/v1/") and not self._guard.lets(header, prestop=request.path == "/v1/prestop"):
-            answer = _refuse(401, "Authorization: present the bearer token of this pod")
+        header, missing = request.headers.get("Authorization"), ""
+        if request.path == "/metrics" and not self._guard.shows(header):
+            missing = "the bearer token of whoever reads metrics"
+        elif request.path.startswith("/v1/") and not self._guard.lets(header, prestop=request.path == "/v1/prestop"):
+            missing = "the bearer token of this pod"
+        if missing:
+            answer = _refuse(401, f"Authorization: present {missing}")
             answer.headers["WWW-Authenticate"] = "Bearer"
             return answer
         return await handler(request)

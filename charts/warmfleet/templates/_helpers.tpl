@@ -116,6 +116,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "warmfleet.endpoint" -}}
 - port: {{ .port }}
   path: /metrics
+  {{- if and .token .root.Values.metrics.authentication }}
+  authorization:
+    credentials:
+      name: warmfleet-metrics
+      key: token
+  {{- end }}
   {{- if .relabel }}
   relabelings:
     - sourceLabels: [__meta_kubernetes_pod_label_warmfleet_dev_deployment]

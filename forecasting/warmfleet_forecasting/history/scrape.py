@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import aiohttp
 from warmfleet_runtime import openmetrics
@@ -40,6 +40,7 @@ class Scraper:
         period: Logical seconds between two rounds.
         metric: Gauge (requests/s) or counter with labels namespace and deployment.
         observe: Called with the outcome of each request.
+        tokens: Tokens that open the operator's metrics, the newest first; none when it asks for none.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class Scraper:
         period: float = 15.0,
         metric: str = METRIC,
         observe: Callable[[str], None] = lambda _: None,
+        tokens: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._recorder, self._url, self._session, self._clock = recorder, URL(url), session, clock
-        self._period, self._metric, self._observe = period, metric, observe
+        self._period, self._metric, self._observe, self._tokens = period, metric, observe, tokens
         self._counters: dict[tuple[str, openmetrics.Labels], CounterRates] = {}
         self.last_round: float | None = None
 
@@ -108,7 +110,9 @@ class Scraper:
 
     async def _one(self, target: URL) -> openmetrics.Samples | None:
         try:
-            async with self._session.get(target, timeout=_TIMEOUT) as answer:
+            tokens = self._tokens()
+            headers = {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
+            async with self._session.get(target, timeout=_TIMEOUT, headers=headers) as answer:
                 answer.raise_for_status()
                 body = bytearray()
                 async for chunk in answer.content.iter_chunked(65_536):

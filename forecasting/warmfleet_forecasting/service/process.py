@@ -66,6 +66,7 @@ class ForecasterProcess:
         watch_limit_s: float = 300.0,
     ) -> None:
         self._settings, self._clock, self._configure, self._given = settings, clock, configure, history
+        self._tokens = settings.metrics_tokens()
         self._started = clock.now()
         self._watch_limit_s = watch_limit_s
         self._heard = dict.fromkeys((r.plural for r in _WATCHED), time.monotonic())
@@ -116,6 +117,8 @@ class ForecasterProcess:
                 self.metrics,
                 lambda: self._problems(refitter, scraper),
                 lambda: self.metrics.overdue.set(refitter.overdue()),
+                tokens=self._tokens.read if self._tokens is not None else None,
+                refused=self.metrics.refused.inc,
             )
             await self.probes.start(self._settings.listen_address, self._settings.listen_port)
             stack.push_async_callback(self.probes.stop)
@@ -157,6 +160,7 @@ class ForecasterProcess:
             period=settings.scrape_seconds,
             metric=settings.scrape_metric,
             observe=lambda outcome: self.metrics.scrapes.labels(outcome).inc(),
+            tokens=self._tokens.read if self._tokens is not None else tuple,
         )
         loops["scraping"] = scraper.run()
         return RecordedHistory(recorder, prometheus), scraper

@@ -8,18 +8,15 @@ newest one. A Secret that a person deletes is made anew: that is how one rotates
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from warmfleet_contracts import bearer, labels
 from warmfleet_contracts.api import API_VERSION
 from warmfleet_runtime.clock import Clock
 
+from warmfleet_operator.adapters import keysecret
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
 from warmfleet_operator.adapters.resources import SECRETS
 from warmfleet_operator.specs.common import Object
@@ -31,9 +28,7 @@ VERIFY_SECONDS = 300.0
 """Logical seconds after which a Secret is read again; sooner where keys are rotated more often than that."""
 _IMPATIENT_SECONDS = 10.0
 """The same after an agent has refused what was known."""
-ROTATED = f"{labels.DOMAIN}/rotated-at"
-"""Annotation of the Secret: when its key was made."""
-_STAMP = "%Y-%m-%dT%H:%M:%SZ"
+_DIGEST_ITEMS = (bearer.DIGEST_ITEM, bearer.PREVIOUS_DIGEST_ITEM)
 
 
 @dataclass(slots=True)
@@ -41,6 +36,7 @@ class _Known:
     keys: tuple[str, ...] = ()
     owners: frozenset[str] = frozenset()
     made: str = ""
+    digests: tuple[str, ...] = ()
     read_at: float = float("-inf")
     refused: bool = False
 
@@ -52,6 +48,7 @@ class AgentKeys:
         api: Guarded client.
         clock: Time.
         rotation_seconds: Age at which a key is replaced; 0: never.
+        digests: What agents are told of the tokens that open their metrics; none: they are open; None: not known yet.
         make: Makes a key.
     """
 
@@ -61,9 +58,11 @@ class AgentKeys:
         clock: Clock,
         *,
         rotation_seconds: float = 0.0,
-        make: Callable[[], str] = lambda: secrets.token_urlsafe(32),
+        digests: Callable[[], tuple[str, ...] | None] = lambda: (),
+        make: Callable[[], str] = keysecret.made_key,
     ) -> None:
-        self._api, self._clock, self._rotation, self._make = api, clock, rotation_seconds, make
+        self._api, self._clock, self._digests = api, clock, digests
+        self._rotation = keysecret.Rotation(clock, rotation_seconds, make)
         self._verify = min(VERIFY_SECONDS, rotation_seconds / 2) if rotation_seconds > 0 else VERIFY_SECONDS
         self._known: dict[str, _Known] = {}
 
@@ -140,7 +139,8 @@ class AgentKeys:
 
     def _current(self, known: _Known, record: DeploymentRecord) -> bool:
         """Whether nothing has to change, as far as is known: ``refresh`` reads too, and then it is not due for long."""
-        return bool(known.keys) and record.uid in known.owners and not self._too_old(known.made)
+        told = self._digests() in (None, known.digests)
+        return bool(known.keys) and record.uid in known.owners and told and not self._rotation.due(known.made)
 
     def _take_in(self, namespace: str, live: Object | None) -> None:
         known = self._known.setdefault(namespace, _Known())
@@ -148,11 +148,11 @@ class AgentKeys:
         if live is None:
             known.owners = frozenset()  # the keys stay: agents know them until their volumes are refreshed
             return
-        found = _keys(live)
+        found = keysecret.keys(live)
         if found:
             known.keys = found + tuple(k for k in known.keys[:1] if k not in found)
         meta = parse.mapping(live.get("metadata"))
-        known.made = parse.texts(meta.get("annotations")).get(ROTATED, "")
+        known.made, known.digests = keysecret.rotated(live), _told(live)
         owners = parse.items(meta.get("ownerReferences")) if found else ()  # a broken one is mended as if it were new
         known.owners = frozenset(str(owner.get("uid")) for owner in owners)
 
@@ -165,15 +165,11 @@ class AgentKeys:
                 "name": bearer.SECRET_NAME,
                 "namespace": record.key.namespace,
                 "labels": {labels.MANAGED_BY: labels.MANAGED_BY_VALUE, "app.kubernetes.io/name": "warmfleet"},
-                "annotations": {ROTATED: self._stamp()},
+                "annotations": self._rotation.stamp(),
                 "ownerReferences": [_owner(record)],
             },
-            "data": self._data(before),
+            "data": self._rotation.data(before) | _telling(self._digests() or ()),
         }
-
-    def _data(self, before: tuple[str, ...]) -> Object:
-        items = {bearer.KEY_ITEM: self._make(), **dict(zip((bearer.PREVIOUS_ITEM,), before, strict=False))}
-        return {name: base64.b64encode(value.encode()).decode() for name, value in items.items()}
 
     def _changes(self, live: Object, record: DeploymentRecord) -> Object:
         """What must change in a Secret that is there, as a merge patch; empty when nothing must."""
@@ -182,44 +178,25 @@ class AgentKeys:
         changed: Object = {}
         if record.uid not in {owner.get("uid") for owner in owners}:
             changed["ownerReferences"] = [*owners, _owner(record)]
-        found = _keys(live)
-        data: Object | None = None
-        if not found or self._too_old(parse.texts(meta.get("annotations")).get(ROTATED, "")):
-            changed["annotations"] = {ROTATED: self._stamp()}
-            data = self._data(found[:1])
-        if not changed:
+        found, data, digests = keysecret.keys(live), {}, self._digests()
+        if not found or self._rotation.due(keysecret.rotated(live)):
+            changed["annotations"] = self._rotation.stamp()
+            data = self._rotation.data(found[:1])
+        if digests is not None and digests != _told(live):
+            data |= dict.fromkeys(_DIGEST_ITEMS) | _telling(digests)
+        if not changed and not data:
             return {}
         changed |= {"uid": meta.get("uid"), "resourceVersion": meta.get("resourceVersion")}
-        return {"metadata": changed} if data is None else {"metadata": changed, "data": data}
-
-    def _too_old(self, stamp: str) -> bool:
-        if self._rotation <= 0:
-            return False
-        try:
-            made = datetime.strptime(f"{stamp}+0000", f"{_STAMP}%z")
-        except ValueError:
-            return True
-        return (self._clock.wall() - made).total_seconds() >= self._rotation
-
-    def _stamp(self) -> str:
-        return self._clock.wall().strftime(_STAMP)
+        return {"metadata": changed, "data": data} if data else {"metadata": changed}
 
 
 def _owner(record: DeploymentRecord) -> Object:
     return {"apiVersion": API_VERSION, "kind": "LLMDeployment", "name": record.key.name, "uid": record.uid}
 
 
-def _keys(live: Object) -> tuple[str, ...]:
-    """The usable keys of a Secret, the newest first; whoever wrote it."""
-    data = parse.mapping(live.get("data"))
-    found: list[str] = []
-    for name in (bearer.KEY_ITEM, bearer.PREVIOUS_ITEM):
-        try:
-            text = base64.b64decode(str(data.get(name) or ""), validate=True).decode("ascii").strip()
-        except (binascii.Error, UnicodeDecodeError):
-            continue
-        if bearer.usable(text):
-            found.append(text)
-        elif name == bearer.KEY_ITEM:
-            return ()
-    return tuple(found)
+def _told(live: Object) -> tuple[str, ...]:
+    return tuple(filter(None, (keysecret.item(live, name) for name in _DIGEST_ITEMS)))
+
+
+def _telling(digests: tuple[str, ...]) -> Object:
+    return keysecret.encoded(dict(zip(_DIGEST_ITEMS, digests, strict=False)))

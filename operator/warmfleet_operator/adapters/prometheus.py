@@ -5,8 +5,8 @@
     arrivals = max(0, rate(finished) + d/dt (running + waiting))        summed over a fleet's workers, per second
 
 Requests are counted when they end, and run for a minute; what began and has not ended shows in the gauges. Prometheus
-finds the workers by the chart's PodMonitors, which put the labels ``namespace`` and ``warmfleet_dev_deployment`` on
-every series. An old exposition says ``vllm_`` for ``vllm:``; both are read.
+finds the workers by the chart's PodMonitors, which put the labels ``namespace`` and ``deployment`` on every series. An
+old exposition says ``vllm_`` for ``vllm:``; both are read.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from warmfleet_operator.state.fleetsamples import FleetSample
 from warmfleet_operator.state.records import Key
 
 MOST_BYTES = 32 * 1024 * 1024
-DEPLOYMENT = "warmfleet_dev_deployment"
-"""Label of the LLMDeployment, as Prometheus writes ``warmfleet.dev/deployment``."""
+DEPLOYMENT = "deployment"
+"""Label of the LLMDeployment, which the chart's PodMonitors put on the engines' series."""
 
 
 class _Series(msgspec.Struct):
