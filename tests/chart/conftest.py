@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-_FOLDERS = ("deploy", "tests/controlplane", "tests/scenarios")
+_FOLDERS = ("deploy", "tests/controlplane", "tests/scenarios", "tests/docs")
 sys.path[:0] = [str(HERE), *(str(ROOT / folder) for folder in _FOLDERS)]  # these folders are no packages
 
 from clients import ClientUnavailableError, helm_path, kubectl_path  # noqa: E402

@@ -1,7 +1,7 @@
-"""Finds the CRDs of the Prometheus operator, against which the chart's PodMonitors and PrometheusRules are checked.
+"""Finds CRDs of other projects, against which what the chart makes and the documentation shows for them is checked.
 
-They come with that project's own Go module, pinned with its checksum in ``tools/monitoring``, from Go's module cache.
-Run as a script it fetches the module when it is not there: tests in a network namespace cannot.
+They come with those projects' own Go modules, each pinned with its checksum below ``tools``, from Go's module cache.
+Run as a script it fetches the modules that are not there: tests in a network namespace cannot.
 """
 
 from __future__ import annotations
@@ -14,32 +14,55 @@ import subprocess
 import sys
 from pathlib import Path
 
-MODULE = Path(__file__).resolve().parent / "tools" / "monitoring"
-PACKAGE = "github.com/prometheus-operator/prometheus-operator"
-_FOLDER = "example/prometheus-operator-crd"
+TOOLS = Path(__file__).resolve().parent / "tools"
+_MONITORING = ("monitoring", "github.com/prometheus-operator/prometheus-operator")
+_PLACES: dict[str, tuple[tuple[str, str], str]] = {
+    "podmonitors.monitoring.coreos.com": (
+        _MONITORING,
+        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+    ),
+    "prometheusrules.monitoring.coreos.com": (
+        _MONITORING,
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+    ),
+    "nodepools.karpenter.sh": (
+        ("karpenter", "sigs.k8s.io/karpenter"),
+        "pkg/apis/crds/karpenter.sh_nodepools.yaml",
+    ),
+    "applications.argoproj.io": (
+        ("argo", "github.com/argoproj/argo-cd/v3"),
+        "manifests/crds/application-crd.yaml",
+    ),
+    "kustomizations.kustomize.toolkit.fluxcd.io": (
+        ("flux", "github.com/fluxcd/kustomize-controller"),
+        "config/crd/bases/kustomize.toolkit.fluxcd.io_kustomizations.yaml",
+    ),
+}
+"""Where a CRD is: folder below ``tools`` and Go module, file in it."""
+NAMES = tuple(_PLACES)
 
 
 class CrdsUnavailableError(RuntimeError):
     """There is no Go, or it has not the module and cannot fetch it."""
 
 
-@functools.cache
-def monitoring_crd(plural: str) -> Path:
-    """The CRD of ``podmonitors`` or ``prometheusrules``, as a file.
+def crd_file(name: str) -> Path:
+    """A CRD of :data:`NAMES`, as a file.
 
     Raises:
-        CrdsUnavailableError: The module cannot be had.
+        CrdsUnavailableError: Its module cannot be had.
     """
-    return _module() / _FOLDER / f"monitoring.coreos.com_{plural}.yaml"
+    module, file = _PLACES[name]
+    return _module(*module) / file
 
 
 @functools.cache
-def _module() -> Path:
+def _module(folder: str, package: str) -> Path:
     if shutil.which("go") is None:
-        raise CrdsUnavailableError("the CRDs of the Prometheus operator come as a Go module: install Go")
+        raise CrdsUnavailableError(f"the CRDs of {package} come as a Go module: install Go")
     done = subprocess.run(
-        ["go", "mod", "download", "-json", PACKAGE],
-        cwd=MODULE,
+        ["go", "mod", "download", "-json", package],
+        cwd=TOOLS / folder,
         env={**os.environ, "GOWORK": "off"},
         capture_output=True,
         text=True,
@@ -47,15 +70,16 @@ def _module() -> Path:
     )
     if done.returncode:
         raise CrdsUnavailableError(
-            f"`go mod download` of {PACKAGE} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}"
+            f"`go mod download` of {package} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}"
         )
     return Path(json.loads(done.stdout)["Dir"])
 
 
 def main() -> int:
-    """Prints the CRDs' folder; 1 when it cannot be had."""
+    """Prints the CRDs' files; 1 when one cannot be had."""
     try:
-        print(_module() / _FOLDER)
+        for name in NAMES:
+            print(crd_file(name))
     except CrdsUnavailableError as error:
         print(error, file=sys.stderr)
         return 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster import ControlPlane
-from foreign_crds import monitoring_crd
+from foreign_crds import crd_file
 from objects import eventually, get
 from releases import (
     BASE,
@@ -39,7 +39,7 @@ def test_a_server_accepts_all_that_is_rendered(servers: ControlPlane) -> None:
 
 
 def test_the_prometheus_operators_own_crds_accept_what_is_made_for_it(servers: ControlPlane) -> None:
-    files = [monitoring_crd(plural) for plural in ("podmonitors", "prometheusrules")]
+    files = [crd_file(f"{plural}.monitoring.coreos.com") for plural in ("podmonitors", "prometheusrules")]
     try:
         for file in files:
             servers.kubectl("apply", "--server-side", "-f", str(file))

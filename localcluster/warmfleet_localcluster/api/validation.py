@@ -26,6 +26,10 @@ def _is_duration(value: object) -> bool:
     return not isinstance(value, str) or bool(re.fullmatch(r"-?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+|0", value))
 
 
+_EVERYWHERE = ("apiVersion", "kind", "metadata")
+"""Fields that every object has, and that are checked elsewhere."""
+
+
 class SchemaValidator:
     """Validates the bodies of one custom resource version; built once per schema.
 
@@ -35,8 +39,9 @@ class SchemaValidator:
 
     def __init__(self, schema: Schema) -> None:
         translated = _to_json_schema(schema)
-        for key in ("apiVersion", "kind", "metadata"):
+        for key in _EVERYWHERE:
             translated.get("properties", {}).pop(key, None)
+        translated["required"] = [key for key in translated.get("required", ()) if key not in _EVERYWHERE]
         self._validator = jsonschema.Draft7Validator(translated, format_checker=_FORMATS)
 
     def check(self, item: Object) -> list[Cause]:

@@ -151,7 +151,7 @@ def widget_schema() -> JSON:
         "default": {"observedGeneration": -1},
         "properties": {"observedGeneration": {"type": "integer"}, "phase": {"type": "string"}},
     }
-    return {"type": "object", "required": ["spec"], "properties": {"spec": spec, "status": status}}
+    return {"type": "object", "required": ["metadata", "spec"], "properties": {"spec": spec, "status": status}}
 
 
 def widget_crd(schema: JSON | None = None) -> JSON:

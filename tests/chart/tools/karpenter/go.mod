@@ -1,0 +1,5 @@
+module warmfleet.dev/karpenter
+
+go 1.25
+
+require sigs.k8s.io/karpenter v1.8.0
