@@ -14,9 +14,7 @@ from warmfleet_cli.snapshots import dump
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
     cluster.add_arguments(parser)
-    parser.add_argument(
-        "-o", "--output", "--file", type=Path, metavar="FILE", help="where to write it (default: standard output)"
-    )
+    parser.add_argument("--file", type=Path, metavar="FILE", help="where to write it (default standard output)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,10 +22,10 @@ def run(args: argparse.Namespace) -> int:
     notes: list[str] = []
     try:
         text = dump(cluster.read(args, lambda client: capture(client, args.namespace, notes)))
-        if args.output is None:
+        if args.file is None:
             sys.stdout.write(text)
         else:
-            args.output.write_text(text, encoding="utf-8")
+            args.file.write_text(text, encoding="utf-8")
     except (cluster.ClusterError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -97,7 +97,9 @@ def load(path: Path) -> Saved:
     except OSError as error:
         raise SnapshotError(f"{path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise SnapshotError(f"{path}: not JSON: {error}; make one with: warmfleet snapshot -o {path.name}") from error
+        raise SnapshotError(
+            f"{path}: not JSON: {error}; make one with: warmfleet snapshot --file {path.name}"
+        ) from error
     if isinstance(raw, Mapping) and raw.get("version") not in (None, VERSION):
         raise SnapshotError(
             f"{path}: version {raw['version']!r} is not {VERSION}; take it again with this program: warmfleet snapshot"

@@ -52,7 +52,7 @@ async def test_advice_leaves_the_fleet_alone_and_says_what_it_would_save(running
     assert stages[0] == "Demand"
     assert {"Capacity", "Blend", "Mix", "Limits", "Victims"} <= set(stages)
     file = running.folder / "snapshot.json"
-    await warmfleet(running, "snapshot", "-o", str(file))
+    await warmfleet(running, "snapshot", "--file", str(file))
     taken = json.loads(file.read_text())
     assert taken["memory"]["default/chat"]["desired"] is not None
     (plan,) = json.loads(await asyncio.to_thread(file_plan, str(file)))
