@@ -89,18 +89,7 @@ async def test_the_installed_operator_brings_a_fleet_up_and_lets_it_go(
         assert re.search(r'^warmfleet_operator_api_requests_total\{code="20[01]"', metrics, re.MULTILINE)
         assert 'code="403"' not in metrics
 
-        # Uninstalled over a live fleet: it serves on, and the next installation takes it over as it is.
-        selector = "-l=app.kubernetes.io/component=operator"
-        await run(helm, "uninstall", "warmfleet")
-        await asyncio.to_thread(eventually, lambda: not names(servers, "pods", *own, selector), seconds=60)
-        before = {p["metadata"]["uid"] for p in await world.until_ready(2, seconds=120)}
-        streams.send(4)
-        await streams.finish()
-        await run(helm, "install", *release)
-        await run(until_rolled_out)
-        await world.kubectl("scale", "llmd", "chat", "--replicas=1")
-        (stayed,) = await world.until_ready(1, seconds=150)
-        assert stayed["metadata"]["uid"] in before
+        await uninstalled_over_a_live_fleet(servers, world, streams, release)
 
         await world.kubectl("delete", "llmd", "chat", "--wait=false")
         await world.until_gone(seconds=120)
@@ -108,9 +97,28 @@ async def test_the_installed_operator_brings_a_fleet_up_and_lets_it_go(
         assert [r for r in requests if (r.verb, r.resource, r.code) == ("create", "pods", 201)]
         assert not [r for r in requests if r.code == 403 or not r.allowed]
         await run(helm, "uninstall", "warmfleet")  # takes the roles away at once: the Lease may be left to expire
-        await asyncio.to_thread(eventually, lambda: not names(servers, "pods", *own, selector), seconds=60)
+        await asyncio.to_thread(eventually, lambda: not names(servers, *OWN_PODS), seconds=60)
         assert crds(servers) == CRD_NAMES
     await asyncio.to_thread(eventually, lambda: not children(servers), seconds=60)  # collected by the real collector
+
+
+OWN_PODS = ("pods", f"-n={SYSTEM}", "-l=app.kubernetes.io/component=operator")
+
+
+async def uninstalled_over_a_live_fleet(
+    servers: ControlPlane, world: World, streams: Streams, release: tuple[str, ...]
+) -> None:
+    """It serves on, and the next installation takes it over as it is."""
+    await asyncio.to_thread(helm, servers, "uninstall", "warmfleet")
+    await asyncio.to_thread(eventually, lambda: not names(servers, *OWN_PODS), seconds=60)
+    before = {p["metadata"]["uid"] for p in await world.until_ready(2, seconds=120)}
+    streams.send(4)
+    await streams.finish()
+    await asyncio.to_thread(helm, servers, "install", *release)
+    await asyncio.to_thread(until_rolled_out, servers)
+    await world.kubectl("scale", "llmd", "chat", "--replicas=1")
+    (stayed,) = await world.until_ready(1, seconds=150)
+    assert stayed["metadata"]["uid"] in before
 
 
 def until_rolled_out(servers: ControlPlane) -> None:
