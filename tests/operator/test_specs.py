@@ -152,6 +152,16 @@ def test_a_cache_outlives_the_pod(cache: dict[str, str], source: dict[str, Any])
     assert volume == {"name": "cache", **source}
 
 
+@pytest.mark.parametrize(
+    ("mode", "version", "told"),
+    [("router", None, True), ("router", "0.32.1", True), ("router", "0.31.0", False), ("service", None, False)],
+)
+def test_engines_behind_a_router_tell_it_the_token_ids(mode: str, version: str | None, *, told: bool) -> None:
+    chosen = {} if version is None else {"version": version}
+    args = container(pod(routing={"mode": mode}, engine={"image": "v", **chosen}), "engine")["args"]
+    assert ("--enable-scale-out" in args) is told
+
+
 def test_a_shutdown_timeout_of_zero_is_refused() -> None:
     found = record()
     assert found.spec is not None

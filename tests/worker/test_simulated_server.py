@@ -107,6 +107,18 @@ async def test_errors(launch, path, body, status, words) -> None:
     assert not engine.streams
 
 
+@pytest.mark.parametrize("chat", [False, True])
+async def test_token_ids_of_a_prompt_are_told_if_it_was_started_so(launch, chat) -> None:
+    path = "/v1/chat/completions/render" if chat else "/v1/completions/render"
+    words = {"messages": [{"role": "user", "content": "hello there"}]} if chat else {"prompt": "hello there"}
+    _, client = await launch()
+    assert (await client.post(path, json={"model": "tiny", **words})).status == 403
+    _, client = await launch("--enable-scale-out")
+    told = await (await client.post(path, json={"model": "tiny", **words})).json()
+    text = chat_text([("user", "hello there")]) if chat else "hello there"
+    assert (told if chat else told[0])["token_ids"] == tokenize(text)
+
+
 async def test_a_full_queue_is_refused_with_503(launch) -> None:
     engine, client = await launch("--max-num-seqs", "1", "--max-num-queued-reqs", "1", scale=1)
     body = {"prompt": "x", "max_tokens": 5000, "stream": True}

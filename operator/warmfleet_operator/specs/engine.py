@@ -17,6 +17,7 @@ from warmfleet_contracts import labels
 from warmfleet_contracts.api import LLMDeploymentSpec, Variant
 from warmfleet_contracts.api.engine import ENGINE_FLAGS, Engine
 from warmfleet_contracts.api.model import S3Source
+from warmfleet_contracts.engineversion import READ, engine_version
 
 from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV
 
@@ -122,10 +123,22 @@ def arguments(
         args += ["--max-model-len", str(spec.model.max_model_len)]
     if spec.model.quantization == "fp8":
         args += ["--quantization", "fp8"]
+    if _answers_routers(spec):
+        args.append("--enable-scale-out")
     args += serving(spec.engine)
     if spec.kv_cache.dtype != "auto":
         args += ["--kv-cache-dtype", spec.kv_cache.dtype]
     return [*args, *map(literal, source.args), *extra, *spec.engine.args, "--shutdown-timeout", str(shutdown_seconds)]
+
+
+def _answers_routers(spec: LLMDeploymentSpec) -> bool:
+    """Whether the engine must tell routers the token ids of a prompt (``/v1/completions/render`` and its like).
+
+    vllm-router's cache_aware asks a worker for them and routes by load alone when it is refused, which vLLM does since
+    0.32 without this flag. An engine known to be older does not have the flag.
+    """
+    version = engine_version(spec)
+    return spec.routing.mode == "router" and (version is None or version >= READ)
 
 
 def serving(engine: Engine) -> list[str]:

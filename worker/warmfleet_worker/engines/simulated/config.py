@@ -95,6 +95,7 @@ class EngineConfig:
     nixl: NixlConfig | None
     startup_seconds: float
     stream_interval: float
+    scale_out: bool = False
 
 
 def _positive(text: str) -> int:
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--enable-chunked-prefill", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--enable-prompt-tokens-details", action="store_true")  # they are always given
+    parser.add_argument("--enable-scale-out", action="store_true")
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--kv-events-config", type=json.loads)
     parser.add_argument("--kv-transfer-config", type=json.loads)
@@ -175,6 +177,7 @@ def parse_config(argv: Sequence[str], environ: Mapping[str, str]) -> EngineConfi
         nixl=_nixl(connectors.get("NixlConnector"), environ),
         startup_seconds=_number(environ, "WARMFLEET_SIM_STARTUP_SECONDS", default=0.0),
         stream_interval=_number(environ, "WARMFLEET_SIM_STREAM_INTERVAL_SECONDS", default=0.0),
+        scale_out=args.enable_scale_out,
     )
 
 

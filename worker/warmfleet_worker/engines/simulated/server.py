@@ -49,6 +49,8 @@ class Server:
                 web.get("/v1/models", self._models),
                 web.post("/v1/completions", self._completions),
                 web.post("/v1/chat/completions", self._chat),
+                web.post("/v1/completions/render", self._render),
+                web.post("/v1/chat/completions/render", self._render),
             ]
         )
         if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
@@ -92,6 +94,19 @@ class Server:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         return await self._counted(request, chat=True)
+
+    async def _render(self, request: web.Request) -> web.Response:
+        """Token ids of a prompt: what a prefix-aware router asks for."""
+        config, chat = self.engine.config, "/chat/" in request.path
+        try:
+            if not config.scale_out:
+                raise ApiError(403, "Scale-out endpoints are disabled; see --enable-scale-out", "PermissionDeniedError")
+            raw = await request.read()
+            made = parse_generation(raw, chat=chat, names=config.served_names, max_model_len=config.max_model_len)
+        except ApiError as error:
+            return _error(error)
+        told = {"request_id": uuid.uuid4().hex, "token_ids": made.prompt, "sampling_params": {}, "model": made.model}
+        return web.json_response(told if chat else [told])
 
     async def _counted(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         began = time.perf_counter()
