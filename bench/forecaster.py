@@ -12,13 +12,9 @@ import signal
 import sys
 
 import numpy as np
-from kubernetes.aio import client as kube
 from warmfleet_forecasting.config import DAY_S
 from warmfleet_forecasting.history import STEP_S, Key, grid
 from warmfleet_forecasting.series import Series
-from warmfleet_forecasting.service.process import ForecasterProcess
-from warmfleet_forecasting.settings import Settings
-from warmfleet_runtime.clock import ScaledClock
 
 PROCESSES = 2
 
@@ -46,6 +42,11 @@ class MadeUp:
 
 def run_service(url: str) -> None:
     """The shipped process, until SIGTERM."""
+    # Imported here as in the shipped program: fitting processes import the main module again, but none of this.
+    from kubernetes.aio import client as kube  # noqa: PLC0415
+    from warmfleet_forecasting.service.process import ForecasterProcess  # noqa: PLC0415
+    from warmfleet_forecasting.settings import Settings  # noqa: PLC0415
+    from warmfleet_runtime.clock import ScaledClock  # noqa: PLC0415
 
     async def configure() -> kube.Configuration:
         return kube.Configuration(host=url)

@@ -12,12 +12,14 @@ from warmfleet_runtime.clock import Clock, clock_from_env
 from warmfleet_runtime.settings import SettingsError
 
 from warmfleet_forecasting.history import HistoryError
-from warmfleet_forecasting.service.process import ForecasterProcess
 from warmfleet_forecasting.settings import Settings, load_settings
 
 
 async def serve(settings: Settings, clock: Clock) -> int:
     """Run the forecaster until SIGTERM or SIGINT; the exit code."""
+    # Here, because fitting processes import the main module again, and need nothing of this.
+    from warmfleet_forecasting.service.process import ForecasterProcess  # noqa: PLC0415
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,8 +7,9 @@
     walk      q(i) = conformal( combine( experts(i) ) ),   i = first .. N - 1;       the last one is the forecast
 
 So what is published was made exactly as what was judged: same folds, same weights, same corrections. Folds are
-remembered (``Fold``, a few kilobytes), so that a refit costs one fit; without memory the last day before the present
-fold is done again as one fold, which is enough to weigh the models and to judge them.
+remembered (``Fold``, a few kilobytes), so that a refit costs one fit. Without memory the last day is done again, which
+is enough to weigh the models and to judge them: with the present fold as one, by one fit, when there is so much
+history before it that a day more teaches little; as a fold of its own when there is not.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ WINDOW_S = 3 * DAY_S
 FAR_WINDOW_S = 8 * DAY_S
 """The same for later leads: a week and a day, so that a week is seen whole."""
 _ERRORS_S = 7 * DAY_S
+_PLENTY_S = 6 * DAY_S
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +119,8 @@ def folds_of(grid: Grid, config: ForecastConfig, remembered: Sequence[Fold] = ()
     done = {round((fold.begin - grid.start) / grid.step_s): fold for fold in kept}
     if not any(first < present for first in done):
         back = max(0, present - grid.day)
+        if int(np.isfinite(grid.log[:back]).sum()) * grid.step_s >= _PLENTY_S:
+            return (fit_fold(grid, back, present - back + length, config),)
         if present - back >= length // 2:
             done[back] = fit_fold(grid.cut(present), back, present - back, config)
     newest = done[max(done)] if done else None

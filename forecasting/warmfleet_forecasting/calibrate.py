@@ -103,13 +103,19 @@ def conformal(quantiles: Floats, truth: Floats, horizon: int, first: int) -> Flo
         Shape (N, P), ascending along P.
     """
     answer = quantiles.copy()
-    theta = np.zeros(PROBABILITIES.size)
-    width = np.maximum(quantiles[:, -1:] - quantiles[:, :1], _LEAST_WIDTH)
-    judged = np.isfinite(truth) & np.isfinite(quantiles).all(axis=1)
-    for at in range(first, truth.size):
+    wide = np.maximum(quantiles[:, -1] - quantiles[:, 0], _LEAST_WIDTH).tolist()
+    judged = (np.isfinite(truth) & np.isfinite(quantiles).all(axis=1)).tolist()
+    rates = list(zip(PROBABILITIES.tolist(), _GAMMA.tolist(), strict=True))
+    theta = [0.0] * len(rates)
+    rows: list[list[float]] = quantiles[first:].tolist()
+    truths: list[float] = truth[first:].tolist()
+    for at, row in enumerate(rows):  # a few numbers at a time: lists are faster than arrays
         known = at - horizon
-        if known >= first and judged[known]:
-            missed = np.where(truth[known] > answer[known], PROBABILITIES, PROBABILITIES - 1.0)
-            theta = np.clip(theta + _GAMMA * missed, -_MOST_THETA, _MOST_THETA)
-        answer[at] = np.sort(quantiles[at] + theta * width[at])
+        if known >= 0 and judged[first + known]:
+            theta = [
+                min(max(t + gamma * (p if truths[known] > q else p - 1.0), -_MOST_THETA), _MOST_THETA)
+                for t, (p, gamma), q in zip(theta, rates, rows[known], strict=True)
+            ]
+        rows[at] = sorted(q + t * wide[first + at] for q, t in zip(row, theta, strict=True))
+    answer[first:] = np.array(rows).reshape(-1, PROBABILITIES.size)
     return answer

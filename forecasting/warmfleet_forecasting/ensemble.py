@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import lfilter
 
 from warmfleet_forecasting.calibrate import PROBABILITIES, pinball
 from warmfleet_forecasting.grid import Grid
+from warmfleet_forecasting.recursion import remembered
 from warmfleet_forecasting.series import Floats
 
 _SHARPNESS = 10.0 / 12.0
@@ -45,41 +45,40 @@ def combine(grid: Grid, experts: Floats, horizon: int, first: int, half_life_s: 
         half_life_s: Age at which a loss counts half, seconds.
 
     Returns:
-        The combined quantiles, shape (N, P), and the weights, shape (N, K, P).
+        The combined quantiles, shape (N, P), NaN before ``first``, and the weights, shape (N, K, P), 0 before it.
     """
-    size = experts.shape[1]
-    truth = grid.ahead(horizon)
+    mixed = np.full(experts.shape[1:], np.nan)
+    shares = np.zeros((experts.shape[1], experts.shape[0], experts.shape[2]))
+    said, truth, now = experts[:, first:], grid.ahead(horizon)[first:], grid.now[first:]
     with np.errstate(over="ignore"):
-        rate = np.exp(grid.now + truth)
-        losses = pinball(rate[None, :, None], np.exp(grid.now[None, :, None] + experts), PROBABILITIES)
-    speaks: npt.NDArray[np.bool_] = np.asarray(np.isfinite(experts).all(axis=2), dtype=np.bool_)
-    judged = np.isfinite(truth) & speaks[0]
-    counted = judged & (np.arange(size) >= first)
-    present = (speaks & counted)[:, :, None]
+        rate = np.exp(now + truth)
+        losses = pinball(rate[None, :, None], np.exp(now[None, :, None] + said), PROBABILITIES)
+    speaks: npt.NDArray[np.bool_] = np.asarray(np.isfinite(said).all(axis=2), dtype=np.bool_)
+    present = (speaks & np.isfinite(truth) & speaks[0])[:, :, None]
+    keep = 0.5 ** (grid.step_s / half_life_s)
 
     def recent(values: Floats) -> Floats:
         """Sum with memory of what is known at each origin: values of origins ``horizon`` cells ago and before."""
         known = np.zeros(values.shape)
-        known[:, horizon:] = values[:, : max(0, size - horizon)]
-        return np.asarray(lfilter([1.0], [1.0, -(0.5 ** (grid.step_s / half_life_s))], known, axis=1))
+        known[:, horizon:] = values[:, : max(0, values.shape[1] - horizon)]
+        return np.moveaxis(remembered(np.moveaxis(known, 1, 0), keep), 0, 1)
 
-    losses = np.minimum(losses, _cap(np.where(present[0], losses[0], 0.0), present[0], grid.step_s / half_life_s))
+    losses = np.minimum(losses, _cap(np.where(present[0], losses[0], 0.0), present[0], keep))
     lost = recent(np.where(present, losses, 0.0))
     held = recent(np.where(present, losses[:1], 0.0))
     seen = recent(present.astype(np.float64))
     weights = _weights(lost, held, seen, speaks[:, :, None]).transpose(1, 0, 2)
-    filled = np.where(np.isfinite(experts), experts, 0.0).transpose(1, 0, 2)
-    mixed = np.sort((weights * filled).sum(axis=1), axis=1)
-    mixed[~speaks.any(axis=0)] = np.nan
-    mixed[:first] = np.nan
-    return mixed, weights
+    filled = np.where(np.isfinite(said), said, 0.0).transpose(1, 0, 2)
+    mixed[first:] = np.sort((weights * filled).sum(axis=1), axis=1)
+    mixed[first:][~speaks.any(axis=0)] = np.nan
+    shares[first:] = weights
+    return mixed, shares
 
 
-def _cap(held: Floats, counted: npt.NDArray[np.bool_], step: float) -> Floats:
+def _cap(held: Floats, counted: npt.NDArray[np.bool_], keep: float) -> Floats:
     """The most that one origin may count: ten times the recent mean loss of persistence, shape (N, P)."""
-    memory = [1.0, -(0.5**step)]
-    count = lfilter([1.0], memory, counted.astype(np.float64), axis=0)
-    mean = lfilter([1.0], memory, held, axis=0) / np.maximum(count, _TINY)
+    count = remembered(counted.astype(np.float64), keep)
+    mean = remembered(held, keep) / np.maximum(count, _TINY)
     cap = np.full(held.shape, np.inf)
     cap[1:] = np.where(count[:-1] >= _LEAST_COUNT, _MOST_LOSS * mean[:-1], np.inf)
     return cap

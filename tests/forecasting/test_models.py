@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,9 @@ from warmfleet_forecasting.ensemble import combine
 from warmfleet_forecasting.grid import Grid, grid_of
 from warmfleet_forecasting.models.boosting import boosted
 from warmfleet_forecasting.models.features import features
+from warmfleet_forecasting.models.prophet import load, predicted
 from warmfleet_forecasting.models.seasonal import Seasonal
+from warmfleet_forecasting.recursion import highest, remembered
 from warmfleet_forecasting.result import HorizonSkill, TrustReason
 from warmfleet_forecasting.series import Floats, Series
 from warmfleet_forecasting.skill import judge
@@ -152,3 +155,31 @@ def test_the_grid_floors_zeros_carries_short_gaps_and_gives_rates_back() -> None
     assert np.isfinite(found.now[:5]).all()
     assert np.isnan(found.now[5])
     assert found.ahead(1)[5] != found.ahead(1)[5]
+
+
+def test_what_is_remembered_and_the_highest_of_neighbours_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(300, 2))
+    expected = np.zeros_like(values)
+    for at, value in enumerate(values):
+        expected[at] = value + (0.9 * expected[at - 1] if at else 0.0)
+    assert remembered(values, 0.9) == pytest.approx(expected, rel=1e-12)
+    assert np.array_equal(remembered(values, 0.0), values)
+    assert remembered(np.ones(50), 1.0) == pytest.approx(np.arange(1.0, 51.0))
+    one = values[:, 0]
+    for width in (1, 2, 5, 8, 300):
+        by_hand = [one[at : at + width].max() for at in range(300 - width + 1)]
+        assert np.array_equal(highest(one, width), by_hand)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # Prophet's own, of pandas
+def test_prophets_curve_is_the_one_that_it_predicts_itself() -> None:
+    table = pd.DataFrame({"ds": pd.date_range("2026-03-01", periods=200, freq="h")})
+    table["off"] = (np.arange(200) // 24 == 3).astype(float)
+    table["y"] = np.sin(np.arange(200) * 2 * np.pi / 24) - 0.5 * table["off"] + 0.01 * np.arange(200)
+    model = load()(daily_seasonality=False, weekly_seasonality=False, yearly_seasonality=False, uncertainty_samples=0)
+    model.add_seasonality("daily", period=1.0, fourier_order=4)
+    model.add_seasonality("weekly", period=7.0, fourier_order=2)
+    model.add_regressor("off", standardize=False)
+    model.fit(table)
+    assert predicted(model, table) == pytest.approx(model.predict(table)["yhat"].to_numpy(), abs=1e-9)

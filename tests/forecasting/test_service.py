@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
@@ -18,6 +19,7 @@ from warmfleet_contracts.api.trafficforecast import TrafficForecast
 from warmfleet_forecasting.history import HistoryError, HistoryProblem, Key
 from warmfleet_forecasting.service import sharding
 from warmfleet_forecasting.service.process import ENTRY
+from warmfleet_forecasting.service.schedule import end_of_history, until_next
 from warmfleet_localcluster.api import watch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # these folders are no packages
@@ -261,6 +263,35 @@ async def test_a_process_that_grew_too_large_is_replaced(world: World) -> None:
     await world.until(lambda: world.status()["message"] != first, what="another process")
     with pytest.raises(ProcessLookupError):
         os.kill(int(first), 0)
+
+
+@pytest.mark.parametrize(("period", "step"), [(600.0, 600.0), (900.0, 600.0), (1800.0, 600.0), (120.0, 120.0)])
+def test_forecasts_follow_each_other_in_whole_cells(period: float, step: float) -> None:
+    issued = 1_000_020.0
+    assert end_of_history(issued + 77.0, None, period) == issued + 77.0
+    for late in (0.0, 0.3 * step, 5.7 * step, -2.5 * step):
+        end = end_of_history(issued + late, issued, period)
+        assert end <= issued + late < end + step
+        assert (end - issued) % step == 0.0
+    wait = until_next(issued + 7.0, issued, period)
+    assert end_of_history(issued + 7.0 + wait, issued, period) == issued + 7.0 + wait
+    assert period <= wait + 7.0 < period + step
+    assert until_next(issued + 10 * period, issued, period) == 0.0
+
+
+async def test_a_refit_finds_its_memory_on_the_same_cells(world: World) -> None:
+    await world.apply(deployment(forecast={}))
+    world.start(refit_seconds=700.0, valid_seconds=3600.0)
+    issued: list[datetime] = []
+
+    def three() -> bool:
+        at = world.status().get("issuedAt")
+        if at is not None and (found := datetime.fromisoformat(at)) not in issued:
+            issued.append(found)
+        return len(issued) >= 3
+
+    await world.until(three, what="three forecasts")
+    assert {(b - a).total_seconds() for a, b in pairwise(issued)} == {1200.0}
 
 
 def test_adding_a_replica_moves_only_its_share() -> None:

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
-from scipy.signal import lfilter
 from warmfleet_contracts.leadwindow import (
     CALM_S,
     FAST_S,
@@ -29,6 +27,8 @@ from warmfleet_contracts.leadwindow import (
     SLOW_S,
     VOLATILE_S,
 )
+
+from warmfleet_forecasting.recursion import highest, remembered
 
 Floats = npt.NDArray[np.float64]
 
@@ -98,8 +98,9 @@ def _next_known(values: Floats) -> Floats:
 
 def _smoothed(values: Floats, memories: float, start: float) -> Floats:
     keep = math.exp(-memories)
-    out, _ = lfilter([1.0 - keep], [1.0, -keep], values, zi=[keep * start])
-    return np.asarray(out, dtype=np.float64)
+    inflow = (1.0 - keep) * values
+    inflow[0] += keep * start
+    return remembered(inflow, keep)
 
 
 def sustained(rates: Floats, step_s: float, steps: int) -> Floats:
@@ -116,9 +117,8 @@ def sustained(rates: Floats, step_s: float, steps: int) -> Floats:
     for k in range(1, ahead + 1):
         share = max(0.0, (_GRACE_S - k * step_s) / (_GRACE_S - step_s)) if step_s < _GRACE_S else 0.0
         stretch = (sums[k:] - sums[:-k]) / (k * step_s + WAIT_S * share)
-        starts = min(steps, ahead - k + 1)
-        highest = sliding_window_view(stretch[1:], starts).max(axis=1)  # entry t: stretches that begin at t + 1 and on
-        best = np.maximum(best, highest[:kept])
+        top = highest(stretch[1:], min(steps, ahead - k + 1))  # entry t: stretches that begin at t + 1 and on
+        best = np.maximum(best, top[:kept])
     best[gaps[ahead + 1 :] - gaps[1 : kept + 1] > 0] = np.nan
     out[:kept] = best
     return out
@@ -181,5 +181,5 @@ def rises(rates: Floats, step_s: float, floor: float, steps: int) -> Floats:
     if length <= day + steps:
         return np.full(length, np.nan)
     top = np.full(length, np.nan)
-    top[: length - steps] = sliding_window_view(curve, steps + 1).max(axis=1)
+    top[: length - steps] = highest(curve, steps + 1)
     return _earlier(top - curve, day)

@@ -15,10 +15,10 @@ only these are used, and before that the gains of rise and anchor are 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 from warmfleet_contracts.leadwindow import LeadWindowTable, Window
 
 from warmfleet_forecasting.leadwindow.features import Features, anchors, day_shape, features, rises, sustained
@@ -38,6 +38,8 @@ _WARM_UP_S = 1800.0
 _FLOOR_SHARE = 0.005
 _HUBER = 2.5
 _ROUNDS = 3
+_ENOUGH_ROWS = 6000
+"""Neighbouring windows overlap: from here on every second, third, ... row says as much of eight coefficients."""
 _MOST_SHAPE = (1.3, 0.5)
 """Largest gains of rise and anchor: a shape that is wrong must not do more harm than that."""
 
@@ -84,7 +86,8 @@ def learn(
         return refused
     floor = _FLOOR_SHARE * float(np.nanmean(history))
     known = features(history, step_s, floor)
-    windows = [_window(history, known, step_s, floor, lead) for lead in LEADS_S if lead >= step_s]
+    anchor = np.clip(anchors(history, step_s, floor) - known.slow, -1.0, 1.0)
+    windows = [_window(history, known, anchor, step_s, floor, lead) for lead in LEADS_S if lead >= step_s]
     late = 0.0 if ended is None else max(0.0, now - ended)
     shape = (
         _shape(history, step_s, floor, late)
@@ -114,14 +117,15 @@ def _refused(history: Floats, step_s: float) -> Untrusted | None:
     return None
 
 
-def _window(history: Floats, known: Features, step_s: float, floor: float, lead_s: float) -> Window | None:
+def _window(
+    history: Floats, known: Features, anchor: Floats, step_s: float, floor: float, lead_s: float
+) -> Window | None:
     """The coefficients for one lead; None when too few windows are free of gaps."""
     steps = round(lead_s / step_s)
     target = sustained(history, step_s, steps)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = np.log((target + floor) / (known.level + floor))
     rise = rises(history, step_s, floor, steps)
-    anchor = np.clip(anchors(history, step_s, floor) - known.slow, -1.0, 1.0)
     warm = np.arange(len(history)) >= _WARM_UP_S / step_s
     rows = np.flatnonzero(warm & np.isfinite(y) & np.isfinite(known.momentum))
     shaped = rows[np.isfinite(rise[rows] + anchor[rows])]
@@ -133,8 +137,9 @@ def _window(history: Floats, known: Features, step_s: float, floor: float, lead_
     moves = [ones, known.momentum[rows], known.trend[rows]] + ([rise[rows], anchor[rows]] if with_shape else [])
     spreads = np.column_stack([ones, known.volatility[rows], known.calm[rows]])
     weight: Floats = np.asarray(0.5 ** ((len(history) - 1 - rows) * step_s / _HALF_LIFE_S), dtype=np.float64)
-    location, scale = _fit(np.column_stack(moves), spreads, y[rows], weight)
-    rest = (y[rows] - np.column_stack(moves) @ location) / (spreads @ scale)
+    located, some = np.column_stack(moves), slice(None, None, max(1, len(rows) // _ENOUGH_ROWS))
+    location, scale = _fit(located[some], spreads[some], y[rows][some], weight[some])
+    rest = (y[rows] - located @ location) / (spreads @ scale)
     return Window(
         lead_s=lead_s,
         residuals=tuple(_quantiles(rest, weight)),
@@ -174,9 +179,17 @@ def _fit(moves: Floats, spreads: Floats, y: Floats, weight: Floats) -> tuple[Flo
 
 
 def _not_negative(gram: Floats, moment: Floats) -> Floats:
-    """Least squares under x >= 0 from the normal equations: by a Cholesky factor it has as few rows as columns."""
-    root = np.linalg.cholesky(gram + np.eye(len(gram)) * (1e-12 * np.trace(gram) + 1e-12))
-    return np.asarray(nnls(root.T, np.linalg.solve(root, moment))[0], dtype=np.float64)
+    """Least squares under x >= 0 from the normal equations: the best of what each choice of columns gives."""
+    gram = gram + np.eye(len(gram)) * (1e-12 * np.trace(gram) + 1e-12)
+    best, least = np.zeros(len(gram)), 0.0
+    for count in range(1, len(gram) + 1):
+        for columns in map(list, combinations(range(len(gram)), count)):
+            found = np.linalg.solve(gram[np.ix_(columns, columns)], moment[columns])
+            loss = -float(found @ moment[columns])  # at its optimum; less than what is left without the columns
+            if loss < least and (found >= 0.0).all():
+                least, best = loss, np.zeros(len(gram))
+                best[columns] = found
+    return best
 
 
 def _quantiles(rest: Floats, weight: Floats) -> list[float]:

@@ -46,8 +46,8 @@ Warm = dict[str, Any]
 
 
 @cache
-def _prophet() -> Any:
-    """The class, imported late (it takes a second) and silenced."""
+def load() -> Any:
+    """Prophet's class, imported late (it takes a second) and silenced."""
     for name in ("cmdstanpy", "prophet", "prophet.plot"):
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())
@@ -96,7 +96,7 @@ def _learnable(config: ForecastConfig, times: Floats) -> dict[str, list[Holiday]
 def _model(config: ForecastConfig, span_s: float, step_s: float, holidays: dict[str, list[Holiday]]) -> Any:
     weekly = config.weekly and span_s >= 14 * DAY_S
     fine = 6 if step_s <= 2 * _HOUR else 3
-    model = _prophet()(
+    model = load()(
         daily_seasonality=False,
         weekly_seasonality=False,
         yearly_seasonality=False,
@@ -152,7 +152,7 @@ def curve(grid: Grid, fold: int, ahead: int, config: ForecastConfig, warm: Warm 
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         model = _fit(lambda: _model(config, float(np.ptp(times)), step_s, holidays), table, warm)
-        answer = np.asarray(model.predict(_frame(wanted, config, holidays))["yhat"], dtype=np.float64)
+        answer = predicted(model, _frame(wanted, config, holidays))
     return answer, _parameters(model)
 
 
@@ -173,6 +173,17 @@ def _fit(make: Callable[[], Any], table: Any, warm: Warm | None) -> Any:
         return model.fit(table, algorithm="LBFGS", **_PRECISION, **start)
     except RuntimeError:
         return make().fit(table, algorithm="Newton")
+
+
+def predicted(model: Any, table: Any) -> Floats:
+    """What a fitted model expects, without the components that Prophet's ``predict`` spends most of its time on."""
+    table = model.setup_dataframe(table)
+    columns = [model.fourier_series(table["ds"], s["period"], s["fourier_order"]) for s in model.seasonalities.values()]
+    columns += [np.asarray(table[[name]]) for name in model.extra_regressors]
+    trend = np.asarray(model.predict_trend(table), dtype=np.float64)
+    if not columns:
+        return trend
+    return np.asarray(trend + np.hstack(columns) @ model.params["beta"].ravel() * model.y_scale)
 
 
 def _terms(model: Any) -> list[str]:

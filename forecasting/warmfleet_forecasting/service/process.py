@@ -35,6 +35,8 @@ INSTANCE_TYPES = Resource(API_VERSION, "instancetypes", namespaced=False)
 _WATCHED = (LLM_DEPLOYMENTS, TRAFFIC_FORECASTS, INSTANCE_TYPES)
 ENTRY = "warmfleet_forecasting.service.work:fit"
 """Named, not imported: the models are loaded in the fitting processes only."""
+PRELOAD = ("__main__", "warmfleet_forecasting.service.preload")
+"""The main module is imported in every process that multiprocessing starts; so it is shared as well."""
 _PRUNE_SECONDS = 3600.0
 _CHORES_SECONDS = 30.0
 _DAY_S = 86_400.0
@@ -87,6 +89,7 @@ class ForecasterProcess:
             processes=settings.fit_processes,
             deadline_s=settings.fit_deadline_seconds,
             memory_bytes=settings.fit_memory_mib * 2**20,
+            preload=PRELOAD if entry == ENTRY else (),
         )
 
     async def run(self, stop: asyncio.Event) -> int:

@@ -23,7 +23,7 @@ from warmfleet_forecasting.series import BadHistoryError
 from warmfleet_forecasting.service import status as told
 from warmfleet_forecasting.service.board import Assignment
 from warmfleet_forecasting.service.pool import FitError, FitPool, Fitted
-from warmfleet_forecasting.service.schedule import Schedule
+from warmfleet_forecasting.service.schedule import Schedule, end_of_history, until_next
 from warmfleet_forecasting.service.status import Status
 
 _LOG = logging.getLogger(__name__)
@@ -59,8 +59,9 @@ class Refitter:
     ) -> None:
         self._history, self._pool, self._client = history, pool, client
         self._clock, self._metrics, self._published = clock, metrics, published
-        self._schedule = Schedule(period_s)
+        self._schedule, self._period_s = Schedule(period_s), period_s
         self._previous: dict[Key, bytes] = {}
+        self._issued: dict[Key, float] = {}
         self._written: dict[Key, Status] = {}
         self._wake = asyncio.Event()
         self.last_round: float | None = None
@@ -69,6 +70,7 @@ class Refitter:
         """Take over what is to be forecast from now on."""
         for gone in self._schedule.keep(wanted, self._clock.now()):
             self._previous.pop(gone.key, None)
+            self._issued.pop(gone.key, None)
             self._written.pop(gone.key, None)
             self._metrics.forget(gone.target)
         self._metrics.assigned.set(len(self._schedule))
@@ -86,11 +88,13 @@ class Refitter:
             if assignment is None:
                 await self._pause()
                 continue
-            failed = True
+            after = None
             try:
-                failed = not await self.refit(assignment)
+                if await self.refit(assignment):
+                    wall = self._clock.wall().timestamp()
+                    after = until_next(wall, self._issued.get(assignment.key, wall), self._period_s)
             finally:
-                self._schedule.done(assignment, self._clock.now(), failed=failed)
+                self._schedule.done(assignment, self._clock.now(), after=after)
 
     async def refit(self, assignment: Assignment) -> bool:
         """One forecast from history to status; whether it succeeded."""
@@ -118,8 +122,9 @@ class Refitter:
 
     async def _forecast(self, assignment: Assignment, now: float) -> Fitted:
         config = assignment.config
+        end = end_of_history(now, self._issued.get(assignment.key), self._period_s)
         try:
-            series = await self._history.series(assignment.target, now - config.history_s, now)
+            series = await self._history.series(assignment.target, end - config.history_s, end)
         except BadHistoryError as error:
             raise HistoryError(HistoryProblem.UNREADABLE, str(error)) from error
         began = time.monotonic()
@@ -128,6 +133,8 @@ class Refitter:
         self._metrics.fits.labels("Carried" if fitted.carried else "Fitted").inc()
         if self._schedule.current(assignment):
             self._previous[assignment.key] = fitted.previous
+            if not fitted.carried:
+                self._issued[assignment.key] = series.end
         return fitted
 
     async def _write(self, assignment: Assignment, published: Status, status: Status) -> bool:

@@ -1,24 +1,49 @@
-"""When each forecast is due. Pure.
+"""When each forecast is due, and for which moment it is made. Pure.
 
 ::
 
-    due = last attempt + period * (0.9 + 0.2 * phase)            after a forecast
+    due = issue + period, in whole steps                         after a forecast;  step = min(period, 10 minutes)
         = last attempt + min(period, 60 s * 2^failures)          after a failure
         = now                                                    new, or asked for differently
+    end of the history = the last issue + whole steps,  at most now
 
-``phase`` is a number of the key's own, so that deployments that came together drift apart. The most overdue goes first.
+A forecast whose history ends whole cells after that of the one before finds its memory on the same cells, and costs one
+fit less. The most overdue goes first; what came together drifts apart by the time it waited.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from warmfleet_forecasting.history import Key
 from warmfleet_forecasting.service.board import Assignment
-from warmfleet_forecasting.service.sharding import phase
 
+CELL_S = 600.0
+"""Cell of the forecast's working grid."""
 _FIRST_RETRY_S = 60.0
+
+
+def end_of_history(now: float, issued: float | None, period_s: float) -> float:
+    """Where the history of the next forecast ends.
+
+    Args:
+        now: Seconds.
+        issued: Where that of the last one ended; None when there was none.
+        period_s: Between two forecasts, seconds.
+
+    Returns:
+        The newest moment that lies whole steps from ``issued``; ``now`` without one.
+    """
+    step = min(period_s, CELL_S)
+    return now if issued is None else issued + math.floor((now - issued) / step) * step
+
+
+def until_next(now: float, issued: float, period_s: float) -> float:
+    """Seconds until the next forecast is due, after one whose history ended at ``issued``."""
+    step = min(period_s, CELL_S)
+    return max(0.0, issued + math.ceil(period_s / step - 1e-9) * step - now)
 
 
 @dataclass(slots=True)
@@ -68,19 +93,23 @@ class Schedule:
         entry.running, entry.due = True, float("inf")
         return entry.assignment
 
-    def done(self, assignment: Assignment, now: float, *, failed: bool) -> None:
-        """An attempt ended."""
+    def done(self, assignment: Assignment, now: float, *, after: float | None) -> None:
+        """An attempt ended.
+
+        Args:
+            assignment: What :meth:`take` gave.
+            now: Logical seconds.
+            after: Logical seconds until the next forecast is due; None when there is no new one.
+        """
         entry = self._entries.get(assignment.key)
         if entry is None:
             return
         entry.running = False
-        entry.failures = entry.failures + 1 if failed else 0
-        if failed:
-            wait = min(self._period_s, _FIRST_RETRY_S * 2.0 ** min(entry.failures - 1, 10))
-        else:
-            wait = self._period_s * (0.9 + 0.2 * phase(assignment.key))
+        entry.failures = entry.failures + 1 if after is None else 0
+        if after is None:
+            after = min(self._period_s, _FIRST_RETRY_S * 2.0 ** min(entry.failures - 1, 10))
         # What was changed while the attempt ran is due already.
-        entry.due = min(entry.due, now + wait)
+        entry.due = min(entry.due, now + after)
 
     def next_due(self) -> float | None:
         """When the next one is due; None when nothing is scheduled."""

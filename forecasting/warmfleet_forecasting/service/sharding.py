@@ -5,7 +5,7 @@
     owner(key) = argmax over replicas r of hash(r, key)
 
 Every replica computes the same answer without asking anybody, and when a replica is added or removed only the keys
-that it gains or held move (1/N of them). The same hash spreads a deployment's refits over the period.
+that it gains or held move (1/N of them).
 """
 
 from __future__ import annotations
@@ -18,11 +18,6 @@ from warmfleet_forecasting.history import Key
 def owner(key: Key, replicas: int) -> int:
     """Number of the replica that forecasts ``key``."""
     return max(range(replicas), key=lambda replica: _hash(f"{replica}:{key}"))
-
-
-def phase(key: Key) -> float:
-    """A number in [0, 1) of ``key``'s own, always the same."""
-    return _hash(f"phase:{key}") / 2.0**64
 
 
 def _hash(text: str) -> int:
