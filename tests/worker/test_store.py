@@ -282,9 +282,11 @@ async def test_warming_is_bounded_in_time() -> None:
                 await asyncio.sleep(3600)
             return True
 
-    heads = [NotedHead([1], 9.0), *(NotedHead([1, 2], 1.0) for _ in range(20))]
+    async def read() -> list[NotedHead]:
+        return [NotedHead([1], 9.0), *(NotedHead([1, 2], 1.0) for _ in range(20))]
+
     engine = Hanging()
-    warmed = await asyncio.wait_for(prewarm(heads, engine, ScaledClock(60.0), 6.0), 5)
+    warmed = await asyncio.wait_for(prewarm(read, engine, ScaledClock(60.0), 6.0), 5)
     assert (warmed, engine.asked) == (1, 5)
 
 

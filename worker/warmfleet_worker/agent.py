@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import TypeVar
 
 from warmfleet_contracts.agent import (
@@ -42,6 +43,7 @@ from warmfleet_worker.kv.cache import WorkerCache
 from warmfleet_worker.kv.handover import Handover, HandoverError
 from warmfleet_worker.settings import Settings
 from warmfleet_worker.stages import StartWatch
+from warmfleet_worker.threads import in_thread
 
 FAILURES = 3
 """Looks in a row without an answer before an engine that was ready counts as lost, or a closed port as exited."""
@@ -89,7 +91,9 @@ class Agent:
         self._health: Health | None = None
         self._in_a_row = 0
         self._problem = ""
-        self._start = None if settings.model_cache is None else StartWatch(settings.model_cache)
+        self._start: StartWatch | None = None
+        self._stage_seen = "starting"
+        self._looking: asyncio.Task[None] | None = None
         self._started_at = clock.now()
         self._ready_after: float | None = None
         self._changed = asyncio.Event()
@@ -115,6 +119,7 @@ class Agent:
             own = self._cache.own_requests
             observation = await self._engine.observe()
             self._take_in(observation, max(own, self._cache.own_requests))
+            self._watch_start()
             self.looked_at = self._clock.now()
             await self._wait()
 
@@ -199,7 +204,18 @@ class Agent:
             return ""
         if self._warming is not None and not self._warming.done():
             return "prewarming"
-        return "starting" if self._start is None else self._start.stage()
+        return self._stage_seen
+
+    def _watch_start(self) -> None:
+        folder = self._settings.model_cache
+        busy = self._looking is not None and not self._looking.done()
+        if folder is not None and not busy and self._machine.phase is Phase.STARTING:
+            self._looking = asyncio.create_task(self._look_at_start(folder))
+
+    async def _look_at_start(self, folder: Path) -> None:
+        if self._start is None:
+            self._start = await in_thread(StartWatch, folder)
+        self._stage_seen = await in_thread(self._start.stage)
 
     def _drain_state(self) -> DrainState | None:
         drain = self._machine.drain

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import zmq
@@ -26,6 +27,7 @@ from warmfleet_worker.kv.prewarm import HotNotes, Prompter, prewarm
 from warmfleet_worker.kv.replay import RATE, EndpointSender, ReplayHandover, is_loopback
 from warmfleet_worker.kv.store import StoreHandover
 from warmfleet_worker.settings import Settings
+from warmfleet_worker.threads import in_thread
 
 PRUNE_PERIOD = 300.0
 """Real seconds between two prunings of a folder, by whichever of the agents comes first."""
@@ -204,8 +206,7 @@ class WorkerCache:
         """Load the fleet's hottest prompts into a new engine; returns how many."""
         if self.notes is None or self.settings is None:
             return 0
-        heads = await asyncio.to_thread(self.notes.read, time.time())
-        return await prewarm(heads, engine, clock, self.settings.prewarm)
+        return await prewarm(partial(in_thread, self.notes.read, time.time()), engine, clock, self.settings.prewarm)
 
     async def _follow(self, reader: KvEventReader) -> None:
         """An agent without events still drains its worker; it only knows less of the cache."""
@@ -222,18 +223,22 @@ class WorkerCache:
             try:
                 now = time.time()
                 if heads := self.hot.hottest(now):
-                    await asyncio.to_thread(notes.write, heads, now)
+                    await in_thread(notes.write, heads, now)
             except OSError as error:
                 _LOG.warning("hot prompts cannot be noted: %s", error)
 
     async def _keep_folder(self, folder: StoreFolder) -> None:
         settings = self.settings
+        try:
+            await in_thread(folder.make_private)
+        except OSError as error:  # the engine will say more, if it cannot write there either
+            _LOG.error("the store's folder is not there, or open to others: %s", error)
         while settings is not None and settings.kv_store_bytes:
             try:
                 now = time.time()
-                if folder.take_turn(now=now, period=PRUNE_PERIOD):
+                if await in_thread(folder.take_turn, now=now, period=PRUNE_PERIOD):
                     age, size = settings.kv_store_age, settings.kv_store_bytes
-                    pruned = await asyncio.to_thread(folder.prune, now=now, max_age=age, max_bytes=size)
+                    pruned = await in_thread(folder.prune, now=now, max_age=age, max_bytes=size)
                     _LOG.info("pruned the store", extra=asdict(pruned))
             except OSError as error:
                 _LOG.warning("the store cannot be pruned: %s", error)
@@ -253,10 +258,6 @@ def build(settings: Settings, engine: EngineAdapter, clock: Clock) -> WorkerCach
         cache.follow(settings.kv_events, settings.kv_replay)
     if settings.kv_store is not None:
         cache.folder = StoreFolder(settings.kv_store)
-        try:
-            cache.folder.make_private()
-        except OSError as error:  # the engine will say more, if it cannot write there either
-            _LOG.error("the store's folder is not there, or open to others: %s", error)
         cache.notes = HotNotes(settings.kv_store, settings.pod_uid)
     if cache.ledger is not None and cache.folder is not None:
         cache.strategies[Strategy.STORE] = StoreHandover(look, cache.ledger, cache.folder, clock)

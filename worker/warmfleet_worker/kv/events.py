@@ -2,7 +2,8 @@
 
 A message is [topic, sequence (8 bytes, big-endian), msgpack of [ts, [events], data parallel rank]]. The publisher
 binds, and numbers its batches from 0; a number that is not the next one is a gap, mended by asking the replay endpoint
-for the batches from there on, and a lower number is a new publisher (the engine was restarted).
+for the batches from there on. A lower number is a batch that a replay has brought already, if it is not younger than
+the last one; else it is a new publisher (the engine was restarted).
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ class KvEventReader:
         self._restarted = restarted
         self._missed = missed
         self._next = 0
+        self._last = 0.0  # time of the youngest batch
         self._context = zmq.asyncio.Context()
 
     async def run(self) -> None:
@@ -147,12 +149,14 @@ class KvEventReader:
 
     def reset(self) -> None:
         """The engine has gone: the next batch is a new publisher's first."""
-        self._next = 0
+        self._next, self._last = 0, 0.0
 
     async def _receive(self, number: int, payload: bytes) -> None:
         if number < self._next:
+            if self._is_known(payload):
+                return
             self._restarted()
-            self._next = 0
+            self.reset()
         if number > self._next:
             await self._catch_up(number)
         if number > self._next:
@@ -161,13 +165,23 @@ class KvEventReader:
         if number >= self._next:
             self._deliver(number, payload)
 
+    def _is_known(self, payload: bytes) -> bool:
+        """Whether a batch with a number that has been is the one that was: a replay brings what is on its way too."""
+        try:
+            return decode(payload).ts <= self._last
+        except ValueError:
+            return False
+
     def _deliver(self, number: int, payload: bytes) -> None:
         self._next = number + 1
         try:
-            self._take(decode(payload))
+            batch = decode(payload)
         except ValueError as error:
             _LOG.warning("%s", error)
             self._missed()
+            return
+        self._last = max(self._last, batch.ts)
+        self._take(batch)
 
     async def _catch_up(self, until: int | None = None) -> None:
         """Ask for the batches from the next one on, at most those before ``until``."""

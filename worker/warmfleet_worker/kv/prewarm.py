@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -101,11 +101,13 @@ class HotNotes:
         return []
 
 
-async def prewarm(heads: Sequence[NotedHead], engine: Prompter, clock: Clock, seconds: float) -> int:
+async def prewarm(
+    read: Callable[[], Awaitable[Sequence[NotedHead]]], engine: Prompter, clock: Clock, seconds: float
+) -> int:
     """Warm an engine.
 
     Args:
-        heads: The hottest first.
+        read: Gives the heads, the hottest first; a slow store costs time of the same bound.
         engine: The engine.
         clock: Time.
         seconds: Logical seconds it may take.
@@ -113,21 +115,28 @@ async def prewarm(heads: Sequence[NotedHead], engine: Prompter, clock: Clock, se
     Returns:
         Heads warmed.
     """
-    waiting, warmed = list(reversed(heads)), 0
+    waiting: list[NotedHead] = []
+    warmed = 0
 
     async def work() -> None:
         nonlocal warmed
         while waiting:
             warmed += await engine.touch(waiting.pop().tokens)
 
-    workers = [asyncio.create_task(work()) for _ in range(min(AT_ONCE, len(waiting)))]
+    async def all_of_it() -> None:
+        waiting.extend(reversed(await read()))
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(min(AT_ONCE, len(waiting))):
+                workers.create_task(work())
+
+    warming = asyncio.create_task(all_of_it())
     bound = asyncio.create_task(clock.sleep(seconds))
     try:
-        while any(not task.done() for task in workers) and not bound.done():
-            await asyncio.wait({*workers, bound}, return_when=asyncio.FIRST_COMPLETED)
-            workers = [task for task in workers if not task.done()]
+        await asyncio.wait({warming, bound}, return_when=asyncio.FIRST_COMPLETED)
+        if warming.done():
+            warming.result()  # raises what broke it
     finally:
-        for task in (*workers, bound):
+        for task in (warming, bound):
             task.cancel()
-        await asyncio.gather(*workers, bound, return_exceptions=True)
+        await asyncio.gather(warming, bound, return_exceptions=True)
     return warmed

@@ -14,7 +14,6 @@ Whatever is missing at the end, or at :data:`RESERVE` before the drain's deadlin
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from warmfleet_worker.engines.base import OffloadState
 from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import BlockKey, HandoverError, Look, Progress
 from warmfleet_worker.kv.index import BlockIndex
+from warmfleet_worker.threads import in_thread
 
 LOOK_REAL = 0.2
 """Real seconds between two looks at the engine."""
@@ -101,11 +101,11 @@ class StoreHandover:
         found: set[BlockKey] = set()
         if not keys:
             return found, True
-        spaces = await asyncio.to_thread(self._folder.spaces, self._ledger.any_stored())
+        spaces = await in_thread(self._folder.spaces, self._ledger.any_stored())
         for start in range(0, len(keys), _CHUNK):
             if self._clock.now() >= end:
                 return found, False
-            found |= await asyncio.to_thread(self._folder.present, keys[start : start + _CHUNK], spaces)
+            found |= await in_thread(self._folder.present, keys[start : start + _CHUNK], spaces)
         return found, True
 
     def _result(
