@@ -209,6 +209,8 @@ class DrainRequest(AgentModel):
     """Time until the worker must be Drained, logical seconds from now."""
     strategies: Annotated[tuple[Strategy, ...], Field(min_length=1, max_length=4)] = (Strategy.NONE,)
     """Hand-over strategies in order of preference."""
+    budget_bytes: Count | None = None
+    """Most bytes of KV cache that are brought to survivors; unset: as the agent was set up."""
     endpoint: Annotated[str, Field(max_length=256)] = ""
     """Where a replay may send prompts instead of to the endpoint the agent was set up with. Used only if it is a
     loopback address, which stands for a cluster on one machine: prompts are users' data, and whoever reaches the

@@ -194,6 +194,10 @@ def test_a_replay_needs_events_and_an_endpoint_and_no_connector() -> None:
     assert agent["WARMFLEET_ENDPOINT"] == "http://chat.prod.svc:8080"
     assert flag(built, "--kv-events-config")["endpoint"] == agent["WARMFLEET_KV_EVENTS"]
     assert "--kv-transfer-config" not in container(built, "engine")["args"]
+    assert "WARMFLEET_HANDOVER_BYTES" not in agent
+    bounded = variables(pod(kvCache={"handover": ["replay"], "handoverBudget": "50Gi"}), "agent")
+    assert bounded["WARMFLEET_HANDOVER_BYTES"] == str(50 * 2**30)
+    assert float(bounded["WARMFLEET_KV_BYTES_PER_TOKEN"]) > 0, "a budget in bytes needs the size of a token"
     without = variables(pod(kvCache={"handover": ["replay"]}, routing={"mode": "none"}), "agent")
     assert without["WARMFLEET_ENDPOINT"] == ""
 
@@ -314,7 +318,7 @@ def test_the_revision_ignores_the_operators_images_but_not_the_users() -> None:
 def test_the_revision_is_a_matter_of_what_runs_in_the_pod_not_of_how_the_operator_steers() -> None:
     steering = [
         {"slo": {"ttft": "9s"}},
-        {"kvCache": {"drainDeadline": "9s", "minRetainedHitRatio": 0.5}},
+        {"kvCache": {"drainDeadline": "9s", "handoverBudget": "9Gi", "minRetainedHitRatio": 0.5}},
         {"rollout": {"maxSurge": 3}},
         {"routing": {"mode": "none"}},
     ]

@@ -3,125 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
-from warmfleet_contracts.agent import AgentState, Phase
+from warmfleet_contracts.agent import Phase
 from warmfleet_worker.engines.simulated.tokens import expected_text, tokenize
+from worker_processes import PACKAGES, Worker, seconds_of_tokens, status, until
 
-SCALE = 20.0
 MAX_AGENT_RSS_MB = 60
-_ROOT = Path(__file__).resolve().parents[2]
-_PACKAGES = os.pathsep.join(str(_ROOT / folder) for folder in ("contracts", "runtime", "worker"))
-Spawn = Callable[..., Awaitable[asyncio.subprocess.Process]]
-
-
-@pytest.fixture
-async def spawn() -> AsyncIterator[Spawn]:
-    started: list[asyncio.subprocess.Process] = []
-
-    async def start(module: str, *argv: str, **environ: str) -> asyncio.subprocess.Process:
-        env = {"PATH": os.environ["PATH"], "PYTHONPATH": _PACKAGES, "WARMFLEET_CLOCK": f"scale={SCALE}", **environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, *argv, env=env, stderr=asyncio.subprocess.DEVNULL
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
-        yield session
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - the condition lives in another process
-            await asyncio.sleep(0.05)
-
-
-async def status(http: aiohttp.ClientSession, url: str) -> int | None:
-    try:
-        async with http.get(url) as response:
-            return response.status
-    except aiohttp.ClientConnectionError:
-        return None
-
-
-class Worker:
-    """One engine and its agent."""
-
-    def __init__(self, spawn: Spawn, http: aiohttp.ClientSession, free_port: Callable[[], int]) -> None:
-        self._spawn, self._http = spawn, http
-        self.engine_port, self.agent_port = free_port(), free_port()
-        self.engine_url = f"http://127.0.0.1:{self.engine_port}"
-        self.agent_url = f"http://127.0.0.1:{self.agent_port}"
-
-    async def start(self, *flags: str, **environ: str) -> None:
-        argv = ["serve", "llama-3.1-8b", "--host", "127.0.0.1", "--port", str(self.engine_port), *flags]
-        self.engine = await self._spawn("warmfleet_worker.engines.simulated", *argv, **environ)
-        self.agent = await self.start_agent()
-        await until(self.ready)
-
-    async def start_agent(self) -> asyncio.subprocess.Process:
-        return await self._spawn(
-            "warmfleet_worker",
-            WARMFLEET_POD_UID="uid-1",
-            WARMFLEET_POD_IP="127.0.0.1",
-            WARMFLEET_AGENT_PORT=str(self.agent_port),
-            WARMFLEET_ENGINE_URL=self.engine_url,
-            WARMFLEET_UNROUTE_REAL_SECONDS="0.2",
-        )
-
-    async def ready(self) -> bool:
-        return await status(self._http, f"{self.agent_url}/readyz") == 200
-
-    async def state(self) -> AgentState:
-        async with self._http.get(f"{self.agent_url}/v1/state") as response:
-            return AgentState.model_validate_json(await response.text())
-
-    async def is_drained(self) -> bool:
-        return (await self.state()).phase is Phase.DRAINED
-
-    async def drain(self, deadline: float) -> int:
-        body = {"reason": "LowestKvValue", "deadlineSeconds": deadline}
-        async with self._http.post(f"{self.agent_url}/v1/drain", json=body) as response:
-            return response.status
-
-    async def stream(self, tokens: int) -> tuple[str, bool]:
-        """Text of one stream and whether it ended as it should."""
-        body = {"prompt": "a story", "max_tokens": tokens, "stream": True}
-        text, ended = "", False
-        async with self._http.post(f"{self.engine_url}/v1/completions", json=body) as response:
-            async for line in response.content:
-                ended = ended or line == b"data: [DONE]\n"
-                if line.startswith(b"data: {"):
-                    text += json.loads(line[6:])["choices"][0]["text"]
-        return text, ended
-
-    async def generate(self) -> tuple[int, str]:
-        async with self._http.post(
-            f"{self.engine_url}/v1/completions", json={"prompt": "x", "max_tokens": 1}
-        ) as answer:
-            return answer.status, await answer.text()
-
-
-@pytest.fixture
-def worker(spawn: Spawn, http: aiohttp.ClientSession, free_port: Callable[[], int]) -> Worker:
-    return Worker(spawn, http, free_port)
 
 
 def rss_mb(pid: int) -> float:
@@ -129,11 +22,6 @@ def rss_mb(pid: int) -> float:
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
     raise AssertionError("no VmRSS")
-
-
-def seconds_of_tokens(seconds: float) -> int:
-    """Tokens that take about that many real seconds: a step of this model is about 6.8 ms."""
-    return int(seconds * SCALE / 0.0068)
 
 
 async def test_a_worker_lives_drains_and_leaves(worker: Worker, http: aiohttp.ClientSession) -> None:
@@ -270,7 +158,7 @@ async def test_an_agent_beside_a_hanging_engine_stays_responsive(worker, http) -
 
 
 async def test_wrong_settings_and_flags_end_with_a_message() -> None:
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": _PACKAGES}
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": PACKAGES}
     for module, words in (
         ("warmfleet_worker", b"WARMFLEET_POD_UID"),
         ("warmfleet_worker.engines.simulated", b"no model"),

@@ -14,7 +14,7 @@ import pytest
 from warmfleet_contracts.agent import Strategy
 from warmfleet_runtime.clock import ScaledClock
 from warmfleet_runtime.openmetrics import parse
-from warmfleet_worker.drain_events import EngineExited, EngineReady, HandoverFinished
+from warmfleet_worker.drain_events import EngineExited, EngineLost, EngineReady, HandoverFinished
 from warmfleet_worker.engines.vllm import VllmEngine
 from warmfleet_worker.kv.cache import EngineShm, WorkerCache, build
 from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored
@@ -98,6 +98,30 @@ def test_only_the_shared_memory_of_the_engine_that_exited_is_removed(tmp_path: P
     new.touch()
     cache.engine_was(EngineExited())
     assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
+
+
+def test_engines_that_die_on_their_way_up_leave_no_shared_memory(tmp_path: Path) -> None:
+    """Each region is as large as the host tier: a few of them, and no engine comes up any more."""
+
+    def region(name: str, age: float) -> Path:
+        path = tmp_path / f"vllm_offload_{name}.mmap"
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+        return path
+
+    first, second = region("first", 90.0), region("second", 60.0)
+    cache = WorkerCache(shm=EngineShm(tmp_path))
+    cache.engine_was(EngineLost())
+    assert (first.exists(), second.exists()) == (False, True), "the youngest may be in use"
+    ranks = [region("third_dp0", 0.0), region("third_dp1", 5.0)]
+    cache.engine_was(EngineLost())
+    assert (second.exists(), *(rank.exists() for rank in ranks)) == (False, True, True)
+    cache.engine_was(EngineReady())
+    cache.engine_was(EngineLost())
+    later = region("later", -100.0)
+    cache.engine_was(EngineReady())
+    assert later.exists()
+    assert all(rank.exists() for rank in ranks), "an engine that serves keeps what it has"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@
                                         holds.
 ``WARMFLEET_DRAIN_DEADLINE_SECONDS``    Longest drain that the preStop hook starts by itself (120).
 ``WARMFLEET_HANDOVER``                  Strategies of such a drain, in order of preference, with commas (none).
+``WARMFLEET_HANDOVER_BYTES``            Most bytes of KV cache that a drain brings to survivors (0: 4 million tokens).
 ``WARMFLEET_ENDPOINT``                  OpenAI endpoint of the deployment, without /v1, for replay and migrate; empty:
                                         none.
 ``WARMFLEET_KV_BYTES_PER_TOKEN``        Size of one token's KV cache in the worker (0: unknown).
@@ -78,6 +79,7 @@ class Settings:
     unroute_real: float = 1.5
     drain_deadline: float = 120.0
     handover: tuple[Strategy, ...] = (Strategy.NONE,)
+    handover_bytes: int = 0
     endpoint: str = ""
     physics: Physics = Physics()  # noqa: RUF009 - frozen
     kv_events: str = ""
@@ -121,6 +123,7 @@ def settings_from_env(environ: Mapping[str, str]) -> Settings:
         unroute_real=_number(environ, "WARMFLEET_UNROUTE_REAL_SECONDS", default.unroute_real),
         drain_deadline=_number(environ, "WARMFLEET_DRAIN_DEADLINE_SECONDS", default.drain_deadline),
         handover=_strategies(environ, "WARMFLEET_HANDOVER"),
+        handover_bytes=int(_number(environ, "WARMFLEET_HANDOVER_BYTES", default.handover_bytes, high=2**60)),
         endpoint=_url(environ, "WARMFLEET_ENDPOINT", "") if environ.get("WARMFLEET_ENDPOINT", "").strip() else "",
         physics=_physics(environ),
         kv_events=_endpoint(environ, "WARMFLEET_KV_EVENTS"),

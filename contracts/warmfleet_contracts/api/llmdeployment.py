@@ -155,6 +155,9 @@ class KvCache(ApiModel):
     min_retained_hit_ratio: Ratio | None = None
     """Slow scale-downs and rollouts so that the prefix hit ratio keeps at least this share of what it was. Where one
     worker holds more than that, one leaves at a time, and the next once the hits have come back."""
+    handover_budget: Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(Mi|Gi|Ti)$")] | None = None
+    """Most KV cache that one leaving worker has brought to survivors by migrate or replay, the hottest first; unset:
+    4 million tokens. What a store holds is not counted: it was written while the worker served."""
     drain_deadline: Annotated[Duration, Field(ge=0)] = 300.0
     """Longest drain of a worker: finishing its requests and handing its cache over."""
 

@@ -26,7 +26,7 @@ from warmfleet_operator.adapters.resources import LLM_DEPLOYMENTS, PODS
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.specs.common import Object
-from warmfleet_operator.specs.kv import resolve
+from warmfleet_operator.specs.kv import budget_bytes, resolve
 from warmfleet_operator.specs.worker import WorkerTemplate, worker_name, worker_pod
 from warmfleet_operator.state.decisions import Problem
 from warmfleet_operator.state.records import (
@@ -260,6 +260,7 @@ class WorkerActor:
             reason=str(reason),
             deadline_seconds=max(0.0, job.deadline - spent),
             strategies=chosen,
+            budget_bytes=budget_bytes(spec) if spec is not None else None,
             endpoint=self._router_url(job) if {Strategy.REPLAY, Strategy.MIGRATE} & set(chosen) else "",
         )
         try:
@@ -281,11 +282,10 @@ class WorkerActor:
             return
         if not result.cancelled:
             return
-        restored = dict.fromkeys([labels.DRAINING])
         meta: Object = {
             "uid": worker.uid,
             "labels": {labels.ROUTE: labels.ROUTE_VALUE},
-            "annotations": {**restored, _NO_LONGER_SAFE[0]: "true", _NO_LONGER_SAFE[1]: "false"},
+            "annotations": {labels.DRAINING: None, _NO_LONGER_SAFE[0]: "true", _NO_LONGER_SAFE[1]: "false"},
         }
         if await self._patch_pod(worker, {"metadata": meta}):
             self._tools.events.emit(about_pod(worker), EventReason.DRAIN_CANCELLED, "the worker is needed again")

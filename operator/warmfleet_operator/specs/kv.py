@@ -50,12 +50,14 @@ class KvPlan:
         store: Shared file system; None without.
         root: Folder of the deployment in the store, as both containers see it.
         strategies: Hand-over strategies, ``auto`` resolved as far as the spec alone can.
+        budget: Most bytes of KV cache that a hand-over brings to survivors; None without a bound of the user's.
     """
 
     cpu: KvTier | None
     store: KvTier | None
     root: str
     strategies: tuple[str, ...]
+    budget: int | None = None
 
     @property
     def migrates(self) -> bool:
@@ -94,7 +96,8 @@ def plan(name: str, spec: LLMDeploymentSpec) -> KvPlan:
         spec: Its spec.
     """
     tiers = {tier.medium: tier for tier in spec.kv_cache.tiers}
-    return KvPlan(tiers.get("cpu"), tiers.get("fs"), f"{STORE_MOUNT}/{name}", resolve(spec))
+    root = f"{STORE_MOUNT}/{name}"
+    return KvPlan(tiers.get("cpu"), tiers.get("fs"), root, resolve(spec), budget_bytes(spec))
 
 
 def resolve(spec: LLMDeploymentSpec) -> tuple[str, ...]:
@@ -113,6 +116,12 @@ def resolve(spec: LLMDeploymentSpec) -> tuple[str, ...]:
     if len(means) > 1:
         return (*before, "auto", *means)
     return (*before, *means) or ("none",)
+
+
+def budget_bytes(spec: LLMDeploymentSpec) -> int | None:
+    """Most bytes of KV cache that a hand-over brings to survivors; None without a bound of the user's."""
+    quantity = spec.kv_cache.handover_budget
+    return None if quantity is None else size_bytes(quantity)
 
 
 def size_bytes(quantity: str) -> int:
@@ -195,7 +204,9 @@ def agent_env(kv: KvPlan, endpoint: str, physics: Physics | None = None, link_gb
     env = {"WARMFLEET_HANDOVER": ",".join(kv.strategies)}
     if kv.asks_survivors:
         env["WARMFLEET_ENDPOINT"] = endpoint
-    if (kv.weighed or kv.migrates) and physics is not None:
+        if kv.budget is not None:
+            env["WARMFLEET_HANDOVER_BYTES"] = str(kv.budget)
+    if (kv.weighed or kv.asks_survivors) and physics is not None:
         env["WARMFLEET_KV_BYTES_PER_TOKEN"] = f"{physics.kv_bytes_per_token:g}"
         env["WARMFLEET_PREFILL_TOKENS_PER_SECOND"] = f"{physics.prefill_tokens_per_second:g}"
     if (kv.weighed or kv.migrates) and link_gbit:

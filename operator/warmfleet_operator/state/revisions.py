@@ -53,7 +53,7 @@ def with_template(spec: LLMDeploymentSpec, good: LLMDeploymentSpec) -> LLMDeploy
 
     A variant that only ``spec`` has keeps its own type and parallelism.
     """
-    steering = {"drain_deadline", "min_retained_hit_ratio"}
+    steering = {"drain_deadline", "handover_budget", "min_retained_hit_ratio"}
     kept = {name: getattr(spec.kv_cache, name) for name in steering}
     older = {variant.name: variant for variant in good.variants}
     return spec.model_copy(
@@ -81,7 +81,7 @@ def _common(spec: LLMDeploymentSpec) -> dict[str, Any]:
     return {
         "model": wire(spec.model, {"profile", "scheme", "sparsity"}),
         "engine": wire(spec.engine, {"version"}),
-        "kvCache": wire(spec.kv_cache, {"drain_deadline", "min_retained_hit_ratio"}),
+        "kvCache": wire(spec.kv_cache, {"drain_deadline", "handover_budget", "min_retained_hit_ratio"}),
         "priorityClassName": spec.priority_class_name or "",
     }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from warmfleet_worker.kv.index import BlockIndex
 from warmfleet_worker.kv.migrate import MigratingSender
 from warmfleet_worker.kv.physics import Physics, choose
 from warmfleet_worker.kv.prewarm import HotNotes, Prompter, prewarm
-from warmfleet_worker.kv.replay import RATE, EndpointSender, ReplayHandover, is_loopback
+from warmfleet_worker.kv.replay import RATE, TOKENS, EndpointSender, ReplayHandover, is_loopback
 from warmfleet_worker.kv.store import StoreHandover
 from warmfleet_worker.settings import Settings
 from warmfleet_worker.threads import in_thread
@@ -35,6 +37,8 @@ NOTE_PERIOD = 15.0
 """Real seconds between two notes of hot prompts."""
 SHM_PATTERN = "vllm_offload_*.mmap"
 """Shared memory that a killed vLLM leaves behind."""
+ONE_START = 20.0
+"""Real seconds within which all engine processes of one start make their shared memory; a restart takes longer."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -55,10 +59,29 @@ class EngineShm:
         """The engine serves: what is there is its own."""
         self._noted = set(self._folder.glob(SHM_PATTERN))
 
+    def sweep(self) -> int:
+        """An engine is on its way up: removes what those left that died on theirs; returns the number of files.
+
+        All regions of one start are made at about the same time. One that is much older than the youngest is none of
+        them; each holds as much memory as the host tier.
+        """
+        made: dict[Path, float] = {}
+        for path in self._folder.glob(SHM_PATTERN):
+            with contextlib.suppress(FileNotFoundError):
+                made[path] = path.stat().st_mtime
+        youngest = max(made.values(), default=0.0)
+        return self._remove(path for path, at in made.items() if youngest - at > ONE_START)
+
     def clean(self) -> int:
         """The engine has exited; returns the number of files removed."""
+        removed = self._remove(self._noted)
+        self._noted.clear()
+        return removed
+
+    @staticmethod
+    def _remove(paths: Iterable[Path]) -> int:
         removed = 0
-        for path in self._noted:
+        for path in paths:
             try:
                 path.unlink()
                 removed += 1
@@ -66,7 +89,6 @@ class EngineShm:
                 continue
             except OSError as error:
                 _LOG.warning("shared memory left behind: %s", error)
-        self._noted.clear()
         return removed
 
 
@@ -140,6 +162,17 @@ class WorkerCache:
         if self.endpoint is not None and is_loopback(endpoint):
             self.endpoint.url = endpoint
 
+    def spend(self, most_bytes: int | None) -> None:
+        """At most so many bytes of KV cache are brought to survivors from now on; None: as it was set up."""
+        settings = self.settings
+        if settings is None:
+            return
+        most = settings.handover_bytes if most_bytes is None else most_bytes
+        bounded = most_bytes is not None or most > 0
+        for strategy in self.strategies.values():
+            if isinstance(strategy, ReplayHandover):
+                strategy.tokens = min(TOKENS, settings.physics.tokens_of(most)) if bounded else TOKENS
+
     @property
     def own_requests(self) -> int:
         """Requests of the hand-over itself that its own engine has now."""
@@ -168,7 +201,9 @@ class WorkerCache:
         return self.ledger.held_tokens if self.ledger is not None and self.ledger.complete else None
 
     def engine_was(self, event: Event) -> None:
-        """The agent has seen the engine come or go."""
+        """The agent has seen the engine come or go, or not come yet."""
+        if not self._up and self.shm is not None and (left := self.shm.sweep()):
+            _LOG.info("removed shared memory of engines that died on their way up", extra={"files": left})
         if isinstance(event, EngineReady) and not self._up:
             self._up = True
             if self.shm is not None:
@@ -280,3 +315,4 @@ def _add_senders(cache: WorkerCache, settings: Settings, engine: EngineAdapter, 
         cache.strategies[Strategy.MIGRATE] = ReplayHandover(
             cache.ledger, chains, cache.migrating, clock, rate=rate, endpoint=endpoint
         )
+    cache.spend(None)

@@ -24,6 +24,9 @@ from warmfleet_contracts.agent import Strategy
 
 SHARE = 0.5
 """Share of a link, or of a survivor's prefill, that a hand-over takes."""
+LARGEST_TOKEN = 2**20
+"""Bytes of KV cache that a token is taken for where its size is not known: no model of the performance model has more
+than half of it, so that a budget in bytes holds."""
 _ORDER = (Strategy.STORE, Strategy.MIGRATE, Strategy.REPLAY)
 
 
@@ -55,6 +58,10 @@ class Physics:
         if strategy is Strategy.STORE:
             return self.store_bytes_per_second
         return self.link_bytes_per_second if strategy is Strategy.MIGRATE else None
+
+    def tokens_of(self, size: int) -> int:
+        """Tokens whose KV cache is at most ``size`` bytes."""
+        return int(size / (self.kv_bytes_per_token or LARGEST_TOKEN))
 
     def migration_rate(self) -> float | None:
         """Tokens per second that a migration may move; None when unknown."""

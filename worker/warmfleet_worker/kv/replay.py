@@ -200,7 +200,7 @@ class ReplayHandover:
         self._index = index
         self._chains = chains
         self._clock = clock
-        self._tokens = tokens
+        self.tokens = tokens
         self._rate = rate
         self._sender = sender
         self._endpoint = sender if isinstance(sender, EndpointSender) else endpoint
@@ -218,7 +218,7 @@ class ReplayHandover:
             progress: Takes what has been answered so far.
 
         Raises:
-            HandoverError: There is nobody to send to.
+            HandoverError: There is nobody to send to, or nobody who takes anything.
         """
         if self.endpoint is not None and not self.endpoint.url:
             raise HandoverError("there is no endpoint to send prompts to; set routing.mode to router or service")
@@ -230,8 +230,8 @@ class ReplayHandover:
         async def work() -> None:
             while todo and not tally.ended:
                 chain = todo[-1]
-                if tally.sent + len(chain.tokens) > self._tokens:
-                    tally.ended = f"the budget of {self._tokens} tokens was used up"
+                if tally.sent + len(chain.tokens) > self.tokens:
+                    tally.ended = f"the budget of {self.tokens} tokens was used up"
                     return
                 todo.pop()
                 tally.sent += len(chain.tokens)
@@ -257,6 +257,8 @@ class ReplayHandover:
                 task.cancel()
             await asyncio.gather(*workers, bound, return_exceptions=True)
             await self._sender.close()
+        if tally.failures and not tally.kept:
+            raise HandoverError(f"nobody took a prompt: {tally.problem}")
         return self._result(tally, len(todo))
 
     async def _one(self, chain: Chain, end: float, tally: _Tally) -> None:

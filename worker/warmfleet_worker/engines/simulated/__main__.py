@@ -36,7 +36,7 @@ async def serve(config: EngineConfig, clock: Clock) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _told, stop)
+        loop.add_signal_handler(number, stop.set)  # as vLLM: a second one changes nothing
     if not await _start_up(config, clock, stop):
         return
     engine = Engine(config, clock)
@@ -60,12 +60,6 @@ async def serve(config: EngineConfig, clock: Clock) -> None:
         await engine.halt()
         await runner.cleanup()
     _LOG.info("stopped")
-
-
-def _told(stop: asyncio.Event) -> None:
-    if stop.is_set():
-        os._exit(1)  # a second signal: at once
-    stop.set()
 
 
 async def _start_up(config: EngineConfig, clock: Clock, stop: asyncio.Event) -> bool:
