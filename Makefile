@@ -123,11 +123,11 @@ test-gitops: controlplane ## What GitOps tools see: Argo CD's health, kstatus, a
 
 .PHONY: test-vllm
 test-vllm: vllm ## The worker on a real vLLM: adapter, drain, each hand-over, kills in the middle (under 12 minutes on 2 cores)
-	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm -k "not (agent_dies or slower_than or hot_prompts)"
+	WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm
 
 .PHONY: soak-vllm
 soak-vllm: vllm ## Engines killed at ten points of a hand-over, agents killed, slow storage, pre-warm: long on 2 cores
-	WARMFLEET_SOAK=1 WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm/test_hard_departures.py
+	WARMFLEET_SOAK=1 WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm -k "not test_departure"
 
 .PHONY: bench
 bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then the yardstick (about an hour)

@@ -99,7 +99,7 @@ class EngineState(AgentModel):
 
 
 class EngineCounters(AgentModel):
-    """Counters since the engine's start; a decrease means it restarted."""
+    """Counters of the users' requests since the engine's start; a decrease means it restarted."""
 
     requests: Count = 0
     """Requests finished, whatever the outcome."""
@@ -143,6 +143,17 @@ class KvValue(AgentModel):
     """False when KV events were missed and the figures are a lower bound."""
     sketch: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     """Sample of the hot blocks (:mod:`warmfleet_contracts.sketch`); empty for none."""
+
+
+class SentState(AgentModel):
+    """What this agent's hand-overs have sent to survivors since its start; whoever counts traffic takes it away."""
+
+    requests: Count = 0
+    """Requests that were answered, each with one generated token."""
+    prompt_tokens: Count = 0
+    """Their prompt tokens."""
+    cached_tokens: Count = 0
+    """Of these, found in a cache by whoever answered, as far as it says so."""
 
 
 class DrainReport(AgentModel):
@@ -198,6 +209,8 @@ class AgentState(AgentModel):
     """None without an index."""
     drain: DrainState | None = None
     """None while nobody asked for a drain."""
+    sent: SentState | None = None
+    """None where nothing is sent to survivors."""
 
 
 class DrainRequest(AgentModel):

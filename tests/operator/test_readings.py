@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from warmfleet_operator.adapters.agents import NoAnswerError
 from warmfleet_operator.adapters.telemetry import parse_router
 from warmfleet_operator.state.rates import Counter, SeriesCounter, rate, ratio
 from warmfleet_operator.state.readings import Readings, RouterSample, implausible
-from warmfleet_operator.state.records import Key, RouterRecord, WorkerPhase, WorkerRecord
+from warmfleet_operator.state.records import Demand, Key, RouterRecord, WorkerPhase, WorkerRecord
 
 CHAT = Key("prod", "chat")
 
@@ -35,6 +36,7 @@ def state(requests: int = 0, running: int = 0, waiting: int = 0, **parts: Any) -
             "counters": {"requests": requests, **parts.get("counters", {})},
             "latency": parts.get("latency", {}),
             **({"kv": parts["kv"]} if "kv" in parts else {}),
+            **({"sent": parts["sent"]} if "sent" in parts else {}),
         }
     )
 
@@ -140,6 +142,46 @@ def test_a_worker_that_left_still_counts_in_the_window() -> None:
     taken.agent_answered(worker("v"), state(requests=0, uid="u-v"), 0.0)
     taken.agent_answered(worker("v"), state(requests=100, uid="u-v"), 10.0)
     assert taken.demand(CHAT, [worker("v")], [], 10.0).arrivals == pytest.approx(20.0)
+
+
+def test_what_a_leaving_worker_sends_to_survivors_is_no_traffic() -> None:
+    """Its prompts pass the router, are computed by a survivor, and are counted by both as if they were the users'."""
+    leaving = replace(worker("v"), drain_reason="ScaleDown")
+    own = {"requests": 80, "promptTokens": 80_000, "cachedTokens": 20_000}
+
+    def seen(sender: WorkerRecord) -> Demand:
+        taken = readings()
+        taken.router_answered(ROUTER, RouterSample(), 0.0)
+        taken.agent_answered(worker(), state(), 0.0)
+        taken.agent_answered(sender, state(uid="u-v", sent={}), 0.0)
+        taken.router_answered(ROUTER, RouterSample(dispatched={"a": 100.0}), 20.0)
+        counters = {"promptTokens": 90_000, "generationTokens": 4080}
+        counters |= {"cacheQueryTokens": 90_000, "cacheHitTokens": 22_500}
+        taken.agent_answered(worker(), state(requests=100, counters=counters), 20.0)
+        taken.agent_answered(sender, state(uid="u-v", sent=own), 20.0)
+        return taken.demand(CHAT, [worker()], [ROUTER], 20.0)
+
+    demand = seen(leaving)
+    assert demand.arrivals == pytest.approx(1.0)
+    assert (demand.input_tokens, demand.output_tokens, demand.hit_ratio) == (500.0, 200.0, 0.25)
+    assert seen(worker("v")).arrivals == pytest.approx(5.0), "nobody asked this one to leave: it is not believed"
+
+
+def test_what_was_sent_is_forgotten_no_sooner_than_what_arrived() -> None:
+    taken = readings()
+    leaving = replace(worker("v"), drain_reason="ScaleDown")
+    arrived = 0.0
+    for at in range(0, 90, 5):
+        sent = min(100, 5 * at) if at < 30 else 100
+        arrived = sent + at * 2.0
+        taken.router_answered(ROUTER, RouterSample(dispatched={"a": arrived}), float(at))
+        if at <= 30:  # its pod is gone then
+            taken.agent_answered(leaving, state(uid="u-v", sent={"requests": sent}), float(at))
+        demand = taken.demand(CHAT, [], [ROUTER], float(at))
+        if at >= 20:
+            assert demand.arrivals is not None
+            assert 2.0 - 1e-9 <= demand.arrivals <= 7.0, at
+    assert demand.arrivals == pytest.approx(2.0)
 
 
 def test_means_hit_ratio_and_attainment() -> None:

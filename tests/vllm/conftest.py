@@ -16,6 +16,8 @@ from environment import VllmEnvironment, VllmUnavailableError, ensure  # noqa: E
 from real_worker import RealWorker  # noqa: E402
 
 Start = Callable[..., RealWorker]
+SOAK = os.environ.get("WARMFLEET_SOAK") == "1"
+soak_only = pytest.mark.skipif(not SOAK, reason="takes long on 2 cores: make soak-vllm")
 
 
 @pytest.fixture(scope="session")

@@ -35,9 +35,11 @@ class Departed:
         exit_code: The engine's.
         stored_bytes: Size of all blocks in the store after its exit.
         stream: The stream that was in flight when the drain began.
+        ready: Workers that were ready then.
+        elsewhere: The answer to a new request that came then.
     """
 
-    def __init__(self, worker: RealWorker, claim: Path) -> None:
+    def __init__(self, worker: RealWorker, survivor: RealWorker, claim: Path) -> None:
         self.texts = {topic: worker.complete(prompt(topic)) for topic in TOPICS}
         worker.until(lambda: caught_up(worker), 60, "the agent has not seen the requests end")
         self.serving = worker.state()
@@ -53,6 +55,9 @@ class Departed:
         worker.drain(60)
         self.phases = [worker.state().phase]
         self.readiness = worker.readyz()
+        # As a Service does: a new request goes to whoever is ready.
+        self.ready = [one.name for one in (worker, survivor) if one.readyz() == 200]
+        self.elsewhere = survivor.complete("somebody new", 4)
         self.in_flight = not self.stream.done
         self.state = worker.wait_drained(90)
         began = time.monotonic()
@@ -68,7 +73,7 @@ def departed(start: Start, claim: Path, survivor: RealWorker) -> Departed:
     """Worker A after its departure; the survivor has served nothing yet."""
     worker = start("a", claim)
     survivor.wait_ready()
-    return Departed(worker.wait_ready(), claim)
+    return Departed(worker.wait_ready(), survivor, claim)
 
 
 def test_the_agent_reads_a_real_engine(departed: Departed) -> None:
@@ -99,6 +104,15 @@ def test_a_stream_in_flight_completes_and_readiness_goes_first(departed: Departe
     assert departed.readiness == departed.readiness_after == 503
     assert departed.in_flight, "the stream had ended before the drain: it proves nothing"
     assert (stream.tokens, stream.finish_reason, stream.done, stream.error) == (STREAMED, "length", True, "")
+
+
+def test_a_new_request_during_the_drain_goes_elsewhere(departed: Departed) -> None:
+    assert departed.ready == ["survivor"]
+    assert departed.elsewhere
+    assert departed.in_flight
+    assert departed.state.counters is not None
+    # The prompts, the torn page and the stream: nobody else came.
+    assert departed.state.counters.requests == len(TOPICS) + 2
 
 
 def test_the_engine_exits_by_itself_within_its_grace(departed: Departed) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from warmfleet_contracts.agent import Strategy
+from warmfleet_contracts.agent import EngineCounters, Strategy
 from warmfleet_worker.agent import Agent
-from warmfleet_worker.drain_events import HandoverFinished
+from warmfleet_worker.drain_events import EngineExited, EngineReady, HandoverFinished
 from warmfleet_worker.engines.base import Health, Load, Observation
 from warmfleet_worker.engines.simulated.config import ConfigError, parse_config
 from warmfleet_worker.engines.simulated.engine import Engine
@@ -153,6 +153,27 @@ async def test_its_own_requests_are_not_the_users(fleet: Fleet) -> None:
     assert fleet.cache.own_requests == 0
     fleet.cache.migrating.lending = 2
     assert fleet.cache.own_requests == 2
+    fleet.cache.migrating.lending = 0
+    agent._take_in(Observation(Health.READY, load), own=2)
+    assert agent.state().engine.running == 1
+
+
+async def test_what_it_sent_and_lent_is_said_apart_from_the_users_requests(fleet: Fleet) -> None:
+    answer = await ask(fleet.leaving, text("a"))
+    tokens = answer["usage"]["prompt_tokens"]
+    await fleet.holds(whole(answer))
+    agent = Agent(Settings("u", "127.0.0.1"), fleet.adapter, fleet.engine.clock, fleet.cache)
+    await fleet.hand_over()
+    agent._take_in(await fleet.adapter.observe())
+    state = agent.state()
+    assert state.counters is not None
+    assert (state.counters.requests, state.counters.prompt_tokens) == (1, tokens), "the loan is not a user's request"
+    assert (state.counters.generation_tokens, state.counters.cache_query_tokens) == (1, tokens)
+    assert state.sent is not None
+    assert (state.sent.requests, state.sent.prompt_tokens) == (1, whole(answer))
+    fleet.cache.engine_was(EngineReady())
+    fleet.cache.engine_was(EngineExited())
+    assert fleet.cache.own_counts == EngineCounters(), "the engine counts from zero again"
 
 
 async def test_auto_is_replaced_when_the_drain_begins(fleet: Fleet) -> None:

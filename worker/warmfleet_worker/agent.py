@@ -88,6 +88,7 @@ class Agent:
         self._counts_own = False
         self._machine = DrainMachine(propagation_seconds=settings.propagation(clock.scale))
         self._load: Load | None = None
+        self._own = 0
         self._health: Health | None = None
         self._in_a_row = 0
         self._problem = ""
@@ -189,16 +190,22 @@ class Agent:
                 ready=self._health is Health.READY and not (machine.drain is not None and self._released.is_set()),
                 stage=self._stage(),
                 ready_after_seconds=self._ready_after,
-                running=load.running if load else None,
+                running=max(0, load.running - self._own) if load and load.running is not None else None,
                 waiting=load.waiting if load else None,
                 kv_usage=load.kv_usage if load else None,
                 kv_capacity_tokens=load.kv_capacity_tokens if load else None,
             ),
-            counters=_less(load.counters, before.counters if before else None) if load else None,
+            counters=self._users(load.counters) if load else None,
             latency=_less(load.latency, before.latency if before else None) if load else None,
             kv=self._cache.value(self._clock.wall().timestamp()),
             drain=self._drain_state(),
+            sent=self._cache.sent,
         )
+
+    def _users(self, counters: EngineCounters) -> EngineCounters:
+        """Counters without the agent's own requests."""
+        before = self._before.counters if self._before is not None else None
+        return _less(_less(counters, before), self._cache.own_counts)
 
     def _stage(self) -> str:
         if self._machine.phase is not Phase.STARTING:
@@ -239,7 +246,7 @@ class Agent:
             _LOG.warning("engine: %s", observation.problem, extra={"health": observation.health.value})
         self._problem = observation.problem
         self.failed_looks += bool(observation.problem)
-        self._health, self._load = observation.health, observation.load
+        self._health, self._load, self._own = observation.health, observation.load, own
         load = observation.load
         for event in self._engine_events(observation.health):
             self._feed(event)

@@ -57,7 +57,10 @@ class Counter:
         start, kept = now - self._window, self._samples
         if len(kept) < 4 or kept[-2] <= start:
             return None
-        t0, s0, t1, s1 = kept[:4]
+        first = 0
+        while first + 4 < len(kept) and kept[first + 2] <= start:
+            first += 2  # readings are dropped as others come, and this one may have fallen silent
+        t0, s0, t1, s1 = kept[first : first + 4]
         if t0 < start < t1:
             s0, t0 = s0 + (s1 - s0) * (start - t0) / (t1 - t0), start
         end, total = kept[-2:]

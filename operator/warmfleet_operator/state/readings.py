@@ -2,7 +2,7 @@
 
 Demand is what arrives, not what is served: at the routers when all of them answer, because they also see what no worker
 could take; else at the agents, as finished plus running plus waiting requests, which together only ever grow by
-arrivals.
+arrivals. What leaving workers send to survivors themselves is taken away again, as far as they say what it was.
 
 vllm-router counts attempts: each is either dispatched (``vllm_router_processed_requests_total``) or fails for want of a
 worker (``vllm_router_request_errors_total{error_type="no_available_workers"}``), and each repeated attempt is counted
@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from warmfleet_contracts.agent import AgentState
+from warmfleet_contracts.agent import AgentState, SentState
 from warmfleet_contracts.sketch import decode
 
 from warmfleet_operator.state.fleetsamples import FleetSample
@@ -44,6 +44,8 @@ _COUNTERS = (
     "cache_query_tokens",
     "cache_hit_tokens",
 )
+_SENT = ("requests", "prompt_tokens", "cached_tokens")
+_ARRIVED = "arrived"
 _LATENCY = ("ttft_count", "ttft_within_slo", "tpot_count", "tpot_within_slo")
 
 
@@ -97,6 +99,7 @@ class _Agent:
     running: deque[tuple[float, int]]
     counters: dict[str, Counter]
     latency: dict[str, Counter]
+    sent: dict[str, Counter] = field(default_factory=dict)  # few workers have any
     finished: tuple[float, int] | None = None
     telemetry: WorkerTelemetry | None = None
     answered: bool = False
@@ -157,6 +160,9 @@ class Readings:
             agent.rejected.add(now, counters.rejected_requests)
             in_flight = (state.engine.running or 0) + (state.engine.waiting or 0)
             agent.arrived.add(now, counters.requests + counters.rejected_requests + in_flight)
+        # Only of a worker that leaves is it believed: it makes arrivals fewer.
+        if state.sent is not None and (worker.leaving or not agent.sent):
+            self._sent(agent, state.sent, now)
         if state.latency is not None:
             for name, counter in agent.latency.items():
                 counter.add(now, getattr(state.latency, name))
@@ -167,6 +173,15 @@ class Readings:
             attainment=_attainment([agent], now),
         )
         return None
+
+    def _sent(self, agent: _Agent, sent: SentState, now: float) -> None:
+        """What its hand-over has sent, for the rate of arrivals and for the means."""
+        if not agent.sent:
+            mean, grain = self._mean_window, self._mean_window / _GRAINS
+            agent.sent = {name: Counter(mean, grain) for name in _SENT} | {_ARRIVED: Counter(self._rate_window)}
+        agent.sent[_ARRIVED].add(now, sent.requests)
+        for name in _SENT:
+            agent.sent[name].add(now, getattr(sent, name))
 
     def _work(self, agent: _Agent, state: AgentState, now: float) -> None:
         """Requests finished whole, and how many ran at each answer."""
@@ -278,7 +293,7 @@ class Readings:
         """
         sample = self._samples.get(key) if now - self._sampled_at <= self._stale_after else None
         if sample is not None:
-            return self._sampled(sample, workers, routers, now)
+            return self._sampled(key, sample, workers, routers, now)
         agents = list(self._fleets.get(key, {}).values())
         ready = [w for w in workers if w.phase is WorkerPhase.READY]
         reporting = [w for w in ready if (a := self._agents.get(w.uid)) is not None and a.answered]
@@ -289,10 +304,10 @@ class Readings:
             if arrivals is None:
                 arrivals = rate(pooled(agent.arrived.increase(now) for agent in agents))
                 rejects = rate(pooled(agent.rejected.increase(now) for agent in agents))
-        sums = {name: pooled(a.counters[name].increase(now) for a in agents) for name in _COUNTERS}
+        sums = _of_users(agents, now)
         return Demand(
             at=now,
-            arrivals=arrivals,
+            arrivals=self._of_users(arrivals, key, now),
             input_tokens=ratio(sums["prompt_tokens"], sums["requests"]),
             output_tokens=ratio(sums["generation_tokens"], sums["requests"]),
             hit_ratio=ratio(sums["cache_hit_tokens"], sums["cache_query_tokens"]),
@@ -304,8 +319,24 @@ class Readings:
             reporting_workers=len(reporting),
         )
 
+    def _of_users(self, arrivals: float | None, key: Key, now: float) -> float | None:
+        """Arrivals per second without those that hand-overs sent.
+
+        Over the whole window, although a leaving worker falls silent within it: too few are taken away, never too many.
+        """
+        agents = self._fleets.get(key, {}).values()
+        sent = pooled(agent.sent[_ARRIVED].increase(now) for agent in agents if agent.sent)
+        if arrivals is None or sent is None:
+            return arrivals
+        return max(0.0, arrivals - sent[0] / self._rate_window)
+
     def _sampled(
-        self, sample: FleetSample, workers: Sequence[WorkerRecord], routers: Sequence[RouterRecord], now: float
+        self,
+        key: Key,
+        sample: FleetSample,
+        workers: Sequence[WorkerRecord],
+        routers: Sequence[RouterRecord],
+        now: float,
     ) -> Demand:
         ready = sum(w.phase is WorkerPhase.READY for w in workers)
         reporting = min(ready, round(sample.reporting or 0))
@@ -313,7 +344,7 @@ class Readings:
         routed = arrivals is not None
         return Demand(
             at=self._sampled_at,
-            arrivals=arrivals if routed else sample.arrivals,
+            arrivals=self._of_users(arrivals if routed else sample.arrivals, key, now),
             input_tokens=sample.input_tokens,
             output_tokens=sample.output_tokens,
             hit_ratio=None if sample.hit_ratio is None else min(1.0, sample.hit_ratio),
@@ -343,6 +374,22 @@ class Readings:
         waiting = [t.waiting for w in reporting if (t := self._agents[w.uid].telemetry) is not None]
         known = [count for count in waiting if count is not None]
         return sum(known) if known else None
+
+
+def _of_users(agents: Sequence[_Agent], now: float) -> dict[str, tuple[float, float] | None]:
+    """Increases of the fleet's counters without what hand-overs sent: each request of theirs has one token's answer."""
+    sums = {name: pooled(a.counters[name].increase(now) for a in agents) for name in _COUNTERS}
+    sending = [a.sent for a in agents if a.sent]
+    sent = {name: part[0] for name in _SENT if (part := pooled(s[name].increase(now) for s in sending))}
+    requests, prompts = sent.get("requests", 0.0), sent.get("prompt_tokens", 0.0)
+    own = {
+        "requests": requests,
+        "prompt_tokens": prompts,
+        "generation_tokens": requests,
+        "cache_query_tokens": prompts,
+        "cache_hit_tokens": sent.get("cached_tokens", 0.0),
+    }
+    return {name: None if part is None else (max(0.0, part[0] - own[name]), part[1]) for name, part in sums.items()}
 
 
 def _attainment(agents: Sequence[_Agent], now: float) -> float | None:

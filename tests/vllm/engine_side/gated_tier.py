@@ -1,6 +1,7 @@
 """Inside the engine: vLLM's ``fs`` tier behind a gate, so that a test says how far the storage has got.
 
-``gate`` is a file with the number of blocks that may be written in all; without the file, all may.
+``gate`` is a file with the number of blocks that may be written in all, or the word ``full``: then all further writes
+fail as on a full disk. Without the file, all may be written.
 
 While a write is pending vLLM's core steps without a pause (``has_pending_push_work`` keeps it going, for connectors
 that are driven by steps), so an engine whose gate is shut burns two cores and starves those beside it. The gate
@@ -9,7 +10,9 @@ therefore holds each step back a little while it is shut.
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +62,17 @@ class GatedTier(FileSystemTierManager):
 
     def _pass(self, number: int) -> None:
         self._held += 1
-        while self._gate.exists() and number > int(self._gate.read_text() or 0):
-            time.sleep(0.05)
-        self._held -= 1
+        try:
+            while (said := self._said()) is not None and number > said:
+                time.sleep(0.05)
+        finally:
+            self._held -= 1
+
+    def _said(self) -> int | None:
+        try:
+            text = self._gate.read_text()
+        except FileNotFoundError:
+            return None
+        if text == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return int(text or 0)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import zmq
-from warmfleet_contracts.agent import KvValue, Strategy
+from warmfleet_contracts.agent import EngineCounters, KvValue, SentState, Strategy
 from warmfleet_runtime.clock import Clock
 
 from warmfleet_worker.drain_events import EngineExited, EngineReady, Event
@@ -178,6 +178,16 @@ class WorkerCache:
         """Requests of the hand-over itself that its own engine has now."""
         return 0 if self.migrating is None else self.migrating.lending
 
+    @property
+    def own_counts(self) -> EngineCounters | None:
+        """What these requests have added to the engine's counters."""
+        return None if self.migrating is None else self.migrating.lent
+
+    @property
+    def sent(self) -> SentState | None:
+        """What was sent to survivors; None where nothing is."""
+        return None if self.endpoint is None else self.endpoint.sent
+
     def order(self, wanted: tuple[Strategy, ...], seconds: float) -> tuple[tuple[Strategy, ...], str]:
         """The strategies with ``auto`` and what follows it replaced by what physics says, and why.
 
@@ -210,6 +220,8 @@ class WorkerCache:
                 self.shm.note()
         elif isinstance(event, EngineExited) and self._up:
             self._up = False
+            if self.migrating is not None:
+                self.migrating.lent = EngineCounters()
             if self.ledger is not None and self.reader is not None:
                 self._restarted()
                 self.reader.reset()

@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from warmfleet_contracts.agent import EngineCounters
+
 from warmfleet_worker.kv.replay import EndpointSender, SendError
 
 LEND_TIMEOUT = 30.0
@@ -51,12 +53,17 @@ class MigratingSender:
     Args:
         lender: The leaving engine.
         endpoint: Takes them to survivors.
+
+    Attributes:
+        lending: Requests to the leaving engine that are not answered yet.
+        lent: What those that are have added to its counters.
     """
 
     def __init__(self, lender: Lender, endpoint: EndpointSender) -> None:
         self._lender = lender
         self.endpoint = endpoint
         self.lending = 0
+        self.lent = EngineCounters()
 
     async def send(self, tokens: Sequence[int], within: float) -> int | None:
         """Have a survivor pull the blocks of ``tokens``.
@@ -76,11 +83,23 @@ class MigratingSender:
             place = await self._lender.lend(tokens, min(within, LEND_TIMEOUT))
         finally:
             self.lending -= 1
+        self._count(len(tokens))
         if place is None:
             raise SendError("the leaving engine does not lend its blocks; it needs the NixlConnector")
         told = {key: value for key, value in place.items() if key != _OWN}
         found = await self.endpoint.send(tokens, within, {"kv_transfer_params": told})
         return None if found is None else max(0, len(tokens) - found)
+
+    def _count(self, tokens: int) -> None:
+        """The leaving engine has answered for one prompt, which it had cached."""
+        before = self.lent
+        self.lent = EngineCounters(
+            requests=before.requests + 1,
+            prompt_tokens=before.prompt_tokens + tokens,
+            generation_tokens=before.generation_tokens + 1,
+            cache_query_tokens=before.cache_query_tokens + tokens,
+            cache_hit_tokens=before.cache_hit_tokens + tokens,
+        )
 
     async def close(self) -> None:
         """Close the connections."""

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+from warmfleet_contracts.agent import SentState
 from warmfleet_runtime.clock import Clock
 
 from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
@@ -93,10 +94,14 @@ class EndpointSender:
     Args:
         url: Base URL, without /v1; empty while there is none.
         model: Gives the name of the model to ask for.
+
+    Attributes:
+        sent: What has been answered so far.
     """
 
     def __init__(self, url: str, model: Callable[[], str]) -> None:
         self.url = url
+        self.sent = SentState()
         self._model = model
         self._session: aiohttp.ClientSession | None = None
         self._priority = True
@@ -121,6 +126,7 @@ class EndpointSender:
         if status == 400 and self._priority:
             self._priority = False  # an engine that schedules by arrival takes no priority
             status, answer = await self._post(body, within)
+        self._count(len(tokens), 0)
         if status != 200:
             raise SendError(f"HTTP {status}")
         try:
@@ -128,7 +134,18 @@ class EndpointSender:
         except msgspec.DecodeError as error:
             raise SendError(f"the answer is not OpenAI's: {error}") from None
         details = usage.prompt_tokens_details if usage is not None else None
-        return details.cached_tokens if details is not None else None
+        cached = details.cached_tokens if details is not None else None
+        self._count(None, cached or 0)
+        return cached
+
+    def _count(self, tokens: int | None, cached: int) -> None:
+        """One more request was answered, or something more is known of it."""
+        sent = self.sent
+        self.sent = SentState(
+            requests=sent.requests + (tokens is not None),
+            prompt_tokens=sent.prompt_tokens + (tokens or 0),
+            cached_tokens=sent.cached_tokens + max(0, cached),
+        )
 
     async def close(self) -> None:
         """Close the connections."""
