@@ -327,6 +327,33 @@ def test_the_revision_is_a_matter_of_what_runs_in_the_pod_not_of_how_the_operato
     assert len({_label(template(**changes)) for changes in [*running, {}]}) == 3
 
 
+@pytest.mark.parametrize(
+    ("args", "timeout"),
+    [
+        (["m", "--shutdown-timeout", "0"], "30"),
+        (["m", "--shutdown_timeout=90", "--shutdown-timeout=0"], "30"),
+        (["m", "--shutdown-timeout"], "30"),
+        (["m"], "30"),
+        (["m", "--shutdown-timeout", "0", "--shutdown_timeout", "90"], None),
+    ],
+)
+def test_a_pod_template_cannot_make_a_worker_lose_its_streams(args: list[str], timeout: str | None) -> None:
+    env = [{"name": "VLLM_SERVER_DEV_MODE", "value": "1"}, {"name": "X", "value": "1"}]
+    overlay = {
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "engine", "args": args, "env": env}]},
+    }
+    built = pod(engine={"image": "v", "podTemplate": overlay})
+    plain = pod(engine={"image": "v"})
+    assert built["spec"]["terminationGracePeriodSeconds"] == plain["spec"]["terminationGracePeriodSeconds"] > 90
+    engine_container = container(built, "engine")
+    assert engine_container["args"] == args + (["--shutdown-timeout", timeout] if timeout else [])
+    names = {e["name"] for e in engine_container["env"]}
+    assert "X" in names
+    assert "VLLM_SERVER_DEV_MODE" not in names
+    longer = pod(engine={"image": "v", "podTemplate": {"spec": {"terminationGracePeriodSeconds": 5000}}})
+    assert longer["spec"]["terminationGracePeriodSeconds"] == 5000
+
+
 def test_names_are_deterministic_short_and_distinct() -> None:
     found = record()
     names = [worker_name(found, "v" * 63, i) for i in range(200)]

@@ -88,9 +88,6 @@ class EnvVar(ApiModel):
     """Value of the variable."""
 
 
-_LOOPBACK = {"--host=127.0.0.1", "--host=localhost", "--host=::1"}
-
-
 def _develops(env: Sequence[EnvVar]) -> bool:
     return any(e.name == "VLLM_SERVER_DEV_MODE" and e.value not in ("", "0") for e in env)
 
@@ -104,11 +101,10 @@ class Engine(ApiModel):
         _variant_field("pipelineParallel", "--pipeline-parallel-size"),
         Rule(
             "!has(self.env) || "
-            "!self.env.exists(e, e.name == 'VLLM_SERVER_DEV_MODE' && has(e.value) && !(e.value in ['', '0'])) || "
-            "(has(self.args) && self.args.exists(a, a in ['--host=127.0.0.1', '--host=localhost', '--host=::1']))",
+            "!self.env.exists(e, e.name == 'VLLM_SERVER_DEV_MODE' && has(e.value) && !(e.value in ['', '0']))",
             "engine.env: VLLM_SERVER_DEV_MODE opens endpoints with which anybody in the cluster could clear caches and "
-            "run code; remove it, or bind the engine to itself with the argument --host=127.0.0.1",
-            lambda s: not _develops(s.env) or bool(_LOOPBACK & set(s.args)),
+            "run code, on the port that takes requests; remove it",
+            lambda s: not _develops(s.env),
         ),
     )
 
@@ -152,7 +148,8 @@ class Engine(ApiModel):
         Field(default_factory=dict)
     )
     """Overlay on the worker's pod (metadata.labels, metadata.annotations, spec), merged like a strategic merge
-    patch: lists of containers, volumes, env and mounts merge by name."""
+    patch: lists of containers, volumes, env and mounts merge by name. The engine's shutdown timeout, a grace period
+    that covers it, and shut development endpoints stay."""
 
 
 __all__ = ["ENGINE_FLAGS", "Engine", "EnvVar", "given", "one_place", "spellings"]

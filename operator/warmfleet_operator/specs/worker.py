@@ -17,7 +17,7 @@ from warmfleet_contracts.perfmodel import prefill_tokens_per_second
 
 from warmfleet_operator.planning import modelled
 from warmfleet_operator.settings import Settings
-from warmfleet_operator.specs import engine, kv
+from warmfleet_operator.specs import engine, kv, promises
 from warmfleet_operator.specs.common import POD_ADDRESS, POD_ADDRESS_ENV, RESTRICTED, Object, metadata, short_hash
 from warmfleet_operator.specs.overlay import merge
 from warmfleet_operator.specs.routing import endpoint
@@ -99,16 +99,22 @@ def build(template: WorkerTemplate, name: str) -> Object:
         own = dict(meta["labels"])
         pod = merge(pod, allowed)
         pod["metadata"]["labels"].update(own)  # the operator finds its pods by these
+        shutdown = template.settings.engine_shutdown_seconds
+        pod = promises.kept(pod, shutdown_seconds=shutdown, grace_seconds=_grace(template))
     return pod
+
+
+def _grace(template: WorkerTemplate) -> int:
+    """Seconds from deletion to SIGKILL: the longest drain, the engine's shutdown, and a margin."""
+    return round(template.spec.kv_cache.drain_deadline) + template.settings.engine_shutdown_seconds + GRACE_MARGIN
 
 
 def _pod_spec(template: WorkerTemplate) -> Object:
     spec, itype = template.spec, template.instance_type
     settings, placement = template.settings, template.variant.placement
-    grace = round(spec.kv_cache.drain_deadline) + settings.engine_shutdown_seconds + GRACE_MARGIN
     built: Object = {
         "restartPolicy": "Always",
-        "terminationGracePeriodSeconds": grace,
+        "terminationGracePeriodSeconds": _grace(template),
         "enableServiceLinks": False,
         "automountServiceAccountToken": False,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, "fsGroup": kv.USER},
