@@ -113,7 +113,7 @@ def parse(text: str, *, wanted: Iterable[str], max_bytes: int = MAX_BYTES, max_s
         raise MetricsError(f"metrics: more than the {max_samples} wanted samples allowed")
     try:
         return _collect([line for _, line in lines])
-    except ValueError:
+    except (ValueError, OverflowError):  # a whole number of hundreds of digits is no float
         raise MetricsError(_blame(lines)) from None
 
 
@@ -150,6 +150,6 @@ def _blame(lines: list[tuple[int, str]]) -> str:
     for number, line in lines:
         try:
             _collect([line])
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             return f"metrics line {number} cannot be read ({error}): {line[:_SHOWN]!r}"
     return "metrics: lines contradict each other"

@@ -74,6 +74,7 @@ def test_ambiguous_value_is_refused() -> None:
         ("a 1\na{x=\n", 2),
         ('a 1\nb 1\na{x="1"} nonsense\n', 3),
         ("a 1\na\n", 2),
+        ("a 1\na " + "9" * 400 + "\n", 2),
     ],
 )
 def test_garbage_names_the_line(text: str, line: int) -> None:
