@@ -33,7 +33,7 @@ from forecast_service import measure, tell
 from pyarrow import parquet
 from rich.console import Console
 from rich.table import Table
-from warmfleet_forecasting.backtest import Fold, Walk, fit_fold, walk
+from warmfleet_forecasting.backtest import FAR_HALF_LIFE_S, Fold, Walk, fit_fold, walk
 from warmfleet_forecasting.calibrate import PROBABILITIES, conformal, pinball
 from warmfleet_forecasting.config import DAY_S, ForecastConfig
 from warmfleet_forecasting.ensemble import HALF_LIFE_S, combine
@@ -46,6 +46,8 @@ Floats = npt.NDArray[np.float64]
 DATA = Path(os.environ.get("WARMFLEET_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "traces"
 OUT = Path("out") / "forecast"
 STEP_S, DAY, LEAD = 600.0, 144, 3
+FAR = (12, 36)
+"""Later leads, cells: 2 and 6 h."""
 _COLD = 20
 FROM = 3 * DAY
 GOOD = ("azure2024_code", "servegen_m_small_8d", "sageserve_A")
@@ -124,19 +126,19 @@ class Scored:
         return (1 - float(mine / held) if held > 0 else 0.0), int(ramps.sum())
 
 
-def baseline(change: Floats, truth: Floats) -> Floats:
+def baseline(change: Floats, truth: Floats, lead: int) -> Floats:
     """Quantiles of a baseline from all its own past log-residuals, shape (N, P)."""
     answer = np.full((truth.size, PROBABILITIES.size), np.nan)
     residuals = truth - change
     for at in range(DAY, truth.size):
-        known = residuals[: at - LEAD + 1]
+        known = residuals[: at - lead + 1]
         known = known[np.isfinite(known)]
         if known.size >= 12:
             answer[at] = change[at] + np.quantile(known, PROBABILITIES)
     return answer
 
 
-def yesterday(grid: Grid) -> Floats:
+def yesterday(grid: Grid, lead: int) -> Floats:
     """Log change of yesterday's curve moved to the level of the last hour, from the rates themselves."""
     rates = grid.rate(grid.log)
     hour = np.array(
@@ -148,26 +150,27 @@ def yesterday(grid: Grid) -> Floats:
     answer = np.full(rates.size, np.nan)
     at = np.arange(DAY, rates.size)
     with np.errstate(divide="ignore", invalid="ignore"):
-        curve = rates[at + LEAD - DAY] * hour[at] / hour[at - DAY]
+        curve = rates[at + lead - DAY] * hour[at] / hour[at - DAY]
         answer[at] = np.log(curve + grid.floor) - grid.now[at]
     return np.where(np.isfinite(answer), answer, np.nan)
 
 
-def run(name: str, series: Series) -> tuple[Scored, list[Fold]]:
-    """Walk one trace."""
+def run(name: str, series: Series) -> tuple[Scored, list[Scored]]:
+    """Walk one trace: 30 minutes ahead, and the later leads."""
     floor = grid_of(series.until(FROM * STEP_S), CONFIG.history_s).floor
     grid = grid_of(series, CONFIG.history_s, floor=floor)
     folds: list[Fold] = []
     for first in range(DAY, grid.size, 72):
         folds.append(fit_fold(grid, first, 72, CONFIG, folds[-1] if folds else None))
-    walked = walk(grid, LEAD, folds, CONFIG, DAY)
-    return scored(name, grid, walked), folds
+    far = [walk(grid, lead, folds, CONFIG, DAY, FAR_HALF_LIFE_S) for lead in FAR]
+    return scored(name, grid, walk(grid, LEAD, folds, CONFIG, DAY)), [scored(name, grid, walked) for walked in far]
 
 
 def scored(name: str, grid: Grid, walked: Walk) -> Scored:
     """Compare a walk with the baselines, on the rows all of them answer."""
-    truth = grid.ahead(LEAD)
-    held, shaped = baseline(np.zeros(grid.size), truth), baseline(yesterday(grid), truth)
+    lead = walked.horizon
+    truth = grid.ahead(lead)
+    held, shaped = baseline(np.zeros(grid.size), truth, lead), baseline(yesterday(grid, lead), truth, lead)
     rows = np.isfinite(truth) & np.isfinite(walked.quantiles).all(axis=1) & np.isfinite(held).all(axis=1)
     rows &= np.isfinite(shaped).all(axis=1) & (np.arange(grid.size) >= FROM)
     rate = [grid.rate(grid.now[:, None] + q) for q in (walked.quantiles, held, shaped)]
@@ -244,6 +247,19 @@ def table(results: list[Scored]) -> Table:
     return rows
 
 
+def far_table(results: list[Scored]) -> Table:
+    """A row per trace and later lead: nothing there is a target, and nothing is hidden."""
+    rows = Table(title="2 and 6 h ahead, from day 3 (no target)")
+    for heading in ("trace", "ahead", "rows", "persistence", "yesterday", "gain", "vs held", "below q90", "below q95"):
+        rows.add_column(heading, justify="left" if heading == "trace" else "right")
+    for one in results:
+        held, shaped, mine = (one.loss(q, 1, 2) for q in (one.persistence, one.yesterday, one.mine))
+        rows.add_row(one.name, f"{one.walk.horizon * STEP_S / 3600:g} h", f"{int(one.judged.sum())}", f"{held:.3g}",
+                     f"{shaped:.3g}", f"{one.gain:+.1%}", f"{1 - mine / held:+.1%}", f"{one.coverage():.1%}",
+                     f"{one.coverage(3):.1%}")  # fmt: skip
+    return rows
+
+
 def ablations(results: list[Scored]) -> Table:
     """Gain without each part."""
     cases: dict[str, tuple[str, ...]] = {
@@ -276,12 +292,14 @@ def main() -> int:
         print(f"no traces at {DATA}; set WARMFLEET_DATA", file=sys.stderr)
         return 2
     console = Console(width=150)
-    results = []
+    results, later = [], []
     for name in arguments.traces:
-        one, _ = run(name, load(name))
+        one, far = run(name, load(name))
         picture(one)
         results.append(one)
+        later += far
     console.print(table(results))
+    console.print(far_table(later))
     if arguments.ablate:
         console.print(ablations(results))
     wall, used = speed()

@@ -24,10 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--history", type=Path, metavar="FILE", help="Parquet or CSV with timestamp or minute, and requests (or rate)"
+        "--history", type=Path, metavar="FILE", help="Parquet or CSV with a time and requests, or a rate, per row"
     )
     source.add_argument("--prometheus", metavar="URL", help="base address of a Prometheus")
-    parser.add_argument("--column", default="", help="column of FILE with counts per row (default requests)")
+    parser.add_argument("--column", default="", help="column of FILE with counts, or a rate (default requests or rate)")
+    parser.add_argument("--time-column", default="", help="column of FILE with times (default timestamp or minute)")
+    parser.add_argument("--per-request", action="store_true", help="each row of FILE is one request")
     parser.add_argument("--start", default="1970-01-01T00:00:00Z", help="what minute counts from (RFC 3339)")
     parser.add_argument("--query", help="PromQL of the arrivals in requests/s")
     parser.add_argument("--counter", action="store_true", help="the query selects raw counters")
@@ -82,9 +84,10 @@ def _run(args: argparse.Namespace) -> int:
 
 def _history(args: argparse.Namespace) -> Series:
     if args.history is not None:
-        from warmfleet_forecasting.history.files import load  # noqa: PLC0415 - pandas
+        from warmfleet_forecasting.history.files import Columns, load  # noqa: PLC0415 - pandas
 
-        return load(args.history, column=args.column, time_zone=args.time_zone, start=_moment(args.start))
+        columns = Columns(args.column, args.time_column, args.per_request, args.time_zone, _moment(args.start))
+        return load(args.history, columns)
     import asyncio  # noqa: PLC0415
 
     return asyncio.run(_prometheus(args))

@@ -36,8 +36,11 @@ WINDOW_S = 3 * DAY_S
 """How far back origins are judged and weighed, up to an hour ahead."""
 FAR_WINDOW_S = 8 * DAY_S
 """The same for later leads: a week and a day, so that a week is seen whole."""
+FAR_HALF_LIFE_S = 2 * DAY_S
+"""Age at which a loss counts half in the weights of later leads."""
 _ERRORS_S = 7 * DAY_S
 _PLENTY_S = 6 * DAY_S
+_MOST_ABOVE_PEAK = float(np.log(1.25))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,6 +163,21 @@ def _boosted(grid: Grid, folds: Sequence[Fold], lead: int) -> Floats:
     return answer
 
 
+def bounded(grid: Grid, experts: Floats) -> Floats:
+    """What the experts say, at most a quarter above the highest rate so far, or what persistence says if that is more.
+
+    Shapes and errors are those of logarithms, and after an outage they know changes by a thousand.
+
+    Args:
+        grid: The history.
+        experts: Log ratios, persistence first, shape (K, N, P).
+    """
+    peak = np.fmax.accumulate(np.fmax(grid.log, -np.inf)) + _MOST_ABOVE_PEAK - grid.now
+    said = experts.copy()
+    said[1:] = np.minimum(experts[1:], np.maximum(experts[0], peak[:, None]))
+    return said
+
+
 def walk(
     grid: Grid,
     horizon: int,
@@ -189,7 +207,7 @@ def walk(
     if near:
         experts.append(_boosted(grid, folds, leads(grid).index(horizon)))
         names.append(boosting.NAME)
-    stacked = np.stack(experts)
+    stacked = bounded(grid, np.stack(experts))
     mixed, weights = combine(grid, stacked, horizon, first, half_life_s)
     final = conformal(mixed, truth, horizon, first) if near else mixed
     return Walk(horizon, first, final, stacked, tuple(names), weights)

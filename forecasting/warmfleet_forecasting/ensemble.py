@@ -6,7 +6,7 @@
     weight_kp ~ ratio_kp ^ (-10 * sqrt(n_k) / 12),                       n_k = sum of 2^(-age_j / T)
     q_p      = sum_k weight_kp * q_kp                                                      (of logarithms)
 
-T is a day for the first hour, four days for later leads, where a week matters. Each is compared with persistence on the
+T is a day for the first hour, two days for later leads. Each is compared with persistence on the
 origins at which it spoke, so one that joins late is not judged by other hours. Averaging quantiles keeps the shape of
 the band (Vincentisation); the root of n is how much a relative difference in loss means: with two hours of evidence all
 models speak, after a day the better ones do. Weights differ by probability because the model that knows the middle best
@@ -30,8 +30,9 @@ _TINY = 1e-12
 _MOST_LOSS = 10.0
 _LEAST_RATIO = 1e-3
 _LEAST_COUNT = 5.0
-_PRIOR: Floats = np.array([2.0, 1.0, 1.0, 2.0])
-"""Weight of persistence before any evidence: little is seen of the tails, and there it is hard to beat."""
+_PRIOR: Floats = np.array([4.0, 2.0, 2.0, 4.0])
+"""Weight of persistence against another model's before any evidence: it is hard to beat where nothing is foreseeable,
+and little is ever seen of the tails."""
 
 
 def combine(grid: Grid, experts: Floats, horizon: int, first: int, half_life_s: float) -> tuple[Floats, Floats]:

@@ -18,7 +18,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from warmfleet_forecasting.backtest import FAR_WINDOW_S, WINDOW_S, Fold, Walk, folds_of, leads, models_of, walk
+from warmfleet_forecasting.backtest import (
+    FAR_HALF_LIFE_S,
+    FAR_WINDOW_S,
+    WINDOW_S,
+    Fold,
+    Walk,
+    folds_of,
+    leads,
+    models_of,
+    walk,
+)
 from warmfleet_forecasting.calibrate import PROBABILITIES, SCORES, scores_of
 from warmfleet_forecasting.config import DAY_S, ForecastConfig
 from warmfleet_forecasting.grid import Grid, grid_of
@@ -28,7 +38,6 @@ from warmfleet_forecasting.series import Floats, Series
 from warmfleet_forecasting.skill import skill_of
 
 _FAR_S = (7_200.0, 14_400.0, 28_800.0, 57_600.0, 86_400.0)
-_FAR_HALF_LIFE_S = 4 * DAY_S
 _PATH_S = 9 * DAY_S
 _JUDGED = slice(1, 3)
 
@@ -101,7 +110,7 @@ def fit(series: Series, config: ForecastConfig, *, warm: Sequence[Fold] = ()) ->
     early = max(0, grid.size - grid.cells(FAR_WINDOW_S))
     near = [walk(grid, lead, folds, config, window) for lead in leads(grid)]
     far = [
-        walk(grid, lead, folds, config, early, _FAR_HALF_LIFE_S)
+        walk(grid, lead, folds, config, early, FAR_HALF_LIFE_S)
         for lead in sorted({grid.cells(s) for s in _FAR_S} - set(leads(grid)))
     ]
     skill = tuple(skill_of(grid, one, max(judged_from, window)) for one in near)

@@ -90,6 +90,25 @@ def test_what_is_remembered_changes_the_speed_not_the_kind_of_answer(good: Forec
     assert np.abs(np.log(warm.near.values / cold.near.values)).max() < 0.1
 
 
+def test_with_plenty_of_history_a_first_forecast_is_one_fit_and_the_next_takes_it_up() -> None:
+    values = daily(8.25)
+    first = forecast(series(values), CONFIG)
+    assert [fold.cells for fold in first.memory.folds] == [216]
+    assert first.skill[1].samples > 130
+    again = forecast(series(np.append(values, values[-144])), CONFIG, first)
+    assert [fold.cells for fold in again.memory.folds] == [216, 72]
+    assert again.trusted
+
+
+def test_traffic_back_from_an_outage_is_not_expected_to_be_a_thousand_times_what_it_was() -> None:
+    values = daily(5.0)
+    for start in range(150, values.size - 20, 97):
+        values[start : start + 5] = 0.0
+    result = forecast(series(values), CONFIG)
+    for curve in (result.near, result.far):
+        assert curve.values.max() < 1.6 * values.max()
+
+
 def test_a_random_walk_is_not_trusted_and_does_no_harm() -> None:
     rng = np.random.default_rng(4)
     result = forecast(series(50.0 * np.exp(np.cumsum(0.05 * rng.normal(size=4 * 144)))), CONFIG)

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from warmfleet_cli.main import main
-from warmfleet_forecasting.history.files import HistoryFileError, load
+from warmfleet_forecasting.history.files import Columns, HistoryFileError, load
 
 HEAD = "timestamp,requests\n"
 
@@ -33,29 +34,61 @@ def test_rows_become_rates_on_a_grid(tmp_path: Path) -> None:
 
 def test_a_timestamp_without_zone_is_in_the_zone_given(tmp_path: Path) -> None:
     file = written(tmp_path, HEAD + "2026-07-01 12:00,1\n2026-07-01 12:01,1\n")
-    assert load(file).start - load(file, time_zone="Europe/Berlin").start == 7200.0
+    assert load(file).start - load(file, Columns(time_zone="Europe/Berlin")).start == 7200.0
     # the hour that the clock skips does not exist and still is no crash
-    load(written(tmp_path, HEAD + "2026-03-29 02:30,1\n2026-03-29 03:31,1\n"), time_zone="Europe/Berlin")
+    load(written(tmp_path, HEAD + "2026-03-29 02:30,1\n2026-03-29 03:31,1\n"), Columns(time_zone="Europe/Berlin"))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("when,requests\n1,2\n", "neither a column timestamp nor minute"),
+        ("when,requests\n1,2\n", "no column timestamp or minute .it has when, requests.; .* --time-column"),
         ("timestamp,hits\n1,2\n", "--column"),
-        (HEAD + "noon,2\n", "row 0: timestamp 'noon'"),
-        (HEAD + "2026-03-01T12:00:00Z,two\n2026-03-01T12:01:00Z,2\n", "column requests"),
+        (HEAD + "noon,2\n", "row 0: 'noon' is no time"),
+        (
+            HEAD + "2026-03-01T12:00:00Z,two\n2026-03-01T12:01:00Z,2\n",
+            "column requests: row 0: 'two' is no number; leave empty",
+        ),
         (HEAD + "2026-03-01T12:00:00Z,2\n", "two or more times"),
         (HEAD + "1,2\n,2\n", "row 1: timestamp is empty"),
-        (HEAD, "two or more times"),
+        (HEAD, "no rows"),
+        ("timestamp,user\n1,2\n", "it has timestamp, user.*--per-request"),
         ("minute,requests\n0,1\n1,1\n2,1\n3,1\n99999999999,1\n", "cells"),
         ("minute,requests\n0,1\n99999,1\n", "an hour apart"),
-        ("", "No columns"),
+        ("", "CSV with a header"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_by_its_fault(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(HistoryFileError, match=words):
         load(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Timestamp;Requests\n1772366400;60\n1772366460;120\n",
+        "time\trps\n2026-03-01T12:00:00Z\t1\n2026-03-01T12:01:00Z\t2\n",
+        "ds,y,RATE\n1772366400000000,9,1\n1772366460000000,9,2\n",
+        "note,ts,qps\nx,1772366400000000000,1\ny,1772366460000000000,2\n",
+    ],
+)
+def test_columns_are_known_by_their_usual_names(tmp_path: Path, text: str) -> None:
+    series = load(written(tmp_path, text))
+    assert (series.start, series.values.tolist()) == (1772366400.0, [1.0, 2.0])
+
+
+def test_columns_may_be_named_and_an_index_is_a_column(tmp_path: Path) -> None:
+    file = written(tmp_path, "when,hits\n2026-03-01T12:00:00Z,60\n2026-03-01T12:01:00Z,120\n")
+    assert load(file, Columns("hits", "when")).values.tolist() == [1.0, 2.0]
+    table = pd.read_csv(file, parse_dates=["when"]).rename(columns={"when": "time", "hits": "requests"})
+    table.set_index("time").to_parquet(tmp_path / "history.parquet")
+    assert load(tmp_path / "history.parquet").values.tolist() == [1.0, 2.0]
+
+
+def test_a_row_per_request_is_counted_and_a_minute_without_any_is_zero(tmp_path: Path) -> None:
+    file = written(tmp_path, "arrival_s\n59\n70\n61\n115\n180\n200\n250\n")
+    series = load(file, Columns(time="arrival_s", per_request=True))
+    assert (series.start, (series.values * 60).tolist()) == (60.0, [3.0, 0.0, 2.0])
 
 
 def test_the_command_shows_skill_band_and_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from warmfleet_forecasting.backtest import bounded
 from warmfleet_forecasting.calibrate import PROBABILITIES, SCORES, conformal, pinball, with_past_errors
 from warmfleet_forecasting.ensemble import combine
 from warmfleet_forecasting.grid import Grid, grid_of
@@ -126,6 +127,17 @@ def test_one_spike_does_not_decide_the_weights_of_the_next_days() -> None:
     table[0, 397] = history.ahead(3)[397] + 0.05 * SCORES
     _, weights = combine(history, table, 3, DAY, 86_400.0)
     assert (weights[-1, 1, 1:3] > 0.5).all()
+
+
+def test_no_model_says_more_than_a_quarter_above_the_highest_rate_so_far_but_persistence() -> None:
+    history = grid(np.array([0.0, 1.0, -2.0, -2.0, 2.0, np.nan]))
+    said = np.full((2, 6, 4), 9.0)
+    said[0] = 0.5
+    after = bounded(history, said)
+    assert np.array_equal(after[0], said[0])
+    above = np.log(1.25)
+    assert after[1, :, 3] == pytest.approx([0.5, 0.5, 3 + above, 3 + above, 0.5, 0.5])
+    assert np.array_equal(bounded(history, np.full((2, 6, 4), -1.0)), np.full((2, 6, 4), -1.0))
 
 
 def test_pinball_is_the_loss_its_quantile_minimises() -> None:

@@ -1,16 +1,19 @@
-"""History from a file: Parquet or CSV with ``timestamp`` or ``minute``, and ``requests`` per row or ``rate``.
+"""History from a file: Parquet or CSV with a time per row, and requests or a rate per row; or a row per request.
 
 ::
 
     rate (requests/s) = requests / step          step: the median distance of two rows
+                      = rows of a minute / 60    where each row is a request
 
-A timestamp is ISO 8601, with its zone or in the one given, or a number of seconds (milliseconds, when that large) since
-the epoch. ``minute`` counts from a start that the caller names. A row that says ``missing``, and a row that is not
-there, are gaps.
+A time is ISO 8601, with its zone or in the one given, or a number since the epoch, of seconds or, when that large,
+milli-, micro- or nanoseconds. ``minute`` counts from a start that the caller names. A row that says ``missing``, and a
+row that is not there, are gaps. Columns are known by their usual names, in any case (:data:`TIMES`, :data:`RATES`,
+:data:`COUNTS`), or named by the caller.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -21,36 +24,71 @@ import pandas as pd
 from warmfleet_forecasting.history import STEP_S
 from warmfleet_forecasting.series import BadHistoryError, Floats, Series
 
+TIMES = ("timestamp", "time", "datetime", "date", "ts", "ds", "minute")
+COUNTS = ("requests", "count")
+RATES = ("rate", "rps", "qps", "rate_rps", "requests_per_second")
 _MOST_STEP_S = 3600.0
-_MILLISECONDS_FROM = 1e11
-"""Numbers from here on are milliseconds: as seconds they would be the year 5138."""
+_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
+"""Numbers from here on are so many to the second: as seconds they would lie beyond the year 5000."""
 
 
 class HistoryFileError(ValueError):
     """A file that cannot be used as a history; the message names the column or row and the fix."""
 
 
-def load(path: Path, *, column: str = "", time_zone: str = "Etc/UTC", start: float = 0.0) -> Series:
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How a file is read.
+
+    Attributes:
+        values: Column with the figures; empty: the first of :data:`COUNTS` and :data:`RATES` that is there.
+        time: Column with the times; empty: the first of :data:`TIMES` that is there.
+        per_request: Each row is one request; ``values`` is not looked at.
+        time_zone: IANA zone of times that name none.
+        start: What ``minute`` counts from, epoch seconds.
+    """
+
+    values: str = ""
+    time: str = ""
+    per_request: bool = False
+    time_zone: str = "Etc/UTC"
+    start: float = 0.0
+
+
+def load(path: Path, columns: Columns = Columns()) -> Series:
     """Reads a history.
 
     Args:
-        path: ``.parquet`` or ``.csv`` (also compressed).
-        column: Column with counts per row; by default ``requests``, else ``rate``.
-        time_zone: IANA zone of timestamps that name none.
-        start: What ``minute`` counts from, epoch seconds.
+        path: ``.parquet`` or text with commas, semicolons or tabs (also compressed).
+        columns: How it is read.
 
     Raises:
         HistoryFileError: The file is not there or cannot be used.
     """
     table = _read(path)
-    times = _times(table, path, time_zone, start)
-    name = column or next((c for c in ("requests", "rate") if c in table.columns), "requests")
-    if name not in table.columns:
-        have = ", ".join(map(str, table.columns[:12]))
-        raise HistoryFileError(f"{path}: no column {name!r} (it has {have}); name one with counts by --column")
+    if not len(table):
+        raise HistoryFileError(f"{path}: no rows; a history needs two or more times")
+    times = _times(table, path, columns)
+    try:
+        if columns.per_request:
+            return _counted(times)
+        return _rated(table, times, path, columns)
+    except BadHistoryError as error:
+        raise HistoryFileError(f"{path}: {error}") from error
+
+
+def _rated(table: Any, times: Floats, path: Path, columns: Columns) -> Series:
+    """Rows that hold counts or rates."""
+    name = _column(table, columns.values, (*COUNTS, *RATES))
+    if not name:
+        wanted = f"no column {columns.values!r}" if columns.values else "no column requests or rate"
+        raise HistoryFileError(
+            f"{path}: {wanted} (it has {_names(table)}); name one with counts or rates by --column, or say "
+            "--per-request if each row is one request"
+        )
     values = _numbers(table[name], path, name)
-    if "missing" in table.columns:
-        values[table["missing"].fillna(value=True).to_numpy(dtype=bool)] = np.nan
+    if missing := _column(table, "", ("missing",)):
+        values[table[missing].fillna(value=True).to_numpy(dtype=bool)] = np.nan
     order = np.argsort(times, kind="stable")
     times, values = times[order], values[order]
     steps = np.diff(times)
@@ -61,34 +99,63 @@ def load(path: Path, *, column: str = "", time_zone: str = "Etc/UTC", start: flo
         raise HistoryFileError(
             f"{path}: rows are {step / 3600:.1f} h apart; a history needs rows at most an hour apart"
         )
-    rates = values if name == "rate" and not column else values / step
+    rates = values if name.lower() in RATES else values / step
     cell = max(STEP_S, round(step / STEP_S) * STEP_S)
-    try:
-        return Series.from_samples(zip(times.tolist(), rates.tolist(), strict=True), cell)
-    except BadHistoryError as error:
-        raise HistoryFileError(f"{path}: {error}") from error
+    return Series.from_samples(zip(times.tolist(), rates.tolist(), strict=True), cell)
+
+
+def _counted(times: Floats) -> Series:
+    """Rows that are requests; a minute without any is zero, and the first and last, which are cut, are left out."""
+    cells = np.floor(times / STEP_S)
+    first, last = float(cells.min()), float(cells.max())
+    spanned = Series.from_samples([(first * STEP_S, 0.0), (last * STEP_S, 0.0)], STEP_S)  # refuses what is too long
+    counts = np.bincount((cells - first).astype(np.int64), minlength=len(spanned))
+    return Series((first + 1) * STEP_S, STEP_S, counts[1:-1] / STEP_S)
 
 
 def _read(path: Path) -> Any:
     try:
-        return pd.read_parquet(path) if ".parquet" in path.suffixes else pd.read_csv(path)
+        if ".parquet" in path.suffixes:
+            table = pd.read_parquet(path)
+            return table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
+        head = pd.read_csv(path, nrows=0, sep="\x01").columns
+        separator = max(",;\t", key=str(head[0]).count)
+        return pd.read_csv(path, sep=separator)
     except (OSError, ValueError, UnicodeError) as error:
-        raise HistoryFileError(f"{path}: {error}") from error
+        said = str(error).strip() or type(error).__name__
+        raise HistoryFileError(f"{path}: {said}; use Parquet, or CSV with a header") from error
 
 
-def _times(table: Any, path: Path, time_zone: str, start: float) -> Floats:
-    if "minute" in table.columns:
-        return start + 60.0 * _finite(_numbers(table["minute"], path, "minute"), path, "minute")
-    if "timestamp" not in table.columns:
-        raise HistoryFileError(f"{path}: neither a column timestamp nor minute; one of the two is needed")
-    column = table["timestamp"]
+def _names(table: Any) -> str:
+    return ", ".join(map(str, table.columns[:12])) + (", ..." if len(table.columns) > 12 else "")
+
+
+def _column(table: Any, named: str, usual: tuple[str, ...]) -> str:
+    """The column that was named, or the first of the usual ones, whatever its case; empty when there is none."""
+    have = {str(name).strip().lower(): name for name in reversed(table.columns)}
+    if named:
+        return named if named in table.columns else have.get(named.lower(), "")
+    return next((have[name] for name in usual if name in have), "")
+
+
+def _times(table: Any, path: Path, columns: Columns) -> Floats:
+    name = _column(table, columns.time, TIMES)
+    if not name:
+        wanted = f"column {columns.time!r}" if columns.time else "column timestamp or minute"
+        raise HistoryFileError(
+            f"{path}: no {wanted} (it has {_names(table)}); name the one with times by --time-column"
+        )
+    column = table[name]
+    if str(name).lower() == "minute":
+        return columns.start + 60.0 * _finite(_numbers(column, path, name), path, name)
     if pd.api.types.is_numeric_dtype(column):
-        numbers = _finite(_numbers(column, path, "timestamp"), path, "timestamp")
-        return numbers / 1000.0 if len(numbers) and float(np.median(numbers)) >= _MILLISECONDS_FROM else numbers
+        numbers = _finite(_numbers(column, path, name), path, name)
+        size = float(np.median(numbers))
+        return numbers / next((unit for least, unit in _UNITS if size >= least), 1.0)
     try:
-        zone = ZoneInfo(time_zone)
+        zone = ZoneInfo(columns.time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise HistoryFileError(f"--time-zone {time_zone!r} is no IANA zone, such as Europe/Berlin") from error
+        raise HistoryFileError(f"--time-zone {columns.time_zone!r} is no IANA zone, such as Europe/Berlin") from error
     return np.array([_moment(text, zone, path, row) for row, text in enumerate(column)], dtype=np.float64)
 
 
@@ -98,7 +165,7 @@ def _moment(text: object, zone: ZoneInfo, path: Path, row: int) -> float:
     except (ValueError, TypeError):
         moment = pd.NaT
     if moment is pd.NaT:
-        raise HistoryFileError(f"{path}: row {row}: timestamp {text!r} is no time; write 2026-03-01T12:00:00Z")
+        raise HistoryFileError(f"{path}: row {row}: {text!r} is no time; write 2026-03-01T12:00:00Z")
     if moment.tzinfo is None:
         # In the hour that a clock repeats, the first; in the one it skips, its end.
         moment = moment.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
@@ -106,10 +173,14 @@ def _moment(text: object, zone: ZoneInfo, path: Path, row: int) -> float:
 
 
 def _numbers(column: Any, path: Path, name: str) -> Floats:
-    try:
-        return np.array(pd.to_numeric(column), dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise HistoryFileError(f"{path}: column {name}: {error}") from error
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = np.flatnonzero(pd.isna(numbers) & ~pd.isna(column))
+    if len(wrong):
+        row = int(wrong[0])
+        raise HistoryFileError(
+            f"{path}: column {name}: row {row}: {column.iloc[row]!r} is no number; leave empty what is not known"
+        )
+    return np.array(numbers, dtype=np.float64)
 
 
 def _finite(values: Floats, path: Path, name: str) -> Floats:
