@@ -108,6 +108,7 @@ class RealWorker:
         folder: Folder of its own.
         kv_cache: Changes to ``spec.kvCache``.
         gate: File with the number of write jobs that its storage may do; None: all.
+        prewarm: Whether it loads the fleet's hot prompts first; without, it holds what the test has asked it.
     """
 
     name: str
@@ -116,6 +117,7 @@ class RealWorker:
     folder: Path
     kv_cache: dict[str, Any] = field(default_factory=dict)
     gate: Path | None = None
+    prewarm: bool = True
     engine: subprocess.Popen[bytes] | None = None
     agent: subprocess.Popen[bytes] | None = None
     shared_memory: set[str] = field(default_factory=set)
@@ -173,6 +175,8 @@ class RealWorker:
                 "WARMFLEET_ENGINE_URL": f"http://127.0.0.1:{self.engine_port}",
                 "PYTHONPATH": os.pathsep.join(str(REPOSITORY / p) for p in ("contracts", "runtime", "worker")),
             }
+            if not self.prewarm:
+                more["WARMFLEET_PREWARM_SECONDS"] = "0"
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
                 words,

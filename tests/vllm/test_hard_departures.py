@@ -27,7 +27,7 @@ FULL = PROMPTS * (len(prompt("x")) // BLOCK)
 
 POINTS = (0, 40, 200) if not SOAK else (0, 1, 17, 40, 66, 101, 136, 200, 239, 266)
 """Blocks that are written when the engine is killed."""
-Gated = Callable[[str], RealWorker]
+Gated = Callable[..., RealWorker]
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -75,10 +75,10 @@ def gated(start: Start, claim: Path, survivor: RealWorker, tmp_path: Path) -> It
     """
     started: list[RealWorker] = []
 
-    def begin(name: str) -> RealWorker:
+    def begin(name: str, *, prewarm: bool = False) -> RealWorker:
         gate = tmp_path / "gate"
         gate.write_text("0")
-        started.append(start(name, claim, gate=gate))
+        started.append(start(name, claim, gate=gate, prewarm=prewarm))
         survivor.wait_ready()
         return started[-1].wait_ready()
 
@@ -99,7 +99,7 @@ def allow(worker: RealWorker, blocks: int = 1_000_000) -> None:
 def test_a_new_worker_has_the_hot_prompts_before_it_is_ready(gated: Gated, survivor: RealWorker, claim: Path) -> None:
     survivor.wait_ready().complete(prompt(HOT))
     survivor.until(lambda: any(claim.rglob("hot/*.json")), 120, "no note of hot prompts")
-    worker = gated("warmed")
+    worker = gated("warmed", prewarm=True)
     before = local_hits(worker)
     counted = worker.state().counters
     assert counted is not None
