@@ -142,8 +142,8 @@ bench-forecast: $(STAMP) ## The forecast against its baselines on every trace, w
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) bench/forecast.py --ablate
 
 .PHONY: bench-worker
-bench-worker: $(STAMP) ## What the agent costs: memory, CPU, index, idle drain (about 2 minutes)
-	$(PY) bench/worker.py
+bench-worker: $(STAMP) ## What the agent costs: memory, CPU, index, idle drain (about 2 minutes; WORKER_PAGE=1 writes docs/kv-cache.md)
+	$(PY) bench/worker.py $(if $(WORKER_PAGE),--page docs/kv-cache.md)
 
 .PHONY: bench-planner
 bench-planner: $(STAMP) ## Speed, growth and distance from the optimum of the planner (about 5 minutes)

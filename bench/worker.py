@@ -6,6 +6,7 @@ time, and the machine's load is printed beside it. All figures but the index's a
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import json
@@ -42,8 +43,30 @@ BLOCK_TOKENS = 16
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
+BEGIN, END = "<!-- agent's cost: written by bench/worker.py --page -->", "<!-- end of agent's cost -->"
+ROWS = {
+    "rss_mb": ("resident memory without an index", "{:.0f} MB", 60.0),
+    "cpu_share": (
+        f"share of a core at {METRIC_LINES:,} metric lines per 5 s and {EVENTS_PER_SECOND:,} block events/s",
+        "{:.1%}",
+        0.04,
+    ),
+    "index_events_per_s": ("block events per CPU second, decoding included", "{:,.0f}", 150_000.0),
+    "index_mb_per_1m_blocks": (
+        "memory of 1,000,000 blocks, with the token ids of the hot ones",
+        "{:.0f} MB",
+        300.0,
+    ),
+    "drain_idle_s": ("drain of an idle worker, beyond propagation and the engine's own exit", "{:.2f} s", 1.0),
+}
+"""Figure -> (what it is, how it is written, its target); all but the events are to be at most their target."""
+
+
 def main() -> None:
     """Measure, print each figure with its spread, then the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--page", type=Path, help="page whose table is written")
+    options = parser.parse_args()
     before = os.getloadavg()[0]
     speeds, megabytes = index_figures()
     rss, shares, drains = asyncio.run(agent_figures())
@@ -61,7 +84,29 @@ def main() -> None:
         "index_mb_per_1m_blocks": round(megabytes, 1),
         "drain_idle_s": round(statistics.median(drains), 3),
     }
+    if options.page is not None:
+        machine = f"{platform.machine()}, {os.cpu_count()} CPUs, load average {before:.1f} at the start"
+        write_page(figures, machine, options.page)
     print(json.dumps(figures))
+
+
+def write_page(figures: dict[str, float], machine: str, page: Path) -> None:
+    """Put the figures between the markers of a page.
+
+    Raises:
+        ValueError: The page has no such markers.
+    """
+    head, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page}: no lines {BEGIN!r} and {END!r} to write between")
+    lines = [f"Machine: {machine}. Medians.", "", "| figure | measured | target | |", "|---|---|---|---|"]
+    for name, (what, form, target) in ROWS.items():
+        least = name == "index_events_per_s"
+        met = figures[name] >= target if least else figures[name] <= target
+        bound = f"at {'least' if least else 'most'} {form.format(target)}"
+        lines.append(f"| {what} | {form.format(figures[name])} | {bound} | {'met' if met else '**missed**'} |")
+    page.write_text(f"{head}{BEGIN}\n{chr(10).join(lines)}\n{END}{tail}", encoding="utf-8")
 
 
 def show(what: str, values: list[float], form: str) -> None:

@@ -40,6 +40,7 @@ SAMPLED = 8192
 """Most blocks that are watched for the sketch."""
 HELD, HOST, STORED = 1, 2, 4
 _BITS = {None: HELD, "GPU": HELD, "CPU": HOST, "STORAGE": STORED}
+_ONE, _HELD = array("I", (1,)), bytes((HELD,))
 _NONE = 0xFFFF_FFFF
 """Row of no block."""
 
@@ -200,22 +201,29 @@ class BlockIndex:
         self._names.extend(blocks)
         self._parent.append(above)
         self._parent.extend(numbers[:-1])
-        self._used.extend([tick] * count)
-        self._children.extend([1] * (count - 1))
+        self._used.extend(array("I", (tick,)) * count)
+        self._children.extend(_ONE * (count - 1))
         self._children.append(0)
-        self._size.extend([size] * count)
-        self._where.extend(bytes((HELD,)) * count)
-        self._group.extend([group] * count)
+        self._size.extend(array("I", (size,)) * count)
+        self._where.extend(_HELD * count)
+        self._group.extend(array("I", (group,)) * count)
         if above != _NONE:
             self._children[above] += 1
         self._held_tokens += size * count
         self._hot[tick] += size * count
         if not group:
-            bound = self._bound
-            for row, block in zip(numbers, blocks, strict=True):
-                if (value := value_of(block)) < bound:
-                    self._watch(row, value)
+            self._sample(blocks, first)
         return True
+
+    def _sample(self, blocks: list[BlockHash], first: int) -> None:
+        """Watch those of new blocks, in rows from ``first`` on, whose values lie below the bound."""
+        if self._bound == SPACE or any(isinstance(block, int) for block in blocks):
+            low = [block for block in blocks if value_of(block) < self._bound]
+        else:
+            prefix = self._bound.to_bytes(8, "big")  # bytes compare as the numbers do that they begin with
+            low = [block for block in blocks if block < prefix]  # type: ignore[operator]
+        for block in low:
+            self._watch(first + blocks.index(block), value_of(block))
 
     def _hold(self, row: int, size: int, tick: int) -> None:
         self._held_tokens += size
