@@ -38,6 +38,8 @@ _NEEDS = (
     _Need("engine.maxQueuedRequests", lambda s: s.engine.max_queued_requests is not None, since=(0, 29)),
     _Need("engine.maxQueuedTokens", lambda s: s.engine.max_queued_tokens is not None, since=(0, 29)),
     _Need("kvCache.tiers with an fs tier", lambda s: _tier(s, "fs"), since=(0, 23)),
+    # Lent blocks have had a lease since the first half of 2026; it was run with this release only.
+    _Need("kvCache.handover: migrate", lambda s: "migrate" in s.kv_cache.handover, since=(0, 32)),
     _Need(
         "model.sparsity 2:4",
         lambda s: s.model.sparsity is not None,

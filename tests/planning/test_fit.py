@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,22 @@ def test_what_does_not_fit_says_why(body: LLMDeploymentSpec, words: str) -> None
     found = on(TYPES["l4"], body)
     assert words in found.problem
     assert (found.serves, found.rate, found.dollars_per_million) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("memory", "accelerators", "fits"),
+    [("64Gi", 1, False), ("65Gi", 1, True), ("33Gi", 2, True), ("68G", 1, False), ("69G", 1, True), (None, 1, True)],
+)
+def test_a_tier_in_host_memory_must_fit_the_share_of_the_node(
+    memory: str | None, accelerators: int, *, fits: bool
+) -> None:
+    record = TYPES["h100"]
+    assert record.spec is not None
+    resources = record.spec.resources.model_copy(update={"memory": memory})
+    roomy = replace(record, spec=record.spec.model_copy(update={"resources": resources}))
+    found = on(roomy, asked(kvCache={"tiers": [{"medium": "cpu", "size": "64Gi"}]}), accelerators)
+    assert ("the cpu tier of kvCache (64Gi) does not fit" in found.problem) is not fits
+    assert on(roomy, asked(), accelerators).problem == "", "without a tier nobody asks"
 
 
 def test_a_refused_variant_names_what_would_fit_cheapest_token_first() -> None:
@@ -165,6 +182,7 @@ def test_the_version_is_declared_or_the_tag(image: str, version: str | None, fou
             },
             "kvCache.tiers with an fs tier needs vLLM 0.23",
         ),
+        ("0.31.0", {"kvCache": {"handover": ["migrate"]}}, "kvCache.handover: migrate needs vLLM 0.32"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(version: str, changes: dict[str, Any], words: str) -> None:

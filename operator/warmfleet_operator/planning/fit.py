@@ -5,6 +5,7 @@
     fits       : tensorParallel * pipelineParallel <= accelerators of the instance
                  weights <= usable memory of these accelerators
                  kv_tokens >= model.maxModelLen                     one longest request must be servable
+    cpu tier of kvCache < memory of these accelerators' share of the node
     kv_tokens  = performance.kvCacheTokens, else the profile's, times 2 with an fp8 cache,
                  else (usable memory - weights) / bytes per token
     $/1M       = price of the worker per hour / (3600 * requests/s * (input + output tokens)) * 1e6
@@ -25,6 +26,11 @@ from warmfleet_operator.state.records import InstanceTypeRecord
 
 SPLITS = (1, 2, 4, 8)
 """Tensor parallelism that is tried where none is given: what the performance model has rows for."""
+_UNITS = {
+    "": 1.0,
+    **{unit: 1000.0**power for power, unit in enumerate("KMGT", 1)},
+    **{f"{unit}i": 1024.0**power for power, unit in enumerate("KMGT", 1)},
+}
 _NAMED = 3
 """Alternatives that a message names."""
 
@@ -134,7 +140,28 @@ def refusal(spec: LLMDeploymentSpec, variant: Variant, name: str, itype: Instanc
             f"model.maxModelLen {longest} is more than the {tokens} tokens that the KV cache holds on "
             f"{variant.accelerators} x {accelerator.name}; lower it, raise tensorParallel or choose a larger type"
         )
-    return ""
+    return _host(spec, variant, name, itype)
+
+
+def _host(spec: LLMDeploymentSpec, variant: Variant, name: str, itype: InstanceTypeSpec) -> str:
+    """The cpu tier lies in the pod's own memory."""
+    tier = next((tier.size for tier in spec.kv_cache.tiers if tier.medium == "cpu"), None)
+    each = itype.resources.memory
+    if tier is None or each is None:
+        return ""
+    there = memory_bytes(each) * variant.accelerators
+    if memory_bytes(tier) < there:
+        return ""
+    return (
+        f"the cpu tier of kvCache ({tier}) does not fit into the {there / 2**30:.4g}Gi of memory that InstanceType "
+        f"{name} gives {variant.accelerators} of its accelerators; make the tier smaller, or raise resources.memory"
+    )
+
+
+def memory_bytes(quantity: str) -> float:
+    """Bytes of a Kubernetes quantity such as ``24Gi``, ``1.5T`` or ``1000``."""
+    digits = quantity.rstrip("KMGTi")
+    return float(digits) * _UNITS[quantity[len(digits) :]]
 
 
 def _memory(

@@ -17,6 +17,7 @@ from typing import Any
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.api.llmdeployment import KvTier
 
+from warmfleet_operator.planning.fit import memory_bytes
 from warmfleet_operator.specs.common import POD_ADDRESS, Object
 
 STORE_MOUNT = "/kv"
@@ -38,7 +39,6 @@ LEASE_SECONDS = 25
 that a survivor that died does not hold it up."""
 LINK_EFFICIENCY = 0.9
 """Share of a link's nominal bandwidth that copies reach."""
-_UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def budget_bytes(spec: LLMDeploymentSpec) -> int | None:
 
 def size_bytes(quantity: str) -> int:
     """Bytes of a quantity such as ``64Gi``."""
-    return int(quantity[:-2]) * _UNITS[quantity[-2:]]
+    return int(memory_bytes(quantity))
 
 
 def arguments(kv: KvPlan) -> list[str]:
