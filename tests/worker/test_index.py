@@ -67,13 +67,16 @@ class Model:
     def held(self) -> set[int]:
         return {i for i, media in self.where.items() if "GPU" in media}
 
+    def here(self) -> set[int]:
+        return {i for i, media in self.where.items() if media & {"GPU", "CPU"}}
+
     def hot(self, now: float) -> set[int]:
         first = now // TICK - HOT_TICKS
         fresh = {i for i, at in self.used.items() if at // TICK >= first}
-        return {i for i in self.held() & fresh if "STORAGE" not in self.where[i]}
+        return {i for i in self.here() & fresh if "STORAGE" not in self.where[i]}
 
 
-step = st.tuples(st.sampled_from("ssssrchS"), st.integers(1, 31), st.sampled_from([0.0, 15.0, 200.0]))
+step = st.tuples(st.sampled_from("ssssrchSH"), st.integers(1, 31), st.sampled_from([0.0, 15.0, 500.0]))
 
 
 @settings(deadline=None, max_examples=150)
@@ -93,6 +96,9 @@ def test_the_index_says_what_the_events_say(steps: list[tuple[str, int, float]])
         elif kind == "r":
             ids = [i for i in sorted(model.held(), reverse=True) if i >= block]  # the ends of prompts first
             event = removed(*ids)
+        elif kind == "H":
+            ids = [i for i in sorted(model.where, reverse=True) if "CPU" in model.where[i] and i >= block]
+            event = removed(*ids, medium="CPU")
         elif kind in "hS":
             event = stored(block, medium="CPU" if kind == "h" else "STORAGE")
         else:
