@@ -5,6 +5,7 @@ They run in one process, interpreted or compiled: compiled once then, and kept o
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -18,9 +19,13 @@ from warmfleet_contracts.traces import RequestTrace, TraceError
 from warmfleet_simulation.requests.arrays import DONE, GONE, SERVING, State
 from warmfleet_simulation.requests.blocks import insert
 from warmfleet_simulation.requests.cluster import Run, simulate
+from warmfleet_simulation.requests.report import around, together
 from warmfleet_simulation.requests.setup import Arm, Engine, concurrency, fresh_state, machine
 from warmfleet_simulation.requests.trial import HALVED, TWO_OF_EIGHT, Pattern, in_windows, interval, trial
-from warmfleet_simulation.requests.workload import Work, pack
+from warmfleet_simulation.requests.workload import Work, pack, repeated
+from warmfleet_worker.engines.simulated.blocks import BlockPool
+from warmfleet_worker.engines.simulated.histograms import Statistics
+from warmfleet_worker.engines.simulated.scheduler import Limits, Request, Scheduler
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -282,10 +287,104 @@ def test_the_command_names_what_it_cannot_use(
     assert message in capsys.readouterr().err
 
 
-def test_a_warmed_worker_takes_over_what_it_was_given() -> None:
-    work = conversations(turns=16)
-    grow = [(60.0, 2), (120.0, 4)]
-    cold, warm = (simulate(work, ENGINE, Arm("x", prewarm=p), grow, workers=4).state for p in (False, True))
-    fresh = [w for w in range(4) if warm.routed[w] != cold.routed[w]]
-    assert fresh
-    assert int(warm.routed[(warm.phase == SERVING)].min()) > int(cold.routed[(cold.phase == SERVING)].min())
+def test_host_memory_gives_back_what_the_cache_had_to_drop() -> None:
+    # Room for 5 blocks: the second prompt pushes the first one's end out, host memory still has it.
+    work = work_of((0.0, 1536, 1, [1, 2, 3]), (60.0, 1024, 1, [7, 8]), (120.0, 1536, 1, [1, 2, 3]))
+    run = simulate(work, small(5), Arm("host", host_tokens=8 * BLOCK), [], workers=1)
+    assert (run.state.hit[2], run.state.loaded[2]) == (1024, 511)
+    seconds = machine(work, small(5), Arm("x")).block_bytes / (ENGINE.host_gbyte_s * 1e9)
+    one_token = step_ms(PROFILE, 0, 0, [(1, 1535)]) / 1e3
+    assert run.state.first_token[2] - 120.0 == pytest.approx(seconds + one_token, rel=1e-6)
+    conserved(run, 5)
+    assert int(run.state.host_used[0]) == int(run.state.hosted[0].sum()) == 5
+
+
+def test_host_memory_is_bounded_and_keeps_what_was_used_last() -> None:
+    work = work_of(
+        (0.0, 1536, 1, [1, 2, 3]), (60.0, 1024, 1, [7, 8]), (120.0, 1024, 1, [11, 12]), (180.0, 1536, 1, [1, 2, 3])
+    )
+    run = simulate(work, small(4), Arm("host", host_tokens=4 * BLOCK), [], workers=1)
+    assert run.state.hit[3] + run.state.loaded[3] == 0
+    assert int(run.state.host_used[0]) == 4
+    conserved(run, 4)
+
+
+def test_what_lies_in_host_memory_is_migrated_too_and_lost_without() -> None:
+    work, engine = conversations(users=40, turns=12), small(120)
+    hosted = {
+        name: simulate(work, engine, Arm(name, handover=name, host_tokens=4000 * BLOCK), SHRINK, workers=4)
+        for name in ("none", "migrate")
+    }
+    never = simulate(work, engine, Arm("never", host_tokens=4000 * BLOCK), [], workers=4)
+    assert hits(hosted["none"]) < hits(hosted["migrate"]) <= hits(never)
+    assert hits(hosted["migrate"]) >= 0.97 * hits(never)
+    for run in hosted.values():
+        conserved(run, 120)
+        assert (run.state.host_used == run.state.hosted.sum(axis=1)).all()
+
+
+def test_ties_go_around_or_always_to_the_same_worker() -> None:
+    work = work_of(*[(float(i) * 60.0, 600, 1, [i]) for i in range(8)])
+    even, one = (simulate(work, ENGINE, Arm("x", even=e), [], workers=4).state.routed[:4] for e in (True, False))
+    assert even.tolist() == [2, 2, 2, 2]
+    assert one.tolist() == [8, 0, 0, 0]
+
+
+def test_the_pieces_around_scale_downs_are_those_of_the_run() -> None:
+    work = work_of(*[(float(i) * 60.0, 600, 1, [i // 2]) for i in range(20)])
+    run = simulate(work, ENGINE, Arm("plain"), [], workers=1)
+    found = together([around(run, [300.0])])
+    assert found["at"][0] == -50.0
+    asked = {at: rate for at, rate in zip(found["at"], found["hit_rate"], strict=True) if rate is not None}
+    assert list(asked) == [-50.0 + 60.0 * i for i in range(10)]
+    assert asked[10.0] == pytest.approx(512 / 600)
+    assert asked[-50.0] == 0.0
+
+
+def test_requests_again_and_again_are_the_same_ones_later() -> None:
+    work = repeated(conversations(users=2, turns=2), 3)
+    assert len(work.arrival_s) == 12
+    assert (np.diff(work.arrival_s) >= 0).all()
+    run = simulate(work, ENGINE, Arm("plain"), [], workers=1)
+    assert run.state.hit[:4].sum() < run.state.hit[4:8].sum() == run.state.hit[8:12].sum()
+
+
+def test_it_agrees_with_the_engine_of_the_local_cluster() -> None:
+    """The same requests, token by token, through the scheduler that the simulated engine serves with."""
+    rng = np.random.default_rng(7)
+    arrivals = np.sort(rng.uniform(0.0, 20.0, size=60))
+    rows = [(float(at), int(rng.integers(100, 6000)), int(rng.integers(2, 200)), []) for at in arrivals]
+    work = work_of(*rows)
+    run = simulate(work, ENGINE, Arm("plain"), [], workers=1)
+    limits = Limits(max_num_seqs=ENGINE.max_num_seqs, max_num_batched_tokens=ENGINE.max_num_batched_tokens)
+    pool = BlockPool(PROFILE.kv_tokens // 16, 16, caching=True)
+    scheduler = Scheduler(PROFILE, pool, limits, Statistics(32768), 0.0)
+    served = []
+    for i, (at, inputs, outputs, _) in enumerate(rows):
+        scheduler.advance(at)
+        served.append(Request([i * 10_000 + n for n in range(inputs)], outputs, at))
+        scheduler.add(served[-1])
+    scheduler.advance(600.0)
+    st, start = run.state, work.arrival_s[0] - rows[0][0]
+    theirs = np.array([r.last_token_at - r.arrived for r in served])
+    mine = (st.finish - st.arrival)[: run.users] + run.overhead_s
+    assert start == -rows[0][0]
+    assert np.all(np.abs(mine - theirs) <= 0.02 * theirs + 0.05), np.abs(mine / theirs - 1.0).max()
+
+
+def test_it_is_about_as_far_from_measured_points_as_the_step_time_model(data_dir: Path) -> None:
+    """Batches of equal requests: TPOT against measurements of vLLM (Llama-3.1-70B FP8 on H100, InferenceX)."""
+    with (data_dir / "perf" / "measured_points.csv").open(encoding="utf-8") as file:
+        of = ("Llama-3.1-70B", "fp8", "H100-SXM", "False")
+        keys = ("model", "precision", "gpu", "excluded_from_score")
+        points = [row for row in csv.DictReader(file) if tuple(row[key] for key in keys) == of]
+    assert len(points) > 20
+    errors = []
+    for row in points:
+        batch, inputs, outputs = (int(row[key]) for key in ("concurrency", "isl", "osl"))
+        engine = Engine(lookup("llama-3.1-70b", "fp8", "H100-SXM", int(row["tp"])))
+        work = work_of(*[(0.0, inputs, outputs, []) for _ in range(batch)])
+        st = simulate(work, engine, Arm("x"), [], workers=1).state
+        tpot = float(np.mean((st.finish - st.first_token)[:batch])) / (outputs - 1) * 1e3
+        errors.append(abs(tpot / float(row["tpot_ms"]) - 1.0))
+    assert float(np.median(errors)) < 0.15, errors

@@ -49,10 +49,13 @@ class Machine(NamedTuple):
     store_bytes_per_s: float
     store_blocks: int
     store_latency_s: float
+    host_bytes_per_s: float
+    host_blocks: int
     policy: int
     threshold: float
     balance_abs: int
     balance_rel: float
+    even: bool
 
 
 class State(NamedTuple):
@@ -101,6 +104,11 @@ class State(NamedTuple):
     stored_at: F8
     store_newer: I4
     store_older: I4
+    hosted: U1
+    host_newer: I4
+    host_older: I4
+    host_used: I8
+    host_link: F8
     link_out: F8
     link_in: F8
     scalars: F8

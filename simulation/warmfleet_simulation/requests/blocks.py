@@ -99,6 +99,52 @@ def keep(st: State, r: int, w: int, j: int, now: float) -> bool:
 
 
 @njit(cache=True)
+def host(m: Machine, st: State, w: int, b: int) -> None:
+    """Writes a block through to the worker's own host memory, or notes that it was used there."""
+    if m.host_blocks <= 0:
+        return
+    newer, older = st.host_newer[w], st.host_older[w]
+    if st.hosted[w, b]:
+        _unlink(newer, older, b)
+        _push(newer, older, b)
+        return
+    if st.host_used[w] >= m.host_blocks:
+        old = newer[len(newer) - 1]
+        _unlink(newer, older, old)
+        st.hosted[w, old] = 0
+        st.host_used[w] -= 1
+    st.hosted[w, b] = 1
+    _push(newer, older, b)
+    st.host_used[w] += 1
+
+
+@njit(cache=True)
+def fetch_host(m: Machine, st: State, r: int, w: int, h: int, now: float) -> int:
+    """Leading blocks after the first ``h`` that the worker's host memory has; they are loaded over its own bus."""
+    if m.host_blocks <= 0:
+        return 0
+    e = 0
+    for j in range(h, st.chain[r]):
+        b = st.blocks[st.start[r] + j]
+        if not st.hosted[w, b] or st.resident[w, b]:
+            break
+        e += 1
+    if e:
+        st.host_link[w] = max(st.host_link[w], now) + e * m.block_bytes / m.host_bytes_per_s
+        st.ready_at[r] = max(st.ready_at[r], st.host_link[w])
+    return e
+
+
+@njit(cache=True)
+def touch_host(m: Machine, st: State, r: int, w: int, length: int) -> None:
+    """The leading blocks of a prompt are used: its beginning becomes the youngest in host memory."""
+    if m.host_blocks <= 0:
+        return
+    for j in range(length - 1, -1, -1):
+        host(m, st, w, st.blocks[st.start[r] + j])
+
+
+@njit(cache=True)
 def store(m: Machine, st: State, w: int, b: int, now: float) -> None:
     """Writes a block through: it is there when the link has carried all before it."""
     if m.store_blocks <= 0:
@@ -135,16 +181,8 @@ def fetch(m: Machine, st: State, r: int, w: int, h: int, now: float) -> int:
         size = e * m.block_bytes
         st.link_in[w] = max(st.link_in[w], now) + size / m.link_bytes_per_s
         st.scalars[0] = max(st.scalars[0], now) + size / m.store_bytes_per_s
-        st.ready_at[r] = max(st.link_in[w], st.scalars[0]) + m.store_latency_s
+        st.ready_at[r] = max(st.ready_at[r], max(st.link_in[w], st.scalars[0]) + m.store_latency_s)
     return e
-
-
-@njit(cache=True)
-def oldest_stamp(m: Machine, st: State, w: int) -> float:
-    """When the block that would be evicted next was last used; minus infinity while there is room."""
-    if st.used[w] < m.blocks or st.idle[w] == 0:
-        return -NEVER
-    return float(st.stamp[w, st.newer[w, st.newer.shape[1] - 1]])
 
 
 @njit(cache=True)
@@ -157,10 +195,11 @@ def move_chain(m: Machine, st: State, r: int, length: int, target: int, now: flo
     moved = 0
     for j in range(length - 1, -1, -1):
         b = st.blocks[st.start[r] + j]
-        if not st.resident[target, b]:
+        if not st.resident[target, b] and not st.hosted[target, b]:
             if not insert(m, st, target, b, now):
                 break
             moved += 1
+            host(m, st, target, b)
     return moved
 
 
@@ -172,6 +211,11 @@ def forget(st: State, w: int) -> None:
         st.resident[w, b] = 0
         st.ref[w, b] = 0
         st.believed[w, b] = 0
+        st.hosted[w, b] = 0
+    st.host_newer[w, s] = s
+    st.host_older[w, s] = s
+    st.host_used[w] = 0
+    st.host_link[w] = 0.0
     st.newer[w, s] = s
     st.older[w, s] = s
     st.idle[w] = 0

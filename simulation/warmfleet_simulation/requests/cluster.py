@@ -10,9 +10,8 @@ Hand-overs, with what they cost:
 
 - ``none``     the cache goes with the worker.
 - ``store``    every block was written through when it was computed; the worker stays until its last write has arrived.
-- ``migrate``  survivors pull the worker's hot prompts, the hottest that the deadline allows, over its link; each prompt
-               goes to the survivor with most of it or most room, and the router is told; what a survivor uses more
-               recently than the prompt stays.
+- ``migrate``  survivors pull the worker's hot prompts, the hottest first, over half of its link; each goes as a request
+               through the router, which chooses the survivor and learns of it.
 - ``replay``   survivors compute those prompts themselves, at low priority, sent through the router.
 
 ``cut`` deletes instead, as a plain Deployment does: what runs is aborted and sent again elsewhere, from its beginning.
@@ -24,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from warmfleet_contracts.traces import FloatArray
 
 from warmfleet_simulation.requests import kernel
 from warmfleet_simulation.requests.arrays import DONE, DRAINING, GONE, SERVING, STARTING, State
@@ -83,6 +83,7 @@ class Run:
         retried: Requests that were aborted and sent again, each time counted.
         worker_s: Seconds workers were paid for.
         steps: Events of the engines.
+        overhead_s: What a first token takes beside its steps, seconds.
     """
 
     state: State
@@ -92,6 +93,12 @@ class Run:
     retried: int
     worker_s: float
     steps: int
+    overhead_s: float = 0.0
+
+    def ttft(self) -> FloatArray:
+        """Seconds from each of the workload's requests to its first token, shape (users,); NaN without one."""
+        waited: FloatArray = (self.state.first_token - self.state.arrival)[: self.users] + self.overhead_s
+        return waited
 
 
 def simulate(
@@ -122,9 +129,10 @@ def simulate(
     while now < end:
         while pending and pending[0][0] <= now:
             fleet.want(now, pending.pop(0)[1])
-        now += TICK_S
+        upcoming = min(end, pending[0][0] if pending else end)
+        now = now + TICK_S if fleet.changing or upcoming < now + TICK_S else upcoming
         fleet.run(now)
-        if until_s is None and fleet.finished():
+        if until_s is None and not fleet.changing and fleet.finished():
             break
     return fleet.result(now)
 
@@ -134,19 +142,24 @@ class _Fleet:
         rows = 2 * workers
         self.arm, self.work, self.startup_s = arm, work, startup_s
         self.machine = machine(work, engine, arm)
+        self.overhead_s = engine.profile.ttft_overhead_ms / 1e3
         spare = 20_000 if arm.handover == "replay" else 1
         self.state = fresh_state(work, rows, engine.max_num_seqs, spare)
         self.state.phase[:workers] = SERVING
-        self.wanted = workers
+        self.wanted, self.now = workers, 0.0
         self.leaving: list[Leaving] = []
         self.due: dict[int, float] = {}
-        self.warmed: set[int] = set()
         self.since = dict.fromkeys(range(workers), 0.0)
         self.events: list[Event] = []
         self.departures: list[Departure] = []
         self.planner = Planner()
         self.handover = Handover(work, arm, self.machine, self.state)
         self.retried, self.worker_s, self.steps = 0, 0.0, 0
+
+    @property
+    def changing(self) -> bool:
+        """Whether a worker starts or leaves: only then something else than engines acts."""
+        return bool(self.due or self.leaving)
 
     def want(self, now: float, replicas: int) -> None:
         self.events.append(Event(now, int((self.state.phase == SERVING).sum()), replicas))
@@ -155,15 +168,10 @@ class _Fleet:
 
     def run(self, until: float) -> None:
         self.steps += kernel.advance(self.machine, self.state, len(self.work.arrival_s), until)
-        self.worker_s += TICK_S * int((self.state.phase != GONE).sum())
-        ready = [w for w, at in self.due.items() if at <= until]
-        joining = [w for w in ready if self.arm.prewarm and w not in self.warmed]
-        for i, w in enumerate(joining):
-            self.due[w] = until + self.handover.prewarm(w, i, len(joining), until)
-            self.warmed.add(w)
-        for w in [w for w in ready if self.due[w] <= until]:
+        self.worker_s += (until - self.now) * int((self.state.phase != GONE).sum())
+        self.now = until
+        for w in [w for w, at in self.due.items() if at <= until]:
             del self.due[w]
-            self.warmed.discard(w)
             self.state.phase[w] = SERVING
         for one in list(self.leaving):
             if self.state.load[one.worker] == 0 and self.handover.go_on(one, until):
@@ -184,6 +192,7 @@ class _Fleet:
             self.retried,
             self.worker_s,
             self.steps,
+            self.overhead_s,
         )
 
     def _decide(self, now: float) -> None:
@@ -216,7 +225,6 @@ class _Fleet:
         st = self.state
         if self.due.pop(w, None) is not None:
             st.phase[w] = GONE
-            self.warmed.discard(w)
             forget(st, w)
             return
         one = Leaving(w, now, int(st.size[w]))

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from warmfleet_worker.kv.index import HOT_TICKS, TICK
+from warmfleet_worker.kv.physics import SHARE
+from warmfleet_worker.kv.replay import AT_ONCE, TOKENS
 
 from warmfleet_simulation.requests import kernel, value
-from warmfleet_simulation.requests.arrays import SERVING, Machine, State
-from warmfleet_simulation.requests.blocks import move_chain, oldest_stamp
-from warmfleet_simulation.requests.router import learn, route
+from warmfleet_simulation.requests.arrays import Machine, State
+from warmfleet_simulation.requests.blocks import move_chain
+from warmfleet_simulation.requests.router import route
 from warmfleet_simulation.requests.setup import Arm
 from warmfleet_simulation.requests.workload import Work
 
-HOT_S = 900.0
-"""A prompt that was not used for so long is cold."""
+HOT_S = HOT_TICKS * TICK
+"""A prompt that was not used for so long is cold, seconds; as the agent has it."""
 TICK_S = 1.0
 
 
@@ -81,75 +84,41 @@ class Handover:
         return True
 
     def _choose_chains(self, one: Leaving) -> None:
-        """The hottest prompts that fit the deadline, the coldest first: what comes last is the youngest there."""
-        seconds = self._arm.deadline_s
-        if self._arm.handover == "replay":
-            blocks = seconds / self._prefill_s_per_block()
-        else:
-            blocks = seconds * self._machine.link_bytes_per_s / self._machine.block_bytes
+        """The hottest prompts that fit the deadline and the agent's own bound."""
+        blocks = self._arm.deadline_s * self._blocks_per_second()
+        blocks = min(blocks, TOKENS / self._work.block_tokens)
         kept = 0
         for i, (_, length) in enumerate(one.chains):
             kept += length
             if kept > blocks:
                 del one.chains[i:]
                 break
-        one.chains.reverse()
 
-    def _prefill_s_per_block(self) -> float:
+    def _blocks_per_second(self) -> float:
         m = self._machine
-        return m.p1 * m.block_tokens
+        if self._arm.handover == "replay":
+            return 1.0 / (m.p1 * m.block_tokens)
+        return SHARE * m.link_bytes_per_s / m.block_bytes
 
     def _migrate(self, one: Leaving, now: float) -> None:
+        """One tick's worth of prompts, each through the router; it counts those under way as its workers' load."""
         m, st = self._machine, self._state
-        one.credit += TICK_S * m.link_bytes_per_s / m.block_bytes
+        one.credit += TICK_S * self._blocks_per_second()
+        flying: list[int] = []
         while one.chains and one.credit > 0:
             r, length = one.chains.pop(0)
-            target = self._target(r, length)
+            target = int(route(m, st, r))
             if target < 0:
                 continue
+            st.load[target] += 1
+            flying.append(target)
+            if len(flying) >= AT_ONCE:
+                st.load[flying.pop(0)] -= 1
             moved = move_chain(m, st, r, length, target, now)
             one.credit -= moved
             one.moved += moved * self._work.block_tokens
-
-    def prewarm(self, new: int, index: int, joining: int, now: float) -> float:
-        """Copies a share of what the others hold to a worker that starts; answers the seconds its link needs.
-
-        Of every T hot prompts of a worker, the most recent first, one goes to each of the workers that join, T being
-        the workers there will be. The router sends a copied prompt to its new place from then on: without that,
-        sessions stay with the survivors, whose caches are full, beside empty ones.
-
-        Args:
-            new: The worker.
-            index: Which of those that join it is, from 0.
-            joining: How many join now.
-            now: Seconds.
-        """
-        m, st, moved = self._machine, self._state, 0
-        serving = [int(w) for w in np.flatnonzero(st.phase == SERVING)]
-        for w in serving:
-            one = Leaving(w, now, 0)
-            self.note_hot(one, now)
-            share = one.chains[index :: len(serving) + joining]
-            for r, length in reversed(share):
-                if st.used[new] + length > m.blocks:
-                    break
-                moved += move_chain(m, st, r, length, new, now)
-                learn(st, r, length, new)
-                st.believed[w, st.blocks[st.start[r] + length - 1]] = 0
-        return moved * m.block_bytes / m.link_bytes_per_s
-
-    def _target(self, r: int, length: int) -> int:
-        """Who takes a prompt, and the router learns it; -1 when it would push out what is used more recently."""
-        m, st = self._machine, self._state
-        if self._arm.placement == "room":
-            target = value.roomiest(m, st, r, length)
-            if target >= 0:
-                learn(st, r, length, target)
-            return int(target)
-        target = route(m, st, r)
-        if target < 0 or oldest_stamp(m, st, target) > st.finish[r]:
-            return -1
-        return int(target)
+        for target in flying:
+            st.load[target] -= 1
 
     def _replay(self, r: int, length: int, now: float) -> None:
         st, new = self._state, self._next_replay

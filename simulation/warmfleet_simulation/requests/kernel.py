@@ -28,7 +28,7 @@ import numpy as np
 from numba import njit
 
 from warmfleet_simulation.requests.arrays import DONE, I4, LOST, NEVER, NONE, RUNNING, WAITING, Machine, State
-from warmfleet_simulation.requests.blocks import evict, fetch, keep, pin, store, unpin
+from warmfleet_simulation.requests.blocks import evict, fetch, fetch_host, host, keep, pin, store, touch_host, unpin
 from warmfleet_simulation.requests.router import route
 
 
@@ -40,23 +40,26 @@ def _enter(m: Machine, st: State, r: int, w: int, now: float) -> bool:
     h = 0
     while h < st.chain[r] and st.resident[w, st.blocks[st.start[r] + h]]:
         h += 1
+    free = st.idle[w]
+    for j in range(h):
+        free -= st.ref[w, st.blocks[st.start[r] + j]] == 0
+    missing = st.used[w] + total - h - m.blocks
+    if missing > free:
+        return False
     for j in range(h):
         pin(st, w, st.blocks[st.start[r] + j])
-    missing = st.used[w] + total - h - m.blocks
-    if missing > st.idle[w]:
-        for j in range(h - 1, -1, -1):
-            unpin(st, w, st.blocks[st.start[r] + j], now)
-        return False
     if missing > 0:
         evict(st, w, missing)
     st.ready_at[r] = now
-    e = fetch(m, st, r, w, h, now)
+    e = fetch_host(m, st, r, w, h, now)
+    e += fetch(m, st, r, w, h + e, now)
     st.used[w] += total - h
     st.private[r] = total - h
     for j in range(h):
         st.pinned[st.start[r] + j] = 1
     for j in range(h, h + e):
         keep(st, r, w, j, now)
+    touch_host(m, st, r, w, h + e)
     st.hit[r] = min(h * bt, st.inputs[r] - 1)
     st.loaded[r] = min((h + e) * bt, st.inputs[r] - 1) - st.hit[r]
     st.computed[r] = st.hit[r] + st.loaded[r]
@@ -117,6 +120,7 @@ def _finish_step(m: Machine, st: State, w: int, now: float) -> None:
             st.pending[r] = 0
             for j in range(before // bt, min(st.chain[r], st.computed[r] // bt)):
                 if keep(st, r, w, j, now):
+                    host(m, st, w, st.blocks[st.start[r] + j])
                     store(m, st, w, st.blocks[st.start[r] + j], now)
             if st.computed[r] >= st.inputs[r]:
                 st.generated[r] = 1

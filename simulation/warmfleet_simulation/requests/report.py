@@ -16,6 +16,9 @@ from warmfleet_simulation.requests.cluster import Event, Run
 from warmfleet_simulation.requests.trial import Outcome
 
 BIN_S = 20.0
+BEFORE_S = 60.0
+BINS = 30
+"""Ten minutes, of which one lies before the scale-down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ def timeline(name: str, run: Run) -> Timeline:
     hits = np.bincount(place, weights=(st.hit + st.loaded)[:n], minlength=size)
     rate: FloatArray = np.full(size, np.nan)
     np.divide(hits, inputs, out=rate, where=inputs > 0)
-    waited, answered = (st.first_token - st.arrival)[:n], st.status[:n] == DONE
+    waited, answered = run.ttft(), st.status[:n] == DONE
     p95: FloatArray = np.full(size, np.nan)
     for i in range(size):
         own = waited[answered & (place == i)]
@@ -54,6 +57,48 @@ def timeline(name: str, run: Run) -> Timeline:
             p95[i] = np.percentile(own, 95.0)
     at: FloatArray = (np.arange(size, dtype=np.float64) + 0.5) * BIN_S
     return Timeline(name, at, rate, p95, run.events)
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a run's requests saw by time since the last scale-down, in bins of BIN_S from BEFORE_S before it.
+
+    Attributes:
+        hits: Prompt tokens that were cached or loaded, by bin.
+        inputs: Prompt tokens, by bin.
+        ttft: Seconds of each answered request, by bin.
+    """
+
+    hits: FloatArray
+    inputs: FloatArray
+    ttft: tuple[FloatArray, ...]
+
+
+def around(run: Run, downs: Sequence[float]) -> Around:
+    """Requests by time since the last of the scale-downs, those shortly before one counted to it."""
+    st, n, starts = run.state, run.users, np.asarray(downs) - BEFORE_S
+    arrival = st.arrival[:n]
+    event = np.searchsorted(starts, arrival, side="right") - 1
+    place = ((arrival - starts[np.maximum(event, 0)]) // BIN_S).astype(np.int64)
+    place[(event < 0) | (place >= BINS)] = BINS
+    hits, inputs = (
+        np.bincount(place, weights=w[:n], minlength=BINS + 1)[:BINS].astype(np.float64)
+        for w in (st.hit + st.loaded, st.inputs)
+    )
+    waited, answered = run.ttft(), st.status[:n] == DONE
+    return Around(hits, inputs, tuple(waited[answered & (place == i)] for i in range(BINS)))
+
+
+def together(runs: Sequence[Around]) -> dict[str, list[float | None]]:
+    """Several runs as one: seconds since the scale-down, hit rate, TTFT p95 in seconds; None without requests."""
+    out: dict[str, list[float | None]] = {"at": [], "hit_rate": [], "ttft_p95": []}
+    for i in range(BINS):
+        inputs = sum(float(run.inputs[i]) for run in runs)
+        waited = np.concatenate([run.ttft[i] for run in runs])
+        out["at"].append((i + 0.5) * BIN_S - BEFORE_S)
+        out["hit_rate"].append(sum(float(run.hits[i]) for run in runs) / inputs if inputs else None)
+        out["ttft_p95"].append(float(np.percentile(waited, 95.0)) if len(waited) else None)
+    return out
 
 
 def page(title: str, outcomes: Sequence[Outcome], lines: Sequence[Timeline]) -> str:

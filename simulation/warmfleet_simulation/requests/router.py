@@ -5,6 +5,7 @@
     prefix-aware    as vllm-router's cache_aware: the worker believed to hold the longest beginning if that is more than
                     `threshold` of the prompt, else the least loaded one; always the least loaded one when loads differ
                     by more than `balance_abs` and by the factor `balance_rel`; of equal ones that which was sent least
+                    (``even``) or the first one, as vllm-router itself does
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def matched(st: State, r: int, w: int) -> int:
 
 
 @njit(cache=True)
-def _idlest(st: State) -> tuple[int, int, int]:
+def _idlest(m: Machine, st: State) -> tuple[int, int, int]:
     """The least loaded worker, -1 for none; most and fewest requests on a worker."""
     idlest, most, least = NONE, np.int64(0), np.int64(1) << 60
     for w in range(len(st.phase)):
@@ -33,7 +34,8 @@ def _idlest(st: State) -> tuple[int, int, int]:
             continue
         most = max(most, st.load[w])
         least = min(least, st.load[w])
-        if idlest == NONE or (st.load[w], st.routed[w]) < (st.load[idlest], st.routed[idlest]):
+        fewer = idlest == NONE or st.load[w] < st.load[idlest]
+        if fewer or (m.even and st.load[w] == st.load[idlest] and st.routed[w] < st.routed[idlest]):
             idlest = w
     return idlest, int(most), int(least)
 
@@ -63,7 +65,7 @@ def longest(st: State, r: int) -> tuple[int, int]:
 
 @njit(cache=True)
 def _choose(m: Machine, st: State, r: int) -> int:
-    idlest, most, least = _idlest(st)
+    idlest, most, least = _idlest(m, st)
     if idlest == NONE or m.policy == LEAST_LOAD:
         return idlest
     if m.policy == ROUND_ROBIN:

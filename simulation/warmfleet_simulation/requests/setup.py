@@ -34,12 +34,12 @@ class Arm:
         link_gbit: Bandwidth of a worker's link, Gbit/s.
         store_tokens: What the shared store holds, tokens; 0 for no store.
         store_gbit: Bandwidth of the store for all readers together, Gbit/s.
-        placement: ``room``: the hand-over chooses the survivor and tells the router; ``router``: it goes through the
-            router, which chooses as for any request.
+        host_tokens: What a worker's host memory holds beside its cache, tokens; 0 for no such tier.
+        even: Of equally loaded workers the router takes the one that was sent the fewest requests; else always the
+            first one, as vllm-router 0.1.17 does.
         deadline_s: Longest hand-over after the requests have ended.
         balance_abs: Difference in requests from which the router looks at loads alone; 64 is vllm-router's default.
             None: as many requests of the workload's mean length as a worker's cache holds, at most a full batch.
-        prewarm: A new worker copies its share of the others' hot prompts before it serves.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Arm:
     victims: str = "planner"
     leaving: str = "drain"
     handover: str = "none"
-    placement: str = "room"
     link_gbit: float = 100.0
     store_tokens: int = 0
     store_gbit: float = 400.0
+    host_tokens: int = 0
     deadline_s: float = 60.0
     balance_abs: int | None = 64
-    prewarm: bool = False
+    even: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,13 @@ class Engine:
         profile: Step times and cache size.
         max_num_seqs: Largest batch.
         max_num_batched_tokens: Tokens of one step.
+        host_gbyte_s: Bandwidth between the accelerator and its host's memory, GB/s; half of PCIe 5's, all of PCIe 4's.
     """
 
     profile: PerfProfile
     max_num_seqs: int = 256
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
+    host_gbyte_s: float = 25.0
 
 
 def concurrency(work: Work, engine: Engine) -> int:
@@ -99,10 +101,13 @@ def machine(work: Work, engine: Engine, arm: Arm) -> Machine:
         store_bytes_per_s=arm.store_gbit * _GBIT,
         store_blocks=arm.store_tokens // work.block_tokens,
         store_latency_s=0.01,
+        host_bytes_per_s=engine.host_gbyte_s * 1e9,
+        host_blocks=arm.host_tokens // work.block_tokens,
         policy=_POLICIES[arm.routing],
         threshold=0.3,
         balance_abs=concurrency(work, engine) if arm.balance_abs is None else arm.balance_abs,
         balance_rel=1.5,
+        even=arm.even,
     )
 
 
@@ -179,6 +184,11 @@ def fresh_state(work: Work, workers: int, max_num_seqs: int, spare: int) -> Stat
         stored_at=np.full(u, np.inf),
         store_newer=ring((u + 1,)),
         store_older=ring((u + 1,)),
+        hosted=np.zeros((workers, u), dtype=np.uint8),
+        host_newer=ring((workers, u + 1)),
+        host_older=ring((workers, u + 1)),
+        host_used=np.zeros(workers, dtype=np.int64),
+        host_link=np.zeros(workers),
         link_out=np.zeros(workers),
         link_in=np.zeros(workers),
         scalars=np.zeros(4),

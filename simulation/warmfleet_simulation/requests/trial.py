@@ -7,6 +7,7 @@
     retained        hit tokens of the arm / hit tokens of a fleet that never scaled, same requests, same store
     possible        the same ratio for a fleet that had the survivors' size all along: what their caches and their
                     accelerators allow, whatever is handed over
+    reference       the never-scaled fleet with the same store and the same host memory as the arm
     excess prefill  GPU-seconds of prefill in the whole run - those of the never-scaled fleet
     interval        mean +- t(0.975, n - 1) * s / sqrt(n) over seeds
 
@@ -30,6 +31,8 @@ WINDOW_S = 120.0
 WORKERS = 8
 STORE_TOKENS = 60_000_000
 """About 7.9 TB of an 8B model's cache in bf16: a shared file system, not one machine's memory."""
+HOST_TOKENS = 1_572_864
+"""192 GiB of host memory per worker for an 8B model's cache in bf16: of the 2 TiB that a node with eight H100 has."""
 _BOUNDARY_S = 600.0
 """Caches fill for so long before the first event."""
 
@@ -40,8 +43,9 @@ ARMS = (
     Arm("victim"),
     Arm("replay", handover="replay"),
     Arm("migrate", handover="migrate"),
-    Arm("migrate+prewarm", handover="migrate", prewarm=True),
     Arm("store", handover="store", store_tokens=STORE_TOKENS),
+    Arm("naive+host", victims="newest", leaving="cut", host_tokens=HOST_TOKENS),
+    Arm("migrate+host", handover="migrate", host_tokens=HOST_TOKENS),
 )
 """Naive deletion as a ReplicaSet does it, and of arbitrary workers; then what each mechanism adds: waiting for
 requests, choosing the worker, keeping its cache."""
@@ -83,7 +87,7 @@ class Outcome:
     """One arm, one pattern, one seed.
 
     Attributes:
-        arm: Name; ``never`` and ``never+store`` never scale, ``survivors`` has their number all along.
+        arm: Name; ``never``, ``never+store`` and ``never+host`` never scale, ``survivors`` has their number all along.
         pattern: Name.
         seed: Seed.
         hit_rate: Of the windows' requests.
@@ -150,25 +154,26 @@ def trial(
     downs = np.array([at for at, wanted in schedule if wanted < WORKERS])
     if not len(downs):
         raise ValueError(f"{work.name}: {work.duration_s:.0f} s are too short for a fleet {pattern.name}")
-    if len({(arm.routing, arm.balance_abs) for arm in arms}) > 1:
+    if len({(arm.routing, arm.balance_abs, arm.even) for arm in arms}) > 1:
         raise ValueError("arms with different routers cannot be compared")
-    plain = replace(arms[0], victims="planner", leaving="drain", handover="none", store_tokens=0, prewarm=False)
+    plain = replace(arms[0], victims="planner", leaving="drain", handover="none", store_tokens=0, host_tokens=0)
 
     def figures(arm: Arm, plan: Sequence[tuple[float, int]], workers: int = WORKERS) -> _Figures:
         run = simulate(work, engine, arm, plan, workers=workers)
         seen(arm.name, run)
         return _figures(run, downs)
 
-    never = {0: figures(replace(plain, name="never"), [])}
-    out = [_outcome("never", pattern, seed, never[0], never[0])]
+    never = {(0, 0): figures(replace(plain, name="never"), [])}
+    out = [_outcome("never", pattern, seed, never[0, 0], never[0, 0])]
     bound = figures(replace(plain, name="survivors"), [], pattern.survivors)
-    out.append(_outcome("survivors", pattern, seed, bound, never[0]))
+    out.append(_outcome("survivors", pattern, seed, bound, never[0, 0]))
     for arm in arms:
-        size = arm.store_tokens
-        if size not in never:
-            never[size] = figures(replace(arm, name="never+store", handover="none", leaving="drain"), [])
-            out.append(_outcome("never+store", pattern, seed, never[size], never[size]))
-        out.append(_outcome(arm.name, pattern, seed, figures(arm, schedule), never[size]))
+        has = arm.store_tokens, arm.host_tokens
+        if has not in never:
+            name = "never" + ("+store" if has[0] else "") + ("+host" if has[1] else "")
+            never[has] = figures(replace(plain, name=name, store_tokens=has[0], host_tokens=has[1]), [])
+            out.append(_outcome(name, pattern, seed, never[has], never[has]))
+        out.append(_outcome(arm.name, pattern, seed, figures(arm, schedule), never[has]))
     return out
 
 
@@ -184,7 +189,7 @@ def in_windows(
 def _figures(run: Run, starts: np.ndarray[tuple[int], np.dtype[np.float64]]) -> _Figures:
     st, n = run.state, run.users
     inside = in_windows(run, starts)
-    waited = (st.first_token[:n] - st.arrival[:n])[inside & (st.status[:n] == DONE)]
+    waited = run.ttft()[inside & (st.status[:n] == DONE)]
     p50, p99 = np.percentile(waited, (50.0, 99.0)) if len(waited) else (np.nan, np.nan)
     return _Figures(
         hits=float((st.hit[:n] + st.loaded[:n])[inside].sum()),

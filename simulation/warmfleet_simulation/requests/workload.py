@@ -124,6 +124,22 @@ def until(work: Work, seconds: float) -> Work:
     )
 
 
+def repeated(work: Work, times: int) -> Work:
+    """The same requests again and again, one round after the other."""
+    n, period = len(work.arrival_s), work.duration_s + 1.0
+    rounds = np.repeat(np.arange(times), n)
+    return Work(
+        name=f"{work.name} {times} times",
+        block_tokens=work.block_tokens,
+        arrival_s=np.tile(work.arrival_s, times) + rounds * period,
+        input_tokens=np.tile(work.input_tokens, times),
+        output_tokens=np.tile(work.output_tokens, times),
+        first=np.concatenate([[0], np.cumsum(np.tile(np.diff(work.first), times))]).astype(np.int64),
+        blocks=np.tile(work.blocks, times),
+        distinct=work.distinct,
+    )
+
+
 def pack(trace: RequestTrace, *, block_tokens: int) -> Work:
     """A trace with one clock as arrays.
 
