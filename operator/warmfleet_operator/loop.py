@@ -33,8 +33,8 @@ _LOG = logging.getLogger(__name__)
 DEBOUNCE = 0.2
 """Logical seconds between a change and the decision it causes."""
 _LEAST_REAL = 0.02
-_LONGEST_REST = 5.0
-"""Real seconds of rest after a decision, at most; else as long as the decision took."""
+_FREE = 5.0
+"""Real seconds of deciding that need no rest, and the longest rest."""
 
 
 class Planner(Protocol):
@@ -68,6 +68,32 @@ class Wake:
             for task in tasks:
                 task.cancel()
         self._event.clear()
+
+
+class Rest:
+    """How long to rest before a decision, so that changes without end leave half of the time to everything else.
+
+    ::
+
+        debt = seconds spent on deciding - seconds since then that were not, at least 0
+        rest = debt - 5 s
+
+    So a decision now and then, however long it takes, is made at once; only a storm of them waits.
+    """
+
+    def __init__(self) -> None:
+        self._debt, self._at = 0.0, 0.0
+
+    def spent(self, begin: float, end: float) -> None:
+        """A decision took from ``begin`` to ``end``, real seconds."""
+        self._debt, self._at = min(self._left(begin) + end - begin, 2 * _FREE), end
+
+    def wanted(self, now: float) -> float:
+        """Real seconds to rest at ``now`` before the next decision."""
+        return max(0.0, self._left(now) - _FREE)
+
+    def _left(self, now: float) -> float:
+        return max(0.0, self._debt - (now - self._at))
 
 
 class DecisionLoop:
@@ -114,13 +140,13 @@ class DecisionLoop:
 
     async def run(self) -> None:
         """Decide for ever; changes without end leave half of the time to everything else."""
-        loop, rest = asyncio.get_running_loop(), 0.0
+        loop, rest = asyncio.get_running_loop(), Rest()
         while True:
             await self._wake.wait(self._tick_seconds, self._clock)
-            await asyncio.sleep(max(_LEAST_REAL, self._clock.real(DEBOUNCE), rest))
+            await asyncio.sleep(max(_LEAST_REAL, self._clock.real(DEBOUNCE), rest.wanted(loop.time())))
             begin = loop.time()
             await self.tick()
-            rest = min(_LONGEST_REST, loop.time() - begin)
+            rest.spent(begin, loop.time())
 
     async def tick(self) -> None:
         """One round."""
@@ -188,4 +214,5 @@ class DecisionLoop:
             key: self._readings.demand(key, workers.get(key, ()), routers.get(key, ()), now)
             for key in watched.deployments
         }
+        self._readings.decided_on()
         return replace(watched, telemetry=self._readings.telemetry(now), demand=demand)

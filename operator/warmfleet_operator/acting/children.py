@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from warmfleet_contracts import labels
 from warmfleet_contracts.reasons import Reason
 
+from warmfleet_operator.acting.rest import share_of
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
 from warmfleet_operator.adapters.resources import BY_KIND, Resource
 from warmfleet_operator.settings import Settings
@@ -26,7 +27,7 @@ from warmfleet_operator.state.records import DeploymentRecord, Key, WorkerRecord
 
 _LOG = logging.getLogger(__name__)
 VERIFY_SECONDS = 300.0
-"""Logical seconds after which the children are read again."""
+"""Logical seconds after which the children are read again; half as long for some, so that not all fall due at once."""
 
 _Name = tuple[str, str]
 
@@ -99,7 +100,8 @@ class ChildrenKeeper:
     ) -> bool:
         digest = short_hash(child, 16)
         before = known.get(name)
-        if before is not None and before.hash == digest and now - before.checked < VERIFY_SECONDS:
+        patience = VERIFY_SECONDS * (1 + share_of(record.key)) / 2
+        if before is not None and before.hash == digest and now - before.checked < patience:
             return True
         resource = BY_KIND[name[0]]
         live = await self._read(resource, record.key.namespace, name[1])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from warmfleet_contracts import labels
 from warmfleet_contracts.reasons import ConditionType, EventReason, Reason
@@ -19,25 +18,17 @@ from warmfleet_operator.acting import diff
 from warmfleet_operator.acting.children import ChildrenKeeper, wanted_children
 from warmfleet_operator.acting.conditions import PAUSES, View
 from warmfleet_operator.acting.events import about_deployment
+from warmfleet_operator.acting.rest import Assignment, rests
 from warmfleet_operator.acting.status import UPDATED, StatusWriter, fleet_cost
 from warmfleet_operator.acting.workers import Tools, WorkerActor
 from warmfleet_operator.adapters.kube import KubeError
 from warmfleet_operator.adapters.lease import NotLeaderError
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan, Problem, RolloutPlan
-from warmfleet_operator.state.records import Demand, FleetSnapshot, InstanceTypeRecord, Key, WorkerRecord
+from warmfleet_operator.state.records import FleetSnapshot, Key, WorkerRecord
 from warmfleet_operator.state.snapshot import Kind
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What a deployment's task works on."""
-
-    job: diff.Job
-    demand: Demand | None
-    types: dict[str, InstanceTypeRecord]
 
 
 class _Worker:
@@ -45,6 +36,8 @@ class _Worker:
 
     def __init__(self) -> None:
         self.slot: Assignment | None = None
+        self.done: Assignment | None = None
+        """The last one that was carried out in full; None after a failure."""
         self.filled = asyncio.Event()
         self.idle = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -88,12 +81,15 @@ class FleetExecutor:
             self._give(key, Assignment(job, snapshot.demand.get(key), dict(snapshot.instance_types)))
         for key in [k for k in self._workers if k not in snapshot.deployments]:
             self._end(key)
+        self._round_over()
 
     def _give(self, key: Key, assignment: Assignment) -> None:
         worker = self._workers.get(key)
         if worker is None:
             worker = self._workers[key] = _Worker()
             worker.task = asyncio.get_running_loop().create_task(self._run(key, worker), name=f"act {key}")
+        if worker.idle.is_set() and worker.done is not None and rests(worker.done, assignment):
+            return
         worker.slot = assignment
         worker.idle.clear()
         self._busy.add(key)
@@ -125,8 +121,9 @@ class FleetExecutor:
         while True:
             await worker.filled.wait()
             worker.filled.clear()
-            if worker.slot is not None:
-                await self._guarded(key, actor, worker.slot)
+            given = worker.slot
+            if given is not None:
+                worker.done = given if await self._guarded(key, actor, given) else None
             if not worker.filled.is_set():
                 worker.idle.set()
                 self._done(key)
@@ -134,13 +131,17 @@ class FleetExecutor:
     def _done(self, key: Key) -> None:
         """Nothing is left to do for a deployment; a round of acting ends with the last one."""
         self._busy.discard(key)
+        self._round_over()
+
+    def _round_over(self) -> None:
         if not self._busy and self._round is not None:
             self._tools.metrics.tick_seconds.labels("act").observe(asyncio.get_running_loop().time() - self._round)
             self._round = None
 
-    async def _guarded(self, key: Key, actor: WorkerActor, assignment: Assignment) -> None:
+    async def _guarded(self, key: Key, actor: WorkerActor, assignment: Assignment) -> bool:
+        """Whether all was done and said."""
         try:
-            await self._step(actor, assignment)
+            return await self._step(actor, assignment)
         except* NotLeaderError:
             self._lost()
         except* KubeError as group:
@@ -148,12 +149,13 @@ class FleetExecutor:
         except* Exception as group:  # noqa: BLE001 - one deployment's trouble must not end the others' service
             _LOG.exception("acting failed", exc_info=group, extra={"deployment": str(key)})
             self._failed(key, f"{type(group.exceptions[0]).__name__}: {group.exceptions[0]}")
+        return False
 
     def _failed(self, key: Key, text: str) -> None:
         _LOG.warning("acting failed and is tried again: %s", text, extra={"deployment": str(key)})
         self._tools.metrics.act_failures.labels(*key).inc()
 
-    async def _step(self, actor: WorkerActor, assignment: Assignment) -> None:
+    async def _step(self, actor: WorkerActor, assignment: Assignment) -> bool:
         job = assignment.job
         found = diff.actions(job)
         problems: tuple[Problem, ...] = ()
@@ -162,8 +164,9 @@ class FleetExecutor:
         if job.plan is not None and not job.record.deleting and not job.record.namespace_terminating and not job.paused:
             await self._keep_key(job)
             problems += await self._keep_children(job)
-        if not job.record.deleting or job.workers:
-            await self._report(job, assignment, problems)
+        if job.record.deleting and not job.workers:
+            return False
+        return await self._report(job, assignment, problems) and not problems
 
     async def _keep_key(self, job: diff.Job) -> None:
         """Rotate the agents' key when it is due, or make it again; workers that are there serve on without it."""
@@ -188,11 +191,12 @@ class FleetExecutor:
             self._tools.events.emit(about_deployment(job.record), EventReason.CREATE_FAILED, text, dedupe="child")
             return (Problem(Reason.OPERATOR_ERROR, text, stalled=error.status in (400, 403, 422)),)
 
-    async def _report(self, job: diff.Job, assignment: Assignment, problems: tuple[Problem, ...]) -> None:
+    async def _report(self, job: diff.Job, assignment: Assignment, problems: tuple[Problem, ...]) -> bool:
+        """Say what there is to say; whether it was said, of the very object that the job is about."""
         store = self._tools.store
         record = store.deployment(job.record.key)
         if record is None or record.uid != job.record.uid:
-            return
+            return False
         mine = (store.worker(w.key) or w for w in job.workers)
         view = View(record, job.plan, tuple(mine), assignment.demand, problems, job.telemetry)
         self._announce(view)
@@ -205,6 +209,8 @@ class FleetExecutor:
         except KubeError as error:
             if error.status not in (404, 409):  # deleted or changed meanwhile: the next round sees it
                 raise
+            return False
+        return record is job.record
 
     def _announce_rollout(self, view: View) -> None:
         rolled = view.plan.rollout if view.plan is not None else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from warmfleet_contracts import labels
@@ -87,7 +87,7 @@ class WorkerActor:
         self._refusals = _Refusals()
 
     async def carry_out(
-        self, job: diff.Job, found: Sequence[diff.Action], types: dict[str, InstanceTypeRecord]
+        self, job: diff.Job, found: Sequence[diff.Action], types: Mapping[str, InstanceTypeRecord]
     ) -> tuple[Problem, ...]:
         """Carry out all actions; each on its own, so that one failure does not hold up the rest.
 
@@ -134,7 +134,7 @@ class WorkerActor:
                 raise TypeError(f"not an action on a single pod: {action!r}")
 
     async def _create_all(
-        self, job: diff.Job, creates: Sequence[diff.Create], types: dict[str, InstanceTypeRecord]
+        self, job: diff.Job, creates: Sequence[diff.Create], types: Mapping[str, InstanceTypeRecord]
     ) -> None:
         if not creates or job.now < self._refusals.until:
             return
@@ -164,7 +164,7 @@ class WorkerActor:
         return True
 
     def _template(
-        self, job: diff.Job, create: diff.Create, types: dict[str, InstanceTypeRecord]
+        self, job: diff.Job, create: diff.Create, types: Mapping[str, InstanceTypeRecord]
     ) -> WorkerTemplate | None:
         record, rolled = job.record, job.plan.rollout if job.plan is not None else None
         spec = record.spec

@@ -76,7 +76,7 @@ class Telemetry:
         readings: Where the answers go.
         clock: Schedule and timestamps.
         period: Logical seconds between rounds.
-        on_round: Called after each round (wakes the decision).
+        on_news: Called when something was said that matters to a decision, and after each round over all agents.
         on_failure: Called with source (``router``, ``agent``) and cause of each answer that could not be used.
         timeout_seconds: Real seconds for one exchange.
         keys: Where the tokens for agents come from.
@@ -90,7 +90,7 @@ class Telemetry:
         clock: Clock,
         *,
         period: float,
-        on_round: Callable[[], None],
+        on_news: Callable[[], None],
         on_failure: Callable[[str, str], None],
         timeout_seconds: float = 2.0,
         keys: Keys | None = None,
@@ -99,7 +99,7 @@ class Telemetry:
         self._keys, self._fleets = keys or NoKeys(), fleets
         self._store, self._readings, self._clock = store, readings, clock
         self._period, self._timeout = period, timeout_seconds
-        self._on_round, self._on_failure = on_round, on_failure
+        self._on_news, self._on_failure = on_news, on_failure
         self._turns = Turns(patience=timeout_seconds * 1.5)
         self._logged: dict[str, str] = {}
         self.last_round: float | None = None
@@ -131,7 +131,8 @@ class Telemetry:
         now = self._clock.now()
         self._readings.forget(now)
         self.last_round = now
-        self._on_round()
+        if self._readings.news() or self._fleets is None:
+            self._on_news()
 
     async def _measure(self, fleets: FleetSource) -> None:
         """What the fleets do, from a source that knows them all; without an answer the last one grows old."""
@@ -174,6 +175,8 @@ class Telemetry:
         except NoAnswerError as error:
             self._readings.agent_silent(worker, self._clock.now())
             problem = str(error)
+        if self._readings.news():
+            self._on_news()  # before the others have been asked: of thousands the last is asked seconds later
         if problem is None:
             self._logged.pop(worker.uid, None)
         elif worker.phase is WorkerPhase.READY:

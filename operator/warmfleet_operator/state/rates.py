@@ -31,18 +31,25 @@ class Counter:
         self._sum = 0.0
         self._samples = array("d")  # time, sum, time, sum, ...: of thousands of workers there are a hundred thousand
 
-    def add(self, at: float, value: float) -> None:
-        """A reading at logical second ``at``; readings come in order of time."""
+    def add(self, at: float, value: float) -> tuple[float, float] | None:
+        """A reading at logical second ``at``; readings come in order of time.
+
+        Returns:
+            Increase and seconds since the reading before; None for the first.
+        """
+        kept, before = self._samples, self._sum
+        step: tuple[float, float] | None = None
         if self._last is not None:
             self._sum += value - self._last if value >= self._last else value
+            step = self._sum - before, at - kept[-2]
         self._last = value
-        kept = self._samples
         if len(kept) > 2 and kept[-2] - kept[-4] < self._grain:
             kept[-2], kept[-1] = at, self._sum
         else:
             kept.extend((at, self._sum))
         while len(kept) > 4 and kept[2] <= at - self._window:
             del kept[:2]
+        return step
 
     @property
     def newest(self) -> float | None:

@@ -36,6 +36,10 @@ _GRAINS = 15
 """Parts of the long window between which a counter's readings are kept: thousands of workers are remembered."""
 _FULL = 0.9
 _SHARES = 6
+_SURGE = 2.0
+"""Times what its window expects of a worker, and six standard deviations more, that cannot be chance."""
+_RISE = 1.3
+"""Times what the last decision knew of a fleet's arrivals, and 1/s more, that the next one should not wait for."""
 
 _COUNTERS = (
     "requests",
@@ -140,7 +144,23 @@ class Readings:
         self._routers: dict[str, _Router] = {}
         self._fleets: dict[Key, dict[str, _Agent]] = {}
         self._samples: Mapping[Key, FleetSample] = {}
+        self._decided: Mapping[Key, FleetSample] = {}
         self._sampled_at = -math.inf
+        self._news = False
+
+    def news(self) -> bool:
+        """Whether something was said since the last call for which the next decision should not wait.
+
+        Agents: another phase, or arrivals that have surged. Routers: requests that found no worker. Prometheus: a fleet
+        with more arrivals, a queue or rejects, against what the last decision was made from. A source's first answer is
+        none: when a process starts, everything is new.
+        """
+        found, self._news = self._news, False
+        return found
+
+    def decided_on(self) -> None:
+        """A decision is being made from what is known now."""
+        self._decided = self._samples
 
     def agent_answered(self, worker: WorkerRecord, state: AgentState, now: float) -> str | None:
         """Take in an agent's answer; why it was thrown away, or None when it was used."""
@@ -151,6 +171,7 @@ class Readings:
             agent.answered = False
             return problem
         agent.answered = True
+        self._news |= agent.telemetry is not None and agent.telemetry.phase != state.phase
         self._work(agent, state, now)
         if state.counters is not None:
             counters = state.counters
@@ -159,6 +180,7 @@ class Readings:
                 counter.add(now, getattr(counters, name))
             agent.rejected.add(now, counters.rejected_requests)
             in_flight = (state.engine.running or 0) + (state.engine.waiting or 0)
+<<<<<<< HEAD
             agent.arrived.add(now, counters.requests + counters.rejected_requests + in_flight)
         # Only of a worker that leaves is it believed: it makes arrivals fewer.
         if state.sent is not None and (worker.leaving or not agent.sent):
@@ -223,6 +245,7 @@ class Readings:
     def fleets_answered(self, samples: Mapping[Key, FleetSample], now: float) -> None:
         """Take in what a Prometheus says about whole fleets; it stands for their agents until it is too old."""
         self._samples, self._sampled_at = samples, now
+        self._news |= any(map(_rises, samples.values(), map(self._decided.get, samples)))
 
     def agent_silent(self, worker: WorkerRecord, now: float) -> None:
         """An agent gave no usable answer."""
@@ -250,7 +273,9 @@ class Readings:
         entry = self._router(router)
         entry.answered, entry.last_seen = True, now
         entry.dispatched.add(now, sample.dispatched)
+        unserved = entry.unserved.increase(now)
         entry.unserved.add(now, sample.unserved)
+        self._news |= not rate(unserved) and bool(rate(entry.unserved.increase(now)))
         entry.retries.add(now, sample.retries)
 
     def router_silent(self, router: RouterRecord, now: float) -> None:
@@ -390,6 +415,29 @@ def _of_users(agents: Sequence[_Agent], now: float) -> dict[str, tuple[float, fl
         "cache_hit_tokens": sent.get("cached_tokens", 0.0),
     }
     return {name: None if part is None else (max(0.0, part[0] - own[name]), part[1]) for name, part in sums.items()}
+
+
+def _surges(step: tuple[float, float] | None, before: tuple[float, float] | None) -> bool:
+    """Whether what arrived since the last answer is far more than the window before it, and chance, can explain.
+
+    Args:
+        step: Increase and seconds since the last answer.
+        before: Increase and seconds of the window before.
+    """
+    expected = rate(before)
+    if step is None or expected is None:
+        return False
+    usual = expected * step[1]
+    return step[0] > _SURGE * usual + 6.0 * math.sqrt(usual + 1.0)
+
+
+def _rises(sample: FleetSample, before: FleetSample | None) -> bool:
+    """Whether a fleet has more to do than when it was last decided on."""
+    if before is None:
+        return False
+    grown = (sample.arrivals or 0.0) > _RISE * (before.arrivals or 0.0) + 1.0
+    waits = bool(sample.queue) and not before.queue
+    return grown or waits or (bool(sample.rejects) and not before.rejects)
 
 
 def _attainment(agents: Sequence[_Agent], now: float) -> float | None:
