@@ -1,27 +1,31 @@
 """The cluster that `bench/scale.py` measures on: a real control plane, kwok's nodes, fleets that already serve.
 
 The pods are built by the operator's own builders, under the names it would give them, and bound to their nodes at once;
-kwok plays the kubelets. So the operator meets fleets that look as if it had made them.
+kwok plays the kubelets. So the operator meets fleets that look as if it had made them. Most are copies of one that took
+this way (`scale_fill.py`). Controllers that only write endpoints are off: their work for a thousand Services is none of
+the operator's, and would be most of the load of the first minutes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "controlplane"))
+sys.path[:0] = [str(ROOT / "tests" / "controlplane"), str(Path(__file__).resolve().parent)]
 
 from binaries import resolve  # noqa: E402
 from cluster import ControlPlane  # noqa: E402
+from scale_fill import put, siblings, twins  # noqa: E402
 from warmfleet_contracts.api import InstanceTypeSpec  # noqa: E402
 from warmfleet_operator.settings import Settings  # noqa: E402
 from warmfleet_operator.specs.worker import WorkerTemplate, worker_name, worker_pod  # noqa: E402
@@ -47,6 +51,7 @@ rules:
 - level: None
 """
 _TICKS = os.sysconf("SC_CLK_TCK")
+_OFF = ("-endpoints-controller", "-endpointslice-controller", "-endpointslice-mirroring-controller")
 
 
 def instance_type(index: int) -> Json:
@@ -131,13 +136,14 @@ class Cluster:
             crds=ROOT / "crds",
             extra_flags={
                 "kube-apiserver": [f"--audit-policy-file={policy}", f"--audit-log-path={self.audit}"],
-                "kube-controller-manager": [patient, "--concurrent-gc-syncs=4"],
+                "kube-controller-manager": [patient, f"--controllers=*,{','.join(_OFF)}"],
                 # Heartbeats of 2,000 nodes would be most of the load; pods need more room than one slot's addresses.
                 "kwok": ["--node-lease-duration-seconds=3600", "--cidr=10.244.128.1/17"],
             },
         )
         self._nodes, self.workers = nodes, workers
         self.fleets = 0
+        self._addresses = itertools.count()
         self._specs = {f"type-{i:02d}": InstanceTypeSpec.model_validate(instance_type(i)["spec"]) for i in range(12)}
         self._free = {f"type-{i:02d}": self._slots(i) for i in range(12)}
 
@@ -155,7 +161,9 @@ class Cluster:
         await self.kube.create(BINDINGS, {"metadata": {"name": OPERATOR}, "roleRef": role, "subjects": [subject]})
         await self._all(NAMESPACES, ({"metadata": {"name": team(i)}} for i in range(TEAMS)))
         await self._all(TYPES, (instance_type(i) for i in range(KINDS_OF_NODES)))
-        await self._all(NODES, (node(i) for i in range(self._nodes)))
+        await self._all(NODES, [node(0)])
+        first = await self._until(NODES, node(0)["metadata"]["name"], None, _is_ready)
+        await put(twins(first, (node(i) for i in range(1, self._nodes))))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -171,16 +179,34 @@ class Cluster:
         while self.fleets < fleets:
             batch = range(self.fleets, min(fleets, self.fleets + _BATCH))
             made = await self._all(LLMDS, (fleet(i, self.workers) for i in batch))
-            await self._all(PODS, (pod for body in made for pod in self._pods(body)))
+            built = [list(self._pods(body)) for body in made]
+            await self._all(PODS, (pods[0] for pods in built))
+            copies = await asyncio.gather(*map(self._copies, built))
+            await put(itertools.chain.from_iterable(copies))
             self.fleets = batch.stop
-        async with asyncio.timeout(120 + fleets * self.workers / 40):
-            while await self._waiting():  # noqa: ASYNC110 - kwok is another process
-                await asyncio.sleep(1.0)
+        async with asyncio.timeout(120):
+            while await self._count() < self.fleets * self.workers:  # noqa: ASYNC110 - the API server is another process
+                await asyncio.sleep(0.5)
 
-    async def _waiting(self) -> bool:
-        path = PODS.path(None)
-        page = await self.kube._call("GET", path, {"fieldSelector": "status.phase=Pending", "limit": "1"})  # noqa: SLF001
-        return bool(page["items"])
+    async def _copies(self, pods: list[Json]) -> list[tuple[str, Json]]:
+        """The other pods of a fleet, as the first has become."""
+        meta = pods[0]["metadata"]
+        first = await self._until(PODS, meta["name"], meta["namespace"], _is_ready)
+        found = list(siblings(first, (pod["metadata"]["name"] for pod in pods[1:]), self._addresses))
+        for (_, twin), pod in zip(found, pods[1:], strict=True):
+            twin["spec"]["nodeName"] = pod["spec"]["nodeName"]
+        return found
+
+    async def _until(self, resource: Resource, name: str, namespace: str | None, check: Callable[[Json], bool]) -> Json:
+        async with asyncio.timeout(120):
+            while not check(found := await self.kube.get(resource, name, namespace)):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.3)
+        return found
+
+    async def _count(self) -> int:
+        """Pods that the API server knows."""
+        page = await self.kube._call("GET", PODS.path(None), {"limit": "1"})  # noqa: SLF001
+        return len(page["items"]) + int(page["metadata"].get("remainingItemCount") or 0)
 
     def _pods(self, body: Json) -> Iterable[Json]:
         record = deployment_from(body, None, 0.0)
@@ -220,6 +246,11 @@ class Cluster:
     def etcd_puts(self) -> float:
         """Keys that etcd has written since it began."""
         return scrape("http://127.0.0.1:2379/metrics", ("etcd_mvcc_put_total",)).get("etcd_mvcc_put_total", 0.0)
+
+
+def _is_ready(body: Json) -> bool:
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 class AuditLog:

@@ -46,7 +46,6 @@ class Operator:
                 "KUBECONFIG": str(cluster.kubeconfig),
                 "WARMFLEET_IDENTITY": f"operator-{number}",
                 "WARMFLEET_TICK_SECONDS": f"{TICK:g}",
-                "WARMFLEET_TELEMETRY_SECONDS": f"{TICK:g}",
                 "WARMFLEET_LISTEN_ADDRESS": "127.0.0.1",
                 "WARMFLEET_LISTEN_PORT": str(_PORT + number),
                 "WARMFLEET_LEASE_NAMESPACE": "default",

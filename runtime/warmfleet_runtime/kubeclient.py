@@ -24,14 +24,10 @@ from kubernetes.aio import client as kube
 from kubernetes.aio import config as kube_config
 from kubernetes.aio import watch as kube_watch
 
+from warmfleet_runtime import rest
+
 Object = dict[str, Any]
 _LOG = logging.getLogger(__name__)
-_PATCH_TYPES = {
-    "merge": "application/merge-patch+json",
-    "strategic": "application/strategic-merge-patch+json",
-    "json": "application/json-patch+json",
-    "apply": "application/apply-patch+yaml",
-}
 _PAGE = 500
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _WATCH_SECONDS = 240
@@ -62,11 +58,7 @@ class Resource:
         """URL path of an object, or of a collection (`name` None), in all namespaces if `namespace` is None."""
         if name is not None and self.namespaced and namespace is None:
             raise ValueError(f"{self.plural}/{name}: namespace is required")
-        parts = ["api" if "/" not in self.api else "apis", self.api]
-        if self.namespaced and namespace is not None:
-            parts += ["namespaces", namespace]
-        parts.append(self.plural)
-        return "/" + "/".join(parts + [part for part in (name, subresource) if part is not None])
+        return rest.path_of(self.api, self.plural, namespace if self.namespaced else None, name, subresource)
 
 
 PODS, NODES = Resource("v1", "pods"), Resource("v1", "nodes", namespaced=False)
@@ -205,7 +197,7 @@ class KubeClient:
     ) -> Object:
         """PATCH an object; `query`: fieldManager, force. `metadata.uid` in `body` guards a merge."""
         path = resource.path(namespace, name, subresource)
-        return await self._call("PATCH", path, query, body, content_type=_PATCH_TYPES[how])
+        return await self._call("PATCH", path, query, body, content_type=rest.PATCH_TYPES[how])
 
     async def delete(
         self,
@@ -299,22 +291,11 @@ class KubeClient:
         deadline: aiohttp.ClientTimeout | None = None,
     ) -> Any:
         pairs = [(key, str(value)) for key, value in (query or {}).items() if value is not None]
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        request = await self._api.param_serialize(
-            method, path, query_params=pairs, header_params=headers, body=body, auth_settings=["BearerToken"]
-        )
-        answer: Any = await self._api.call_api(*request, _request_timeout=deadline or aiohttp.ClientTimeout(total=30))
+        timeout = deadline or aiohttp.ClientTimeout(total=30)
+        answer = await rest.send(self._api, method, path, query=pairs, body=body, content=content_type, timeout=timeout)
         if not 200 <= answer.status <= 299:
-            raise _error(answer.status, await answer.read(), f"{method} {path}")
+            raise ApiError(answer.status, *rest.refusal(await answer.read()), f"{method} {path}")
         return answer
-
-
-def _error(status: int, raw: bytes, where: str) -> ApiError:
-    try:
-        body = json.loads(raw)
-        return ApiError(status, body.get("reason", ""), body.get("message", ""), where)
-    except (ValueError, AttributeError):
-        return ApiError(status, "", raw[:200].decode(errors="replace"), where)
 
 
 def _key(item: Object) -> tuple[str | None, str]:

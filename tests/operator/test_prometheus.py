@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 from warmfleet_operator.adapters.agents import NoAnswerError
-from warmfleet_operator.adapters.prometheus import DEPLOYMENT, parse, queries
+from warmfleet_operator.adapters.prometheus import DEPLOYMENT, MOST_BYTES, PrometheusSource, parse, queries
 from warmfleet_operator.state.fleetsamples import FleetSample
 from warmfleet_operator.state.readings import Readings
 from warmfleet_operator.state.records import Key, WorkerPhase, WorkerRecord
@@ -52,3 +56,60 @@ def test_a_sample_stands_for_the_agents_until_it_is_too_old() -> None:
     assert demand.input_tokens is None
     assert readings.demand(Key("prod", "other"), workers, (), 120.0).arrivals is None
     assert readings.demand(CHAT, workers, (), 161.0).arrivals is None
+
+
+@asynccontextmanager
+async def prometheus(answer: Callable[[str], Awaitable[web.Response]]) -> AsyncIterator[PrometheusSource]:
+    """A source whose server answers queries as told."""
+
+    async def handle(request: web.Request) -> web.Response:
+        return await answer(str((await request.post())["query"]))
+
+    app = web.Application()
+    app.router.add_post("/api/v1/query", handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            yield PrometheusSource(url, session, rate_window=60, mean_window=300, timeout_seconds=0.3)
+    finally:
+        await runner.cleanup()
+
+
+async def test_means_are_asked_for_now_and_then_and_the_rest_each_time() -> None:
+    asked: list[str] = []
+
+    async def answer(query: str) -> web.Response:
+        asked.append(query)
+        return web.Response(body=vector(({"namespace": "prod", DEPLOYMENT: "chat"}, str(len(asked)))))
+
+    async with prometheus(answer) as source:
+        samples = [(await source.read(now))[CHAT] for now in (100.0, 102.0, 131.0)]
+    assert len(asked) == 7 + 4 + 7
+    assert samples[0].hit_ratio == samples[1].hit_ratio
+    assert samples[1].hit_ratio != samples[2].hit_ratio
+    assert len({sample.arrivals for sample in samples}) == 3
+
+
+@pytest.mark.parametrize("mode", ["hangs", "refuses", "lies", "is endless"])
+async def test_a_prometheus_that_is_not_well_is_no_answer_and_takes_no_time(mode: str) -> None:
+    async def answer(_: str) -> web.Response:
+        if mode == "hangs":
+            await asyncio.sleep(60)
+        status = 503 if mode == "refuses" else 200
+        return web.Response(status=status, body=b"x" * (MOST_BYTES + 1) if mode == "is endless" else b'{"data":{}}')
+
+    async with prometheus(answer) as source:
+        async with asyncio.timeout(20):
+            with pytest.raises(NoAnswerError):
+                await source.read(0.0)
+
+
+async def test_a_prometheus_that_is_not_there_is_no_answer() -> None:
+    async with aiohttp.ClientSession(trust_env=False) as session:
+        source = PrometheusSource("http://127.0.0.1:9", session, rate_window=60, mean_window=300)
+        with pytest.raises(NoAnswerError):
+            await source.read(0.0)

@@ -65,7 +65,7 @@ def url(tmp_path: Path, programs: PrometheusPrograms) -> Iterator[str]:
 
 async def test_fleets_are_summed_over_their_workers(url: str) -> None:
     async with aiohttp.ClientSession() as session:
-        found = await PrometheusSource(url, session, rate_window=60, mean_window=300, timeout_seconds=60).read()
+        found = await PrometheusSource(url, session, rate_window=60, mean_window=300, timeout_seconds=60).read(0.0)
     chat = found[Key("prod", "chat")]
     assert chat.arrivals == pytest.approx(4.0, rel=0.01)
     assert chat.input_tokens == pytest.approx(1000.0)

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 import aiohttp
 import msgspec
 from kubernetes.aio import client as kube
+from warmfleet_runtime import rest
 
 from warmfleet_operator.adapters.line import FairLine
 from warmfleet_operator.adapters.resources import Resource
@@ -30,11 +31,6 @@ PatchKind = Literal["merge", "json", "apply"]
 
 USER_AGENT = "warmfleet-operator"
 _LOG = logging.getLogger(__name__)
-_CONTENT_TYPES: dict[PatchKind, str] = {
-    "merge": "application/merge-patch+json",
-    "json": "application/json-patch+json",
-    "apply": "application/apply-patch+yaml",
-}
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _ATTEMPTS = 5
 _PAGE = 500
@@ -270,7 +266,7 @@ class RestKubeApi:
             query["force"] = "true"
         path = resource.path(namespace, name, subresource)
         return await self._write(
-            "PATCH", resource, path, namespace, body=body, query=query, content=_CONTENT_TYPES[how]
+            "PATCH", resource, path, namespace, body=body, query=query, content=rest.PATCH_TYPES[how]
         )
 
     async def delete(
@@ -326,18 +322,19 @@ class RestKubeApi:
     ) -> tuple[Object | KubeError, float | None]:
         """The answer, or the error and how long to wait before trying again (None: do not)."""
         where = f"{method} {path}"
-        headers = {"Accept": accept, "Content-Type": content, "User-Agent": USER_AGENT}
         try:
-            request = await self._api.param_serialize(
+            answer = await rest.send(
+                self._api,
                 method,
                 path,
-                query_params=list((query or {}).items()),
-                header_params=headers,
+                query=(query or {}).items(),
                 body=body,
-                auth_settings=["BearerToken"],
+                accept=accept,
+                content=content,
+                timeout=self._timeout,
+                agent=USER_AGENT,
             )
-            answer = await self._api.call_api(*request, _request_timeout=self._timeout)
-            raw: bytes = await answer.read()  # type: ignore[no-untyped-call]
+            raw: bytes = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._observe(method, resource.plural, 0)
             return KubeError(0, type(error).__name__, str(error), where), 0.0
@@ -368,11 +365,7 @@ def _parse_metadata(raw: bytes, where: str) -> Object | KubeError:
 
 def error_from(status: int, raw: bytes, where: str) -> KubeError:
     """The error of an answer that is none of the good ones, from its Status object if it is one."""
-    try:
-        body = json.loads(raw)
-        return KubeError(status, str(body.get("reason") or ""), str(body.get("message") or ""), where)
-    except (ValueError, AttributeError):
-        return KubeError(status, "", raw[:200].decode(errors="replace"), where)
+    return KubeError(status, *rest.refusal(raw), where)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

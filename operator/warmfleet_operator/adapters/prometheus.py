@@ -40,6 +40,10 @@ class _Answer(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Answer)
+_MEANS = frozenset({"input_tokens", "output_tokens", "hit_ratio"})
+"""What is measured over a long window."""
+_GRAINS = 10
+"""How often the means are asked for within their window; the rest is asked for each time."""
 
 
 def queries(rate_window: float, mean_window: float) -> dict[str, str]:
@@ -93,17 +97,24 @@ class PrometheusSource:
     ) -> None:
         self._url, self._session = f"{url.rstrip('/')}/api/v1/query", session
         self._queries = queries(rate_window, mean_window)
+        self._patience = mean_window / _GRAINS
+        self._means: dict[str, Mapping[Key, float]] = {}
+        self._asked_at = -math.inf
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
 
-    async def read(self) -> dict[Key, FleetSample]:
-        """All fleets that it knows anything of.
+    async def read(self, now: float) -> dict[Key, FleetSample]:
+        """All fleets that it knows anything of at logical second ``now``.
 
         Raises:
             NoAnswerError: It is away, refuses, or says nonsense.
         """
+        if now - self._asked_at >= self._patience:
+            self._means = {name: await self._ask(self._queries[name]) for name in _MEANS}
+            self._asked_at = now
+        answers = {name: await self._ask(query) for name, query in self._queries.items() if name not in _MEANS}
         found: dict[Key, dict[str, float]] = {}
-        for name, query in self._queries.items():
-            for key, value in (await self._ask(query)).items():
+        for name, vector in (answers | self._means).items():
+            for key, value in vector.items():
                 found.setdefault(key, {})[name] = value
         return {key: FleetSample(**values) for key, values in found.items()}
 

@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import msgspec
 from kubernetes.aio import client as kube
+from warmfleet_runtime import rest
 
 from warmfleet_operator.adapters.kube import USER_AGENT, error_from
 from warmfleet_operator.adapters.resources import Resource
@@ -169,14 +170,8 @@ class Reflector:
     async def _send(
         self, api: kube.ApiClient, query: dict[str, str], limits: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
-        request = await api.param_serialize(
-            "GET",
-            self._path,
-            query_params=list(query.items()),
-            header_params={"Accept": "application/json", "User-Agent": USER_AGENT},
-            auth_settings=["BearerToken"],
-        )
-        answer: aiohttp.ClientResponse = (await api.call_api(*request, _request_timeout=limits)).response
+        sent = await rest.send(api, "GET", self._path, query=query.items(), timeout=limits, agent=USER_AGENT)
+        answer: aiohttp.ClientResponse = sent.response
         if answer.status == 410:
             answer.close()
             raise ExpiredError

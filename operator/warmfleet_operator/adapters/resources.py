@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warmfleet_contracts.api import API_VERSION
+from warmfleet_runtime.rest import path_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,7 @@ class Resource:
         """
         if name is not None and self.namespaced and not namespace:
             raise ValueError(f"{self.plural}/{name}: namespace is required")
-        parts = ["apis" if "/" in self.api else "api", self.api]
-        if self.namespaced and namespace:
-            parts += ["namespaces", namespace]
-        parts.append(self.plural)
-        return "/" + "/".join(parts + [part for part in (name, subresource) if part])
+        return path_of(self.api, self.plural, namespace if self.namespaced else None, name, subresource)
 
 
 LLM_DEPLOYMENTS = Resource(API_VERSION, "llmdeployments", "LLMDeployment")

@@ -60,8 +60,8 @@ def _series(family: Mapping[openmetrics.Labels, float]) -> dict[str, float]:
 class FleetSource(Protocol):
     """Measures all fleets at once."""
 
-    async def read(self) -> Mapping[Key, FleetSample]:
-        """By deployment.
+    async def read(self, now: float) -> Mapping[Key, FleetSample]:
+        """By deployment, at logical second ``now``.
 
         Raises:
             NoAnswerError: No usable answer.
@@ -137,7 +137,7 @@ class Telemetry:
     async def _measure(self, fleets: FleetSource) -> None:
         """What the fleets do, from a source that knows them all; without an answer the last one grows old."""
         try:
-            samples = await fleets.read()
+            samples = await fleets.read(self._clock.now())
         except NoAnswerError as error:
             self._failed("prometheus", "prometheus", "prometheus", str(error))
         else:

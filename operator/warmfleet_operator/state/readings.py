@@ -22,6 +22,7 @@ from warmfleet_contracts.agent import AgentState, SentState
 from warmfleet_contracts.sketch import decode
 
 from warmfleet_operator.state.fleetsamples import FleetSample
+from warmfleet_operator.state.news import rises, surges
 from warmfleet_operator.state.rates import Counter, SeriesCounter, pooled, rate, ratio
 from warmfleet_operator.state.records import Demand, Key, RouterRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
 
@@ -36,10 +37,6 @@ _GRAINS = 15
 """Parts of the long window between which a counter's readings are kept: thousands of workers are remembered."""
 _FULL = 0.9
 _SHARES = 6
-_SURGE = 2.0
-"""Times what its window expects of a worker, and six standard deviations more, that cannot be chance."""
-_RISE = 1.3
-"""Times what the last decision knew of a fleet's arrivals, and 1/s more, that the next one should not wait for."""
 
 _COUNTERS = (
     "requests",
@@ -180,8 +177,9 @@ class Readings:
                 counter.add(now, getattr(counters, name))
             agent.rejected.add(now, counters.rejected_requests)
             in_flight = (state.engine.running or 0) + (state.engine.waiting or 0)
-<<<<<<< HEAD
-            agent.arrived.add(now, counters.requests + counters.rejected_requests + in_flight)
+            before = agent.arrived.increase(now)
+            step = agent.arrived.add(now, counters.requests + counters.rejected_requests + in_flight)
+            self._news |= surges(step, before)
         # Only of a worker that leaves is it believed: it makes arrivals fewer.
         if state.sent is not None and (worker.leaving or not agent.sent):
             self._sent(agent, state.sent, now)
@@ -245,7 +243,7 @@ class Readings:
     def fleets_answered(self, samples: Mapping[Key, FleetSample], now: float) -> None:
         """Take in what a Prometheus says about whole fleets; it stands for their agents until it is too old."""
         self._samples, self._sampled_at = samples, now
-        self._news |= any(map(_rises, samples.values(), map(self._decided.get, samples)))
+        self._news |= any(map(rises, samples.values(), map(self._decided.get, samples)))
 
     def agent_silent(self, worker: WorkerRecord, now: float) -> None:
         """An agent gave no usable answer."""
@@ -415,29 +413,6 @@ def _of_users(agents: Sequence[_Agent], now: float) -> dict[str, tuple[float, fl
         "cache_hit_tokens": sent.get("cached_tokens", 0.0),
     }
     return {name: None if part is None else (max(0.0, part[0] - own[name]), part[1]) for name, part in sums.items()}
-
-
-def _surges(step: tuple[float, float] | None, before: tuple[float, float] | None) -> bool:
-    """Whether what arrived since the last answer is far more than the window before it, and chance, can explain.
-
-    Args:
-        step: Increase and seconds since the last answer.
-        before: Increase and seconds of the window before.
-    """
-    expected = rate(before)
-    if step is None or expected is None:
-        return False
-    usual = expected * step[1]
-    return step[0] > _SURGE * usual + 6.0 * math.sqrt(usual + 1.0)
-
-
-def _rises(sample: FleetSample, before: FleetSample | None) -> bool:
-    """Whether a fleet has more to do than when it was last decided on."""
-    if before is None:
-        return False
-    grown = (sample.arrivals or 0.0) > _RISE * (before.arrivals or 0.0) + 1.0
-    waits = bool(sample.queue) and not before.queue
-    return grown or waits or (bool(sample.rejects) and not before.rejects)
 
 
 def _attainment(agents: Sequence[_Agent], now: float) -> float | None:
