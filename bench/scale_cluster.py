@@ -137,8 +137,8 @@ class Cluster:
             extra_flags={
                 "kube-apiserver": [f"--audit-policy-file={policy}", f"--audit-log-path={self.audit}"],
                 "kube-controller-manager": [patient, f"--controllers=*,{','.join(_OFF)}"],
-                # Heartbeats of 2,000 nodes would be most of the load; pods need more room than one slot's addresses.
-                "kwok": ["--node-lease-duration-seconds=3600", "--cidr=10.244.128.1/17"],
+                # No heartbeats: of 2,000 nodes they are most of the load. Pods need more addresses than a slot has.
+                "kwok": ["--node-lease-duration-seconds=0", "--cidr=10.244.128.1/17"],
             },
         )
         self._nodes, self.workers = nodes, workers
@@ -162,7 +162,7 @@ class Cluster:
         await self._all(NAMESPACES, ({"metadata": {"name": team(i)}} for i in range(TEAMS)))
         await self._all(TYPES, (instance_type(i) for i in range(KINDS_OF_NODES)))
         await self._all(NODES, [node(0)])
-        first = await self._until(NODES, node(0)["metadata"]["name"], None, _is_ready)
+        first = await self._until(NODES, node(0)["metadata"]["name"], None, _is_usable)
         await put(twins(first, (node(i) for i in range(1, self._nodes))))
         return self
 
@@ -184,7 +184,7 @@ class Cluster:
             copies = await asyncio.gather(*map(self._copies, built))
             await put(itertools.chain.from_iterable(copies))
             self.fleets = batch.stop
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             while await self._count() < self.fleets * self.workers:  # noqa: ASYNC110 - the API server is another process
                 await asyncio.sleep(0.5)
 
@@ -198,7 +198,7 @@ class Cluster:
         return found
 
     async def _until(self, resource: Resource, name: str, namespace: str | None, check: Callable[[Json], bool]) -> Json:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             while not check(found := await self.kube.get(resource, name, namespace)):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.3)
         return found
@@ -251,6 +251,11 @@ class Cluster:
 def _is_ready(body: Json) -> bool:
     conditions = (body.get("status") or {}).get("conditions") or ()
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _is_usable(body: Json) -> bool:
+    """Whether a node is ready and the node controller has noticed: until then it keeps its workers away by a taint."""
+    return _is_ready(body) and not body["spec"].get("taints")
 
 
 class AuditLog:
