@@ -159,23 +159,25 @@ class FleetExecutor:
         job = assignment.job
         found = diff.actions(job)
         problems: tuple[Problem, ...] = ()
+        keyed = True
         if found:
             problems += await actor.carry_out(job, found, assignment.types)
         if job.plan is not None and not job.record.deleting and not job.record.namespace_terminating and not job.paused:
-            await self._keep_key(job)
+            keyed = await self._keep_key(job)
             problems += await self._keep_children(job)
         if job.record.deleting and not job.workers:
             return False
-        return await self._report(job, assignment, problems) and not problems
+        return await self._report(job, assignment, problems) and keyed and not problems
 
-    async def _keep_key(self, job: diff.Job) -> None:
+    async def _keep_key(self, job: diff.Job) -> bool:
         """Rotate the agents' key when it is due, or make it again; workers that are there serve on without it."""
         if self._tools.keys is None or not job.workers:
-            return
+            return True
         try:
-            await self._tools.keys.ensure(job.record)
+            return await self._tools.keys.ensure(job.record)
         except KubeError as error:
             _LOG.warning("key of the agents: %s", error, extra={"deployment": str(job.record.key)})
+            return False
 
     async def _keep_children(self, job: diff.Job) -> tuple[Problem, ...]:
         if job.record.spec is None or job.plan is None:

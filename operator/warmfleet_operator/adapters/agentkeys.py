@@ -8,6 +8,7 @@ newest one. A Secret that a person deletes is made anew: that is how one rotates
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class AgentKeys:
         self._rotation = keysecret.Rotation(clock, rotation_seconds, make)
         self._verify = min(VERIFY_SECONDS, rotation_seconds / 2) if rotation_seconds > 0 else VERIFY_SECONDS
         self._known: dict[str, _Known] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
 
     def bearers(self, worker: WorkerRecord) -> tuple[str, ...]:
         """Tokens for a worker's agent, in the order in which they are tried."""
@@ -85,24 +87,31 @@ class AgentKeys:
             self._known.setdefault(namespace, _Known()).read_at = self._clock.now()
             _LOG.warning("keys of agents: %s", error)
 
-    async def ensure(self, record: DeploymentRecord) -> None:
+    async def ensure(self, record: DeploymentRecord) -> bool:
         """Make the Secret of a deployment's namespace, or rotate it, or note one more owner, as needed.
+
+        The deployments of a namespace take turns: each adds itself to what the one before has written. All at once,
+        one would succeed and the others meet a conflict, round after round.
+
+        Returns:
+            Whether all is as it should be; otherwise somebody else was faster, and the rest is done next time.
 
         Raises:
             KubeError: The API server refused, or could not be reached.
         """
         namespace = record.key.namespace
-        known = self._known.get(namespace)
-        if known is not None and self._current(known, record) and not self._due(namespace):
-            return
-        live = await self._read(namespace)
-        self._take_in(namespace, live)
-        known = self._known[namespace]
-        if live is None:
-            live = await self._made(record, known.keys[:1])
-        elif changes := self._changes(live, record):
-            live = await self._changed(namespace, changes)
-        self._take_in(namespace, live)
+        async with self._turns.setdefault(namespace, asyncio.Lock()):
+            known = self._known.get(namespace)
+            if known is None or not self._current(known, record) or self._due(namespace):
+                live = await self._read(namespace)
+                self._take_in(namespace, live)
+                known = self._known[namespace]
+                if live is None:
+                    live = await self._made(record, known.keys[:1])
+                elif changes := self._changes(live, record):
+                    live = await self._changed(namespace, changes)
+                self._take_in(namespace, live)
+            return self._current(self._known[namespace], record)
 
     async def _made(self, record: DeploymentRecord, before: tuple[str, ...]) -> Object | None:
         """The new Secret, or the one that another deployment of the namespace has just made."""
