@@ -244,9 +244,9 @@ def _count(samples: dict[str, float], phase: str) -> float:
     return samples.get(f'{_TICK_PHASES}_count{{phase="{phase}"}}', 0.0)
 
 
-def curve(deployments: int) -> list[int]:
+def curve(before: str, deployments: int) -> list[int]:
     """Steps to the last one."""
-    return [n for n in (10, 50, 250) if n * 2 <= deployments] + [deployments]
+    return [n for n in map(int, filter(None, before.split(","))) if n * 2 <= deployments] + [deployments]
 
 
 async def phase(report: Report, name: str, work: Awaitable[Any], limit: float) -> Any:
@@ -270,7 +270,7 @@ async def measure(report: Report, options: argparse.Namespace) -> None:
         async with Cluster(options.nodes, workers, folder) as cluster, agents(folder):
             work = Measure(cluster, folder, report, options)
             operator: Operator | None = None
-            steps = curve(options.deployments)
+            steps = curve(options.steps, options.deployments)
             for fleets in steps:
                 operator = await phase(report, f"{fleets} fleets, {fleets * workers} pods", work.point(fleets), left())
                 if operator is not None and fleets != steps[-1]:
@@ -292,6 +292,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--deployments", type=int, default=1000, help="fleets at the last step")
     parser.add_argument("--pods", type=int, default=20_000, help="workers at the last step")
     parser.add_argument("--nodes", type=int, default=2000, help="nodes of 12 types")
+    parser.add_argument("--steps", default="10,50,250", help="fleets at the steps before it; empty: none")
     parser.add_argument("--direct", type=int, default=5000, help="workers up to which every agent is asked")
     parser.add_argument("--idle-minutes", type=float, default=10.0, help="length of the idle phase")
     parser.add_argument("--reactions", type=int, default=3, help="measured reactions")

@@ -155,3 +155,33 @@ async def test_the_operator_speaks_to_agents_that_ask_for_the_key_also_over_a_ro
         agent.key = key_of(secret_of(fleet))
         agent.requests.clear()
         await fleet.until(lambda: bool(agent.requests), 60, "answers with the new key")
+
+
+async def test_deployments_that_come_at_once_do_not_collide() -> None:
+    async with Fleet() as fleet:
+        rig = Rig(fleet)
+        records = [await record(fleet, f"chat-{number}") for number in range(12)]
+        fleet.api.requests.reset()
+        assert all(await asyncio.gather(*map(rig.keys.ensure, records)))
+        assert owners(secret_of(fleet)) == {one.uid for one in records}
+        rows = [r for r in fleet.api.requests.as_json() if r["resource"] == "secrets" and r["verb"] != "get"]
+        assert sum(r["count"] for r in rows) == len(records)
+
+
+async def test_who_was_not_noted_down_says_so() -> None:
+    async with Fleet() as fleet:
+        rig = Rig(fleet)
+        one, other = await record(fleet), await record(fleet, "other")
+        assert await rig.keys.ensure(one)
+        patch = fleet.kube.patch
+
+        async def forestalled(*args: Any, **how: Any) -> dict[str, Any]:
+            fleet.kube.patch = patch  # type: ignore[method-assign]
+            touched = {"metadata": {"labels": {"somebody": "else"}}}
+            await patch(resources.SECRETS, bearer.SECRET_NAME, touched, "prod")
+            return await patch(*args, **how)
+
+        fleet.kube.patch = forestalled  # type: ignore[method-assign]
+        assert not await rig.keys.ensure(other)
+        assert await rig.keys.ensure(other)
+        assert owners(secret_of(fleet)) == {one.uid, other.uid}
