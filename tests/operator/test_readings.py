@@ -13,8 +13,9 @@ from warmfleet_contracts.agent import AgentState
 from warmfleet_contracts.sketch import sample
 from warmfleet_operator.adapters.agents import NoAnswerError
 from warmfleet_operator.adapters.telemetry import parse_router
+from warmfleet_operator.state.plausible import implausible
 from warmfleet_operator.state.rates import Counter, SeriesCounter, rate, ratio
-from warmfleet_operator.state.readings import Readings, RouterSample, implausible
+from warmfleet_operator.state.readings import Readings, RouterSample
 from warmfleet_operator.state.records import Demand, Key, RouterRecord, WorkerPhase, WorkerRecord
 
 CHAT = Key("prod", "chat")

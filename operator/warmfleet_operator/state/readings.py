@@ -23,13 +23,9 @@ from warmfleet_contracts.sketch import decode
 
 from warmfleet_operator.state.fleetsamples import FleetSample
 from warmfleet_operator.state.news import rises, surges
+from warmfleet_operator.state.plausible import MAX_RATE, implausible
 from warmfleet_operator.state.rates import Counter, SeriesCounter, pooled, rate, ratio
 from warmfleet_operator.state.records import Demand, Key, RouterRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
-
-MAX_IN_FLIGHT = 100_000
-"""Requests that one engine could possibly hold."""
-MAX_RATE = 10_000.0
-"""Requests per second that one engine could possibly finish."""
 
 _LONGEST_GAP = 60.0
 """Seconds between two answers beyond which the batch in between is not known."""
@@ -48,29 +44,6 @@ _COUNTERS = (
 _SENT = ("requests", "prompt_tokens", "cached_tokens")
 _ARRIVED = "arrived"
 _LATENCY = ("ttft_count", "ttft_within_slo", "tpot_count", "tpot_within_slo")
-
-
-def implausible(state: AgentState) -> str | None:
-    """Why an answer that parses cannot be true; None when it can."""
-    engine, counters, latency = state.engine, state.counters, state.latency
-    if max(engine.running or 0, engine.waiting or 0) > MAX_IN_FLIGHT:
-        return f"more than {MAX_IN_FLIGHT} requests in flight"
-    if counters is not None and counters.cache_hit_tokens > counters.cache_query_tokens:
-        return "more prefix-cache hits than lookups"
-    if counters is not None and counters.failed_requests > counters.requests:
-        return "more failed requests than requests"
-    if latency is not None and (
-        latency.ttft_within_slo > latency.ttft_count or latency.tpot_within_slo > latency.tpot_count
-    ):
-        return "more requests within the objective than requests"
-    return None if state.kv is None or _readable(state.kv.sketch) else "a sketch that cannot be read"
-
-
-def _readable(sketch: str) -> bool:
-    try:
-        return not sketch or decode(sketch) is not None
-    except ValueError:
-        return False
 
 
 def worker_telemetry(state: AgentState, at: float) -> WorkerTelemetry:
