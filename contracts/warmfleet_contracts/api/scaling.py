@@ -30,8 +30,9 @@ class Forecast(ApiModel):
 class ScaleDown(ApiModel):
     """How fast the fleet may shrink."""
 
-    stabilization_window: Annotated[Duration, Field(ge=0)] = 300.0
-    """The need must have stayed lower for this long."""
+    stabilization_window: Annotated[Duration, Field(ge=0)] | None = None
+    """The need must have stayed lower for at least this long. Unset: 5 minutes without ``forecast``, 1 minute with it,
+    and never less than half a start-up (a whole one without ``forecast``)."""
     max_step: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Most workers that may start to drain in one step period."""
     step_period: Annotated[Duration, Field(ge=0)] = 60.0

@@ -4,7 +4,7 @@ With ``scaling.forecast`` the margin is forecast::
 
     reach(L)  = quantile (1 - q) of the highest sustained demand within [now, now + L]     leadwindow.maximum
     need.up   = max(min(rate, lasting), recovery + reach(start-up of the type that would be bought))
-    need.down = max(need.up, recovery + reach(2 start-ups)) * (1 + min(BAND * volatility of the last hours, MOST_BAND))
+    need.down = max(need.up, min(need.up * (1 + min(BAND * volatility of the last hours, MOST_BAND)), record))
     lasting   = mean arrivals with a memory of 5 minutes + queue / catch-up time
     recovery  = RECOVERY * queue / catch-up time while the queue takes longer than the objective, else 1 times that
     q         : the chance that is taken, steered by the attainment reached                 steering
@@ -16,8 +16,9 @@ A busy half minute buys nothing by itself: it is over before a worker that it bu
 mean of 5 minutes, what was too much for the workers is a queue, and both count whatever the table says.
 
 What never was is not bought ahead of, growth apart: a service that jumps between two levels needs no margin on the
-upper one. Letting go only below the need of two start-ups keeps what would be bought back (ski rental); the band above
-it is as wide as the level may stray, so that noise alone moves no worker to and fro.
+upper one. What leaves would take a start-up to come back, so it must not be missed within one: that is the same window
+as that of buying. The band above it is as wide as the level may stray, so that noise alone moves no worker to and fro,
+and ends at the record, so that a fleet that holds all that ever was holds no more.
 
 The quantile is conditional on how the traffic moves, so it is the whole margin: no utilisation target comes on top.
 The table is the one of a trusted TrafficForecast, or PRIOR, which was learned from other people's traffic and knows no
@@ -53,16 +54,17 @@ DOWN = 0.70
 PANIC_FACTOR = 2.0
 SLACK = 1e-9
 """Relative slack of comparisons, so that rounding never buys a worker."""
-BAND = 1.5
+BAND = 2.0
 """Width of the band in which nothing changes, in volatilities of the level."""
-MOST_BAND = 0.1
+MOST_BAND = 0.13
 """Most capacity that stays, over the need for it, for the sake of noise."""
 RECOVERY = 4.0
 """Weight of a queue that makes requests late: behind it everybody is, so it is worth more than its own requests."""
 WITHIN = 1.02
 """A level up to this, over the highest rate of the history, is within the history."""
-AHEAD_LEADS = 2.0
-"""How far a worker that leaves must not be missed ahead, in start-up times."""
+HOLD_LEADS, LEAST_HOLD_S = 0.5, 60.0
+"""How long a worker must not have been missed to leave, in start-up times, and seconds at least: the window ahead says
+already that it will not be missed, so this is about noise alone."""
 
 _PRIOR_ROWS = (
     # lead s, residuals, gains of momentum and trend, scale: base, volatility, calm volatility
@@ -153,7 +155,6 @@ class Sight:
         offset_s: Seconds since the forecast was made.
         chance: The chance that is taken.
         lead_s: Start-up time of the type that would be bought, seconds.
-        hold_s: Seconds for which a worker must not be missed to leave.
         peak: Highest rate known, requests/s.
         record: Highest rate of the learned history, requests/s; None where nothing was learned.
         recovery: Weight of the queue.
@@ -164,7 +165,6 @@ class Sight:
     offset_s: float
     chance: float
     lead_s: float
-    hold_s: float
     peak: float
     record: float | None = None
     recovery: float = 1.0
@@ -183,26 +183,28 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
     if traffic.rate is None or traffic.arrivals is None:
         return reactive(traffic)
     queue = max(0.0, traffic.rate - traffic.arrivals) * sight.recovery
-    up, down = _reach(state, sight, sight.lead_s), _reach(state, sight, sight.hold_s)
+    known = _known(state, sight)
+    reach = min(maximum(sight.table, state, sight.lead_s, 1.0 - sight.chance, sight.offset_s), known)
     most = MOST_RATIO * max(state.level, traffic.rate) / UP
     lasting = state.mid + traffic.rate - traffic.arrivals
-    need = min(max(min(traffic.rate, lasting), queue + up), most)
+    need = min(max(min(traffic.rate, lasting), queue + reach), most)
+    band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND)
     return Need(
         up=need,
-        down=max(need, min(queue + down, most)) * (1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND)),
+        down=max(need, min(need * band, known)),
         now=traffic.rate,
-        quiet=max(traffic.arrivals, up),
+        quiet=max(traffic.arrivals, reach),
         basis=sight.basis,
-        forecast=up,
+        forecast=reach,
         chance=sight.chance,
     )
 
 
-def _reach(state: TrafficState, sight: Sight, lead_s: float) -> float:
-    found = maximum(sight.table, state, lead_s, 1.0 - sight.chance, sight.offset_s)
+def _known(state: TrafficState, sight: Sight) -> float:
+    """The highest rate that is bought ahead of: what the history saw, or the level with a margin beyond it."""
     if sight.record is not None and state.level <= sight.record * WITHIN:
-        return min(found, max(sight.record, state.level))
-    return min(found, max(sight.peak, state.level / UP))
+        return max(sight.record, state.level)
+    return max(sight.peak, state.level / UP)
 
 
 def raised(need: Need, usual: float | None, factor: float) -> Need:

@@ -193,15 +193,21 @@ def prepare(
         budget=spec.scaling.budget.max_cost_per_hour if spec.scaling is not None and spec.scaling.budget else None,
         paused=pauses.victims,
     )
-    learned = need is not None and need.basis in (blend.Basis.PRIOR, blend.Basis.FORECAST)
-    draft.hold = max(startups) * (blend.AHEAD_LEADS if learned else 1.0)
-    if spec.scaling is not None:
-        draft.hold = max(draft.hold, spec.scaling.scale_down.stabilization_window)
+    draft.hold = _hold(spec, need, max(startups))
     draft.problems += problems
     draft.problems += _problems(draft)
     if not pauses.creates:
         _recall(draft, snapshot)
     return draft
+
+
+def _hold(spec: LLMDeploymentSpec, need: blend.Need | None, startup_s: float) -> float:
+    """Seconds for which the need must have stayed lower before workers leave."""
+    learned = need is not None and need.basis in (blend.Basis.PRIOR, blend.Basis.FORECAST)
+    window = None if spec.scaling is None else spec.scaling.scale_down.stabilization_window
+    if learned:
+        return max(startup_s * blend.HOLD_LEADS, blend.LEAST_HOLD_S if window is None else window)
+    return max(startup_s, limits.WINDOW_S if window is None else window)
 
 
 def _priority(spec: LLMDeploymentSpec, snapshot: FleetSnapshot) -> int:

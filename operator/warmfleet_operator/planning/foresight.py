@@ -225,7 +225,6 @@ def _sight(
         offset_s=offset,
         chance=steering.chance(memory.steering, 1.0 - spec.slo.attainment),
         lead_s=lead_s,
-        hold_s=lead_s * blend.AHEAD_LEADS,
         peak=peak,
         record=record,
         recovery=blend.RECOVERY if late else 1.0,

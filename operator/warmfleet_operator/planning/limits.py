@@ -2,7 +2,8 @@
 
 ::
 
-    window     = max(scaleDown.stabilizationWindow, p90 start-up)      the larger of the user's and ski rental's hold
+    window     = max(scaleDown.stabilizationWindow, p90 start-up)      the larger of the user's and ski rental's hold;
+                 half a start-up where the need is a quantile of the time ahead (blend); WINDOW_S unless the user says
     stabilised = max of the counts wanted within the window
     may leave  = min(there - stabilised, maxStep - left in the last stepPeriod)      0 in panic, or on partial metrics
 
@@ -22,6 +23,8 @@ from warmfleet_contracts import labels
 
 from warmfleet_operator.state.memory import DeploymentMemory, evolve
 
+WINDOW_S = 300.0
+"""The window of the reactive rule where spec.scaling.scaleDown.stabilizationWindow is not set."""
 MAX_GAP = 300.0
 """Most seconds between two decisions that count as observed."""
 PANIC_SECONDS = 60.0
