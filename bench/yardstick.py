@@ -30,6 +30,7 @@ import page  # noqa: E402  (beside this file)
 import speed  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from warmfleet_simulation import scenarios  # noqa: E402
+from warmfleet_simulation.foreknown import Foreknown  # noqa: E402
 from warmfleet_simulation.ours import Ours, Reactive  # noqa: E402
 from warmfleet_simulation.picture import picture  # noqa: E402
 from warmfleet_simulation.policy import Policy  # noqa: E402
@@ -64,6 +65,7 @@ def data_dir() -> Path:
 def contenders(scenario: scenarios.Scenario, only: frozenset[str]) -> list[Policy]:
     """The policies of a scenario, the shipped planner among them with and without a forecast."""
     known = list(scenario.instead.values()) if scenario.instead else [*RIVALS.values(), Reactive(), Ours()]
+    known += [Foreknown(scenario.load)] if scenario.name.startswith("week") else []
     return [p for p in known if not only or p.name in only]
 
 
@@ -140,7 +142,7 @@ def run(families: list[str], jobs: int, folder: Path, only: frozenset[str], seed
     """Runs families and writes their result files."""
     suite = scenarios.suite(folder / "traces", SEED)
     sizes = {
-        "weeks": 4,
+        "weeks": 6,
         "steps": 3,
         "noise": 3,
         "forecast": 4,
@@ -154,7 +156,7 @@ def run(families: list[str], jobs: int, folder: Path, only: frozenset[str], seed
         futures: list[Future[dict[str, Any]]] = []
         for family in families:
             if family == "seeds":
-                futures += [pool.submit(repeated, i, str(folder), s) for s in range(1, seeds + 1) for i in range(4)]
+                futures += [pool.submit(repeated, i, str(folder), s) for s in range(1, seeds + 1) for i in range(6)]
                 continue
             count = sizes.get(family) or len(suite[family]())
             futures += [pool.submit(run_one, family, i, str(folder), only) for i in range(count)]

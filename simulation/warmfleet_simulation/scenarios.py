@@ -272,7 +272,14 @@ def suite(folder: Path, seed: int) -> Mapping[str, Callable[[], list[Scenario]]]
     return {
         "weeks": lambda: [
             diurnal(folder, name, seed)
-            for name in ("azure2024_code_digitised", "servegen_m_small_8d", "servegen_m_large", "sageserve_A")
+            for name in (
+                "azure2024_code_digitised",
+                "servegen_m_small_8d",
+                "servegen_m_large",
+                "sageserve_A",
+                "sageserve_B",
+                "sageserve_D",
+            )
         ],
         "steps": lambda: [steps(2.0, seed), steps(4.0, seed), flash_crowd(seed)],
         "noise": lambda: [noisy(n, seed) for n in (2.0, 10.0, 100.0)],

@@ -6,7 +6,9 @@ For each policy three points are published:
 - *tuned*: the value that was cheapest on the tuning days among those that reached the objective there (the safest one
   when none did), with what it then scored;
 - *at equal attainment*: cost of the swept curve where it crosses the objective on the scored days. This one looks at
-  what is scored, for all policies alike: it compares the policies, it promises nothing.
+  what is scored, for all policies alike: it compares the policies, it promises nothing. Between two knobs that differ
+  much a curve may do anything (a fleet that is just too small for a plateau misses it whole), so where it crosses is
+  looked at again with knobs in between, before the last bit is interpolated.
 """
 
 from __future__ import annotations
@@ -15,12 +17,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from warmfleet_contracts.traces import FloatArray
 
 from warmfleet_simulation.engine import simulate
 from warmfleet_simulation.fleet import Disturbance, Fleet, Load
 from warmfleet_simulation.optimum import Answer, from_load, solve
 from warmfleet_simulation.outcome import Lane
 from warmfleet_simulation.policy import GRID, Policy
+
+_BETWEEN = 3
+"""Knobs that are looked at between the two where a curve crosses the objective."""
+_CLOSE = 0.02
+"""Two neighbours whose costs differ by less than this share are close enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,8 @@ class Curve:
     Attributes:
         policy: Name.
         knob: What its knob is.
-        lanes: One per value, from cheap to safe.
+        lanes: One per value of the grid, from cheap to safe.
+        between: More of them, where the grid crosses the objective; nothing is tuned on them.
         untuned: The default.
         tuned: The value chosen on the tuning days.
         cost_at_objective: Cost where the curve crosses the objective on the scored days; None when it never does.
@@ -42,6 +51,7 @@ class Curve:
     untuned: Lane
     tuned: Lane
     cost_at_objective: float | None
+    between: tuple[Lane, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +103,17 @@ def sweep(  # noqa: PLR0913 - keyword arguments
     objective = max(service.attainment for service in fleet.services)
     runs = [(policy, policy.knob.values((grids or {}).get(policy.name, grid))) for policy in policies]
     lanes = simulate(fleet, load, runs, seed=seed, disturbance=disturbance, keep_actions=True, progress=progress)
-    curves, at = [], 0
-    for policy, knobs in runs:
-        own = tuple(lanes[at : at + len(knobs)])
-        at += len(knobs)
+    swept = _by_policy(runs, lanes)
+    closer = [(policy, crossing(own, objective)) for (policy, _), own in zip(runs, swept, strict=True)]
+    asked = [(policy, knobs) for policy, knobs in closer if len(knobs)]
+    again = simulate(fleet, load, asked, seed=seed, disturbance=disturbance) if asked else []
+    found = dict(zip((policy.name for policy, _ in asked), _by_policy(asked, again), strict=True))
+    curves = []
+    for (policy, _), own in zip(runs, swept, strict=True):
         default = min(own, key=lambda lane, k=policy.knob.default: abs(np.log(lane.knob / k)))  # type: ignore[misc]
-        curves.append(
-            Curve(policy.name, policy.knob.name, own, default, tuned(own, objective), cost_at(own, objective))
-        )
+        between = found.get(policy.name, ())
+        cost = cost_at((*own, *between), objective)
+        curves.append(Curve(policy.name, policy.knob.name, own, default, tuned(own, objective), cost, between))
     answers = optima(fleet, load)
     return Result(
         scenario=scenario,
@@ -110,6 +123,38 @@ def sweep(  # noqa: PLR0913 - keyword arguments
         answers=answers,
         curves=tuple(curves),
     )
+
+
+def _by_policy(runs: Sequence[tuple[Policy, FloatArray]], lanes: Sequence[Lane]) -> list[tuple[Lane, ...]]:
+    out, at = [], 0
+    for _, knobs in runs:
+        out.append(tuple(lanes[at : at + len(knobs)]))
+        at += len(knobs)
+    return out
+
+
+def crossing(lanes: Sequence[Lane], objective: float) -> FloatArray:
+    """Knobs between the two of a grid where the curve reaches the objective; none where the two cost about the same.
+
+    Args:
+        lanes: In order of the knob.
+        objective: Share of requests that must be in time.
+    """
+    cost = cost_at(lanes, objective)
+    if cost is None:
+        return np.empty(0)
+    above = [lane for lane in lanes if lane.score.attainment >= objective]
+    top = min(above, key=lambda lane: lane.score.cost)
+    at = next(i for i, lane in enumerate(lanes) if lane is top)
+    beside = (*lanes[max(0, at - 1) : at], *lanes[at + 1 : at + 2])
+    below = [lane for lane in beside if lane.score.attainment < objective]
+    if not below:
+        return np.empty(0)
+    foot = max(below, key=lambda lane: lane.score.attainment)
+    if abs(top.score.cost - foot.score.cost) <= _CLOSE * top.score.cost:
+        return np.empty(0)
+    inner: FloatArray = np.geomspace(foot.knob, top.knob, _BETWEEN + 2)[1:-1]
+    return inner
 
 
 def optima(fleet: Fleet, load: Load) -> tuple[Answer, ...]:

@@ -34,10 +34,10 @@ START = 7.0
 AIM = 0.8
 """Share of the budget of late requests that is aimed for."""
 GAIN = 1.5
-LEAST, MOST = 0.75, 3.0
-"""Bounds of the integral, days' budgets: unused ones, missed ones. At the upper one the chance is the rarest for an
-objective of 99 %: what is missed beyond that changes nothing now and must not be paid back for days."""
-RAREST, OFTENEST = 7e-4, 0.4
+LEAST, MOST = 0.75, 4.5
+"""Bounds of the integral, days' budgets: unused ones, missed ones. From 3 on the chance is rarer than what tables
+tell apart, so a crowd that nobody could foresee is guarded against for a day or two more, not for a week."""
+RAREST, OFTENEST = 1e-4, 0.4
 """Bounds of the chance that is taken."""
 MOST_STEP_S = 60.0
 """Most seconds that one decision stands for."""
