@@ -138,8 +138,8 @@ def _claim_row(result: Results, ours: Results, say: Callable[..., None]) -> None
     """The claims on one row of ours."""
     title = f"{result['scenario']}, {ours['policy']}"
     if result["family"] == "noise":
-        say(f"{title}: scale actions per hour", ours["scale_actions"] / result["hours"], 2.0)
-        say(f"{title}: cost / optimum", ours["over_provisioning"], 1.3)
+        _claim_calm(result, ours, say)
+        return
     say(f"{title}: tuned, it keeps the objective", ours["slo_attainment"], result["objective"], at_most=False)
     others = [r for r in result["rows"] if not r["policy"].startswith("warmfleet") and r["policy"] != _BOUND]
     if result["family"] == "weeks" and ours["policy"] == "warmfleet":
@@ -154,6 +154,16 @@ def _claim_row(result: Results, ours: Results, say: Callable[..., None]) -> None
     if best is not None:
         reached = ours["over_provisioning_at_objective"]
         say(f"{title}: cost / optimum at equal attainment, against the best rival", reached, best)
+
+
+def _claim_calm(result: Results, ours: Results, say: Callable[..., None]) -> None:
+    """Where nothing is worth a scale action: how few there are, by the planner as it should be run."""
+    if ours["policy"] != "warmfleet":
+        return
+    title = f"{result['scenario']}, {ours['policy']}"
+    say(f"{title}: scale actions per hour", ours["scale_actions"] / result["hours"], 2.0)
+    say(f"{title}: cost / optimum", ours["over_provisioning"], 1.3)
+    say(f"{title}: it keeps the objective", ours["slo_attainment"], result["objective"], at_most=False)
 
 
 _TARGETS = {  # scenario: (cut at least, cost over optimum at most)

@@ -13,7 +13,8 @@ then. Its distribution depends on how the traffic has been moving, and is learne
 
 One row of coefficients per lead; ``residual_p`` are the quantiles of the standardised rest. Every mean is exact for any
 sampling interval, so a table learned from minutes serves an operator that ticks every 5 s. Between leads the logarithm
-is interpolated; a longer lead never needs less. The distribution is that of the *sustained* maximum: the least constant
+is interpolated, below the first one towards the level, which no time at all needs at most; a longer lead never needs
+less. The distribution is that of the *sustained* maximum: the least constant
 capacity with which nobody waits longer than a few seconds (see the learner), so single busy seconds buy nothing.
 
 Bounds, whatever a table says: at least ``LEAST_RATIO`` times the level, at most ``MOST_RATIO`` times the largest of the
@@ -327,7 +328,7 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
     Args:
         table: A table without :func:`fault`.
         state: The state now.
-        lead_s: Length of the window, s; at least the first lead of the table and at most the last one counts.
+        lead_s: Length of the window, s; at most the last lead of the table counts.
         offset_s: Seconds since issuedAt.
     """
     nodes = range(len(table.probabilities))
@@ -356,9 +357,10 @@ def _demand(
         )
         scale = window.scale_base + window.volatility_gain * volatility + window.calm_gain * calm
         logs = [location + scale * window.residuals[node] for node in nodes]
-        if window.lead_s > lead_s and before is not None:
-            share = (lead_s - before[0]) / (window.lead_s - before[0])
-            logs = [a + (b - a) * share for a, b in zip(before[1], logs, strict=True)]
+        if window.lead_s > lead_s:
+            since, lower = before if before is not None else (0.0, [min(0.0, value) for value in logs])
+            share = (lead_s - since) / (window.lead_s - since)
+            logs = [a + (b - a) * share for a, b in zip(lower, logs, strict=True)]
         best = logs if not best else [max(a, b) for a, b in zip(best, logs, strict=True)]
         if window.lead_s >= lead_s:
             break

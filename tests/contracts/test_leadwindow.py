@@ -94,6 +94,15 @@ def test_maximum_is_monotone_and_bounded(
     assert value <= min(MOST_RATIO * usual, MOST_PEAKS * max(TABLE.peak, level)) + slack
 
 
+def test_a_short_lead_needs_its_share_of_the_margin() -> None:
+    calm = TrafficState(0.0, 100.0, 100.0, 100.0)
+    first = TABLE.windows[0].lead_s
+    whole, tenth = (maximum(TABLE, calm, lead, 0.99, 0.0) + TABLE.floor for lead in (first, first / 10.0))
+    assert math.log(tenth / (100.0 + TABLE.floor)) == pytest.approx(math.log(whole / (100.0 + TABLE.floor)) / 10.0)
+    low = TrafficState(0.0, 100.0, 60.0, 60.0)  # the level is expected to fall: no time at all needs no more than that
+    assert maximum(TABLE, low, first / 10.0, 0.5, 0.0) <= maximum(TABLE, low, first, 0.5, 0.0) + 1e-9
+
+
 def test_no_traffic_needs_only_the_floor() -> None:
     idle = TrafficState(0.0, 0.0, 0.0, 0.0)
     assert maximum(TABLE, idle, 300.0, 0.99, 0.0) <= MOST_RATIO * TABLE.floor

@@ -10,12 +10,13 @@ from warmfleet_contracts.leadwindow import LeadWindowTable
 from warmfleet_contracts.traces import FloatArray
 from warmfleet_simulation.engine import simulate
 from warmfleet_simulation.fleet import Fleet, Service, WorkerType, calm, make_load
+from warmfleet_simulation.foreknown import Foreknown
 from warmfleet_simulation.ours import Ours, Reactive, nothing, shipped
 from warmfleet_simulation.policy import GRID, Base, Observation, Policy
 from warmfleet_simulation.rivals import RIVALS
 from warmfleet_simulation.rivals.sageserve import ForecastFault, SageServe
 from warmfleet_simulation.scenarios import priorities, synthetic
-from warmfleet_simulation.sweep import cost_at, rows, sweep, tuned
+from warmfleet_simulation.sweep import cost_at, crossing, rows, sweep, tuned
 
 from .conftest import constant
 
@@ -227,3 +228,33 @@ def test_a_higher_priority_waits_less_where_the_pool_is_too_small() -> None:
         return float(lane.wait_p99[1])
 
     assert urgent(ranked=True) < 0.6 * urgent(ranked=False)
+
+
+def test_where_a_curve_crosses_the_objective_knobs_in_between_are_looked_at(one_type: Fleet) -> None:
+    rate = np.concatenate([np.full(720, 10.0), np.tile(np.repeat([10.0, 20.0], 60), 6)])
+    load = make_load((synthetic("plateaus", rate),), one_type, seed=3, step_s=60.0, tune_days=0.5)
+    result = sweep("plateaus", one_type, load, [RIVALS["static-peak"]], seed=1, grid=(1.0, 3.0))
+    curve = result.curves[0]
+    assert [lane.knob for lane in curve.lanes] == [1.0, 3.0]
+    assert 1.0 < curve.between[0].knob < curve.between[-1].knob < 3.0
+    # Ten workers miss every second hour whole, and nothing in between but twenty serves it.
+    assert curve.cost_at_objective is not None
+    assert curve.cost_at_objective > 0.9 * 20.0 * load.score.sum() / 60.0 * one_type.types[0].price
+    assert curve.cost_at_objective < cost_at(curve.lanes[1:], 0.99)  # type: ignore[operator]
+
+
+def test_crossing_asks_for_nothing_where_neighbours_are_close_or_nothing_crosses(one_type: Fleet) -> None:
+    load = make_load((constant(120, 10.0),), one_type, seed=3, step_s=60.0, tune_days=0.01)
+    never = sweep("never", one_type, load, [RIVALS["static-peak"]], seed=1, grid=(0.3, 0.5)).curves[0]
+    assert never.between == ()
+    assert not len(crossing(never.lanes, 0.0))
+
+
+def test_who_knows_the_mean_is_in_time_before_a_ramp(one_type: Fleet) -> None:
+    rate = np.concatenate([np.full(120, 10.0), np.linspace(10.0, 40.0, 60), np.full(60, 40.0)])
+    load = make_load((synthetic("ramp", rate),), one_type, seed=3, tune_days=0.01)
+    lane = simulate(one_type, load, [(Foreknown(load), np.array([1.15]))], seed=3)[0]
+    assert lane.score.attainment > 0.99
+    assert lane.workers[60 * 4] == 12.0
+    assert lane.workers[119 * 4] > 12.0  # a minute before anything is to be seen
+    assert lane.workers[-1] == np.ceil(1.15 * 40.0)
