@@ -257,4 +257,4 @@ def test_who_knows_the_mean_is_in_time_before_a_ramp(one_type: Fleet) -> None:
     assert lane.score.attainment > 0.99
     assert lane.workers[60 * 4] == 12.0
     assert lane.workers[119 * 4] > 12.0  # a minute before anything is to be seen
-    assert lane.workers[-1] == np.ceil(1.15 * 40.0)
+    assert 46.0 <= lane.workers[-1] <= 48.0  # 1.15 * 40, and what the drawn arrivals add
