@@ -81,7 +81,7 @@ def run_one(family: str, index: int, folder: str, only: frozenset[str], seed: in
         policies,
         seed=seed,
         grid=FINE if family == "weeks" else COARSE,
-        grids={name: (1.0,) if family == "noise" else NARROW for name in (Ours.name, Reactive.name)},
+        grids=dict.fromkeys((Ours.name, Reactive.name), (1.0,) if family == "noise" else NARROW),
         disturbance=scenario.disturbance,
     )
     if family == "weeks" and index == 0 and not only:
