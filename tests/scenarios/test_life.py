@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import PODS, Resource
+from warmfleet_runtime.kubeclient import PODS, ApiError, Resource
 from world import World, deployment, eventually, instance_type
 
 SLOW = {"performance": {"requestsPerSecond": 0.15}}
@@ -106,11 +107,46 @@ async def test_kubectl_scale_resizes_a_fixed_fleet(running: World) -> None:
     assert pods
 
 
-async def test_a_worker_on_a_cordoned_node_is_replaced_before_it_leaves(running: World) -> None:
+async def test_an_evicted_worker_finishes_its_streams_and_is_replaced(running: World) -> None:
+    await running.apply(instance_type(), deployment(replicas=2))
+    first = (await running.until_ready(2))[0]["metadata"]
+    streams = Streams(await running.until_endpoint())
+    streams.send(12, tokens=2500)
+
+    async def all_flow() -> bool:
+        return streams.in_flight == 12
+
+    await eventually(all_flow, "12 streams in flight")
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {k: first[k] for k in ("name", "namespace")}}
+
+    async def evicted() -> bool:
+        try:
+            await running.kube.create(PODS, eviction, first["namespace"], name=first["name"], subresource="eviction")
+        except ApiError as error:
+            if error.status != 429:  # the budget waits for its controller
+                raise
+            return False
+        return True
+
+    await eventually(evicted, "eviction that is allowed", seconds=40)
+    await streams.finish()
+
+    async def replaced() -> bool:
+        pods = await running.ready_workers()
+        return len(pods) == 2 and first["uid"] not in {pod["metadata"]["uid"] for pod in pods}
+
+    await eventually(replaced, "replacement", seconds=40)
+
+
+@pytest.mark.parametrize("how", ["cordon", "taint"])
+async def test_a_worker_whose_node_is_to_go_is_replaced_before_it_leaves(how: str, running: World) -> None:
     await running.apply(instance_type(), deployment(replicas=1))
     (old,) = await running.until_ready(1)
     streams = Streams(await running.until_endpoint())
-    await running.node.cordon(old["spec"]["nodeName"])
+    if how == "cordon":
+        await running.node.cordon(old["spec"]["nodeName"])
+    else:
+        await running.node.taint(old["spec"]["nodeName"], "ToBeDeletedByClusterAutoscaler")
 
     async def moved() -> bool:
         streams.send(1, tokens=200)
@@ -119,6 +155,15 @@ async def test_a_worker_on_a_cordoned_node_is_replaced_before_it_leaves(running:
 
     await eventually(moved, "worker on another node", seconds=40)
     await streams.finish()
+    reasons: set[str] = set()
+
+    async def told() -> bool:
+        events = await running.kube.list(Resource("v1", "events"), "default")
+        reasons.update(event["reason"] for event in events["items"])
+        return {"DrainStarted", "DrainCompleted"} <= reasons
+
+    await eventually(told, "report of the drain", seconds=20)
+    assert "DrainForced" not in reasons
 
 
 async def test_an_operator_that_restarts_goes_on_where_it_was(running: World) -> None:
