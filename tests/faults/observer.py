@@ -31,6 +31,8 @@ FORGED = "warmfleet.test/forged"
 _BEAT = 0.1
 _STILL = 0.3
 """Real seconds without a beat that count as a standstill."""
+_UNDER_WAY = 2.0
+"""Real seconds, beside standstills, that a write may be under way: it was right when it was sent."""
 _LAG = 60.0
 """Logical seconds for which a fleet's earlier bounds still excuse what was decided under them."""
 
@@ -87,6 +89,10 @@ class _Worker:
     served: bool = False
     told: float | None = None
     going: bool = False
+    fell: float | None = None
+    """When it stopped serving, logical seconds; None while it serves."""
+    spent: bool = False
+    """Whether its loss has excused a shortfall already."""
 
 
 @dataclass
@@ -180,6 +186,10 @@ class Observer:
             worker.going = True
             self._going(worker, before, at_once=deleted)
         worker.served = worker.served or is_ready(pod)
+        if is_ready(pod):
+            worker.fell, worker.spent = None, False
+        elif worker.fell is None:
+            worker.fell = self.clock.now()
         if labels.DRAINING in annotations(pod) and worker.told is None:
             worker.told = self.clock.now()
         if deleted:
@@ -207,12 +217,28 @@ class Observer:
             fleet.floor = max(fleet.floor, min(count, self._bounds(fleet)[0]))
             return
         why = self.excuse(pod["metadata"]["uid"])
+        changed = self._workers.get(pod["metadata"]["uid"])
+        if why is not None and changed is not None:
+            changed.spent = True
         cramped = count == fleet.floor - 1 and not self.room(pod_labels(pod).get(labels.INSTANCE_TYPE, ""))
-        if why is None and not cramped:
+        if why is None and not cramped and not (is_leaving(pod) and self._just_lost(key, fleet.floor - count)):
             name = pod["metadata"]["name"]
             state = ", ".join(f"{p['metadata']['name']}={_word(p)}" for p in self._of(key))
             self.broken("min serving", f"{key}: {count} of {fleet.floor} serve after a change of {name}: {state}")
         fleet.floor = count
+
+    def _just_lost(self, key: FleetKey, missing: int) -> bool:
+        """Whether the world itself took so many of a fleet's workers that whoever sent a write could not know of it."""
+        patience = _UNDER_WAY * self.clock.scale
+        fallen = [w for w in self._workers.values() if w.fell is not None and self.clock.now() - w.fell <= patience]
+        mine = {p["metadata"]["uid"] for p in self._of(key)}
+        lost = [w for w in fallen if w.body["metadata"]["uid"] in mine and not w.spent and self._excused(w)]
+        for worker in lost[:missing]:
+            worker.spent = True
+        return len(lost) >= missing
+
+    def _excused(self, worker: _Worker) -> bool:
+        return self.excuse(worker.body["metadata"]["uid"]) is not None
 
     def _going(self, worker: _Worker, before: Json, *, at_once: bool) -> None:
         """Drained: a worker that served may only go when its drain is over."""

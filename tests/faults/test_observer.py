@@ -132,3 +132,16 @@ def test_a_worker_beside_enough_workers_is_noticed_and_one_in_place_of_a_lame_on
 def test_a_second_deletion_is_noticed(scene: Scene) -> None:
     scene.observer.deleted_twice({"a": 1, "b": 2})
     assert scene.broken == ["once"]
+
+
+@pytest.mark.parametrize(("later", "broken"), [(1.0, []), (30.0, ["min serving"])])
+def test_a_drain_that_was_under_way_when_the_world_took_another_worker_is_excused(
+    scene: Scene, later: float, broken: list[str]
+) -> None:
+    scene.observer.saw_fleet(fleet(replicas=2))
+    scene.clock.advance(100.0)
+    scene.lost["uid-w1"] = "engine restarted"
+    scene.observer.saw_pod(pod("w1", ready=False))
+    scene.clock.advance(later)
+    scene.tell()
+    assert scene.broken == broken

@@ -113,6 +113,30 @@ async def test_pages_are_listed_and_the_watch_goes_on_from_the_last_event(runnin
     assert all(query["labelSelector"] == "a=b" for query in server.asked)
 
 
+async def test_a_list_that_is_older_than_what_was_seen_brings_nothing_back(running: tuple[Server, Run]) -> None:
+    """The API server has lost touch: its list still has ``a``, which this process has never seen or deleted."""
+    server, run = running
+    old, fresh = page(node("a", 1), node("b", 2), version=5), page(node("b", 21), version=22)
+    server.lists = [page(node("b", 20), version=20), old, old, fresh]
+    server.watches = [[event("MODIFIED", node("b", 21)), GONE]]
+    store, task = run()
+    async with asyncio.timeout(20):
+        while server.lists:
+            await asyncio.sleep(0.01)
+            assert Key("", "a") not in store.known(Kind.NODE)
+    await until(store, "b")
+    assert not task.done()
+
+
+async def test_an_api_server_that_never_catches_up_ends_the_watch(running: tuple[Server, Run]) -> None:
+    server, run = running
+    server.lists = [page(node("b", 20), version=20)] + [page(version=5)] * 3
+    server.watches = [[GONE]]
+    _, task = run()
+    with pytest.raises(WatchRefusedError, match="older than what was seen"):
+        await asyncio.wait_for(task, 20)
+
+
 async def test_after_an_expired_version_what_vanished_meanwhile_is_forgotten(running: tuple[Server, Run]) -> None:
     server, run = running
     server.lists = [page(node("a", 1), node("b", 2)), page(node("b", 2), node("c", 20, "new"), version=30)]

@@ -5,7 +5,9 @@ its handler; for 20,000 pods that is most of a gigabyte. Here each object goes i
 record, and the rest of it (``managedFields`` above all) is dropped with its page.
 
 A watch resumes where it ended, from the last version or bookmark. After 410 Gone the kind is listed anew, and what the
-list no longer shows is forgotten. When the API server refuses, or is away for longer than the attempts last, it raises.
+list no longer shows is forgotten. A list that is older than what has been seen already, of an API server that has lost
+touch, would bring back what is gone: it is refused. When the API server refuses, or is away for longer than the
+attempts last, it raises.
 """
 
 from __future__ import annotations
@@ -118,13 +120,15 @@ class Reflector:
         while True:
             answer = await self._send(api, query, aiohttp.ClientTimeout(total=60, sock_connect=10))
             page = parse.mapping(msgspec.json.decode(await answer.read()))
+            meta = parse.mapping(page.get("metadata"))
+            if not listed:
+                self._refuse_old(parse.text(meta.get("resourceVersion")))
             for item in page.get("items") or ():
                 found = parse.identity(item)
                 if found is not None:
                     listed[found[0]] = found[1]
                     self._store.observe(self._kind, item)
             self._failures = 0
-            meta = parse.mapping(page.get("metadata"))
             token = parse.text(meta.get("continue"))
             if not token:
                 break
@@ -132,6 +136,12 @@ class Reflector:
         version = parse.text(meta.get("resourceVersion"))
         self._store.prune(self._kind, {key: uid for key, uid in before.items() if listed.get(key) != uid}, version)
         return version
+
+    def _refuse_old(self, version: str) -> None:
+        """Versions grow with every write of the cluster, so a list is never older than an object that was seen."""
+        number, newest = parse.number(version), self._store.newest(self._kind)
+        if number is not None and number < newest:
+            raise WatchRefusedError(f"the list of version {version} is older than what was seen, {newest}")
 
     async def _watch(self, api: kube.ApiClient, version: str) -> None:
         query = {

@@ -94,6 +94,11 @@ def whole(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
+def number(version: str) -> int | None:
+    """A resourceVersion as a number; None when it is none."""
+    return int(version) if version.isascii() and version.isdigit() and len(version) < 20 else None
+
+
 def identity(body: object) -> tuple[Key, str, str] | None:
     """Key, UID and resourceVersion of an object; None when it has no name or UID."""
     meta = mapping(mapping(body).get("metadata"))

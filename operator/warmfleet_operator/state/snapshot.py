@@ -98,7 +98,7 @@ class FleetStore:
         if found is None or not isinstance(body, Mapping):
             return
         key, uid, version_text = found
-        version = _number(version_text)
+        version = parse.number(version_text)
         with self._lock:
             shelf = self._shelves[kind]
             shelf.last_event = self._clock.now()
@@ -247,7 +247,7 @@ class FleetStore:
                 if entry is None:
                     late = uid not in self._dead
                 else:
-                    known, fresh = entry.version, _number(version)
+                    known, fresh = entry.version, parse.number(version)
                     late = entry.uid != uid or (known is not None and fresh is not None and known < fresh)
                 if late:
                     missing.add(key)
@@ -267,7 +267,7 @@ class FleetStore:
             list_version: resourceVersion of the list. What is known in a newer version stays: the list is too old to
                 say that it is gone.
         """
-        at = _number(list_version)
+        at = parse.number(list_version)
         with self._lock:
             entries = self._shelves[kind].entries
             hits = [
@@ -281,10 +281,6 @@ class FleetStore:
                 self._bury(entries.pop(key).uid, at)
         if hits:
             self._wake()
-
-
-def _number(version: str) -> int | None:
-    return int(version) if version.isascii() and version.isdigit() and len(version) < 20 else None
 
 
 def _values(classes: Sequence[PriorityClassRecord]) -> dict[str, int]:
