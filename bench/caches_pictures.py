@@ -8,7 +8,14 @@ from math import isnan
 from caches_page import ORDER, Row, by_arm, cases, column
 from warmfleet_simulation.requests.trial import interval
 
-_COLOURS = {"never": "#888888", "naive": "#d62728", "migrate": "#ff7f0e", "migrate+host": "#1f77b4", "store": "#2ca02c"}
+_COLOURS = {
+    "never": "#888888",
+    "naive": "#d62728",
+    "migrate": "#ff7f0e",
+    "migrate+host": "#1f77b4",
+    "store": "#2ca02c",
+    "naive+host": "#9467bd",
+}
 Series = dict[str, list[float | None]]
 
 
