@@ -14,6 +14,7 @@ history before it that a day more teaches little; as a fold of its own when ther
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,8 @@ FAR_HALF_LIFE_S = 2 * DAY_S
 """Age at which a loss counts half in the weights of later leads."""
 _ERRORS_S = 7 * DAY_S
 _PLENTY_S = 6 * DAY_S
-_MOST_ABOVE_PEAK = float(np.log(1.25))
+_MOST_ABOVE_PEAK, _MOST_HELD = float(np.log(1.25)), float(np.log(2.0))
+_PEAK_CELLS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,18 +166,32 @@ def _boosted(grid: Grid, folds: Sequence[Fold], lead: int) -> Floats:
 
 
 def bounded(grid: Grid, experts: Floats) -> Floats:
-    """What the experts say, at most a quarter above the highest rate so far, or what persistence says if that is more.
+    """What the experts say, within what has been seen.
 
-    Shapes and errors are those of logarithms, and after an outage they know changes by a thousand.
+    Shapes and errors are those of logarithms, and after an outage they know changes by a thousand. So persistence says
+    at most twice the present or the peak so far, and the others at most a quarter above the peak, or what persistence
+    says if that is more.
 
     Args:
         grid: The history.
         experts: Log ratios, persistence first, shape (K, N, P).
     """
-    peak = np.fmax.accumulate(np.fmax(grid.log, -np.inf)) + _MOST_ABOVE_PEAK - grid.now
+    peak = _peaks(grid.log)
     said = experts.copy()
-    said[1:] = np.minimum(experts[1:], np.maximum(experts[0], peak[:, None]))
+    said[0] = np.minimum(experts[0], (np.fmax(peak - grid.now, 0.0) + _MOST_HELD)[:, None])
+    said[1:] = np.minimum(experts[1:], np.maximum(said[0], (peak + _MOST_ABOVE_PEAK - grid.now)[:, None]))
     return said
+
+
+def _peaks(log: Floats) -> Floats:
+    """The peak so far, shape kept: what was reached by as many cells as it takes for a habit."""
+    highest = [-np.inf] * _PEAK_CELLS
+    answer = np.empty(log.size)
+    for at, value in enumerate(log.tolist()):
+        if value > highest[0]:
+            heapq.heapreplace(highest, value)
+        answer[at] = highest[0] if highest[0] > -np.inf else max(highest)
+    return answer
 
 
 def walk(

@@ -129,15 +129,17 @@ def test_one_spike_does_not_decide_the_weights_of_the_next_days() -> None:
     assert (weights[-1, 1, 1:3] > 0.5).all()
 
 
-def test_no_model_says_more_than_a_quarter_above_the_highest_rate_so_far_but_persistence() -> None:
-    history = grid(np.array([0.0, 1.0, -2.0, -2.0, 2.0, np.nan]))
-    said = np.full((2, 6, 4), 9.0)
-    said[0] = 0.5
-    after = bounded(history, said)
-    assert np.array_equal(after[0], said[0])
-    above = np.log(1.25)
-    assert after[1, :, 3] == pytest.approx([0.5, 0.5, 3 + above, 3 + above, 0.5, 0.5])
-    assert np.array_equal(bounded(history, np.full((2, 6, 4), -1.0)), np.full((2, 6, 4), -1.0))
+def test_nobody_says_more_than_what_was_seen_makes_likely() -> None:
+    history = grid(np.array([0.0, 0.0, 0.0, 3.0, 3.0, 3.0, -2.0, 5.0, -2.0]))
+    after = bounded(history, np.full((2, 9, 4), 9.0))
+    twice, above = np.log(2.0), np.log(1.25)
+    assert after[0, 6:, 0] == pytest.approx([5 + twice, twice, 5 + twice])  # the one cell at 5 is no peak yet
+    assert after[1, 6:, 0] == pytest.approx([5 + twice, twice, 5 + twice])
+    modest = np.stack([np.full((9, 4), 0.1), np.full((9, 4), 9.0)])
+    after = bounded(history, modest)
+    assert np.array_equal(after[0], modest[0])
+    assert after[1, 6:, 0] == pytest.approx([5 + above, 0.1, 5 + above])
+    assert np.array_equal(bounded(history, np.full((2, 9, 4), -1.0)), np.full((2, 9, 4), -1.0))
 
 
 def test_pinball_is_the_loss_its_quantile_minimises() -> None:
