@@ -14,7 +14,6 @@ history before it that a day more teaches little; as a fold of its own when ther
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,7 +41,6 @@ FAR_HALF_LIFE_S = 2 * DAY_S
 _ERRORS_S = 7 * DAY_S
 _PLENTY_S = 6 * DAY_S
 _MOST_ABOVE_PEAK, _MOST_HELD = float(np.log(1.25)), float(np.log(2.0))
-_PEAK_CELLS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,22 +174,11 @@ def bounded(grid: Grid, experts: Floats) -> Floats:
         grid: The history.
         experts: Log ratios, persistence first, shape (K, N, P).
     """
-    peak = _peaks(grid.log)
+    peak = grid.peak
     said = experts.copy()
     said[0] = np.minimum(experts[0], (np.fmax(peak - grid.now, 0.0) + _MOST_HELD)[:, None])
     said[1:] = np.minimum(experts[1:], np.maximum(said[0], (peak + _MOST_ABOVE_PEAK - grid.now)[:, None]))
     return said
-
-
-def _peaks(log: Floats) -> Floats:
-    """The peak so far, shape kept: what was reached by as many cells as it takes for a habit."""
-    highest = [-np.inf] * _PEAK_CELLS
-    answer = np.empty(log.size)
-    for at, value in enumerate(log.tolist()):
-        if value > highest[0]:
-            heapq.heapreplace(highest, value)
-        answer[at] = highest[0] if highest[0] > -np.inf else max(highest)
-    return answer
 
 
 def walk(

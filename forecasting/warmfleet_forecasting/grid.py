@@ -12,6 +12,7 @@ where the history ends: the newest sample always counts, and minutes of the cloc
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +24,7 @@ from warmfleet_forecasting.series import Floats, Series
 STEP_S = 600.0
 """Length of a cell, seconds; a coarser history keeps its own."""
 _CARRY = 3
+_PEAK_CELLS = 3
 _FLOOR = 1e-3
 _LEAST_RATE = 1e-9
 
@@ -88,6 +90,17 @@ class Grid:
         for cells in range(1, _CARRY + 1):
             carried = np.where(np.isfinite(carried), carried, shift(self.log, cells))
         return carried
+
+    @cached_property
+    def peak(self) -> Floats:
+        """The highest level so far at each cell, reached by as many cells as it takes for a habit, shape (N,)."""
+        highest = [-np.inf] * _PEAK_CELLS
+        answer = np.empty(self.size)
+        for at, value in enumerate(self.log.tolist()):
+            if value > highest[0]:
+                heapq.heapreplace(highest, value)
+            answer[at] = highest[0] if highest[0] > -np.inf else max(highest)
+        return answer
 
     def cells(self, seconds: float) -> int:
         """``seconds`` in cells, at least 1."""

@@ -129,7 +129,7 @@ class World:
     def issued(self, name: str = "chat") -> bool:
         return "issuedAt" in self.status(name)
 
-    async def until(self, condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 60.0, what: str = "") -> None:
         """Wait for a condition, ``seconds`` real seconds at most."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds

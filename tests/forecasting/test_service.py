@@ -17,6 +17,7 @@ import pytest
 from warmfleet_contracts.api import API_VERSION
 from warmfleet_contracts.api.trafficforecast import TrafficForecast
 from warmfleet_forecasting.history import HistoryError, HistoryProblem, Key
+from warmfleet_forecasting.history.prometheus import PrometheusHistory, PrometheusSettings
 from warmfleet_forecasting.service import sharding
 from warmfleet_forecasting.service.process import ENTRY
 from warmfleet_forecasting.service.schedule import end_of_history, until_next
@@ -24,6 +25,7 @@ from warmfleet_localcluster.api import watch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # these folders are no packages
 
+from fake_prometheus import FakePrometheus
 from forecaster_world import DEPLOYMENTS, FORECASTS, INSTANCE_TYPES, World, deployment, traffic_forecast
 from service_fits import BLOAT, CRASH, HANG, RAISE
 
@@ -204,6 +206,34 @@ async def test_without_history_the_forecast_ages_and_then_is_not_trusted(world: 
     assert world.status()["conditions"][0]["reason"] == "ForecastExpired"
     world.history.problem = None
     await world.until(lambda: world.status()["issuedAt"] > kept["issuedAt"], what="recovery")
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("down", "HistoryUnreachable"),
+        ("slow", "HistoryUnreachable"),
+        ("huge", "HistoryTooLarge"),
+        ("refusing", "HistoryRefused"),
+        ("garbage", "HistoryUnreadable"),
+    ],
+)
+async def test_whatever_prometheus_does_the_last_forecast_is_kept(world: World, mode: str, reason: str) -> None:
+    async with FakePrometheus({"a": lambda _: 100.0}) as fake, aiohttp.ClientSession() as session:
+        settings = PrometheusSettings(fake.url, "demand", timeout_s=3.0, attempts=1)
+        world.history = PrometheusHistory(settings, session)  # type: ignore[assignment]
+        await world.apply(deployment(forecast={"history": "2h"}))
+        world.start(refit_seconds=240.0, valid_seconds=36_000.0)
+        await world.until(world.issued, what="a forecast")
+        if mode == "down" and fake.runner is not None:
+            await fake.runner.cleanup()
+        fake.mode = mode
+        await world.until(lambda: world.status()["reason"] == reason, what=reason)
+        kept = world.status()
+        assert [point["q50"] for point in kept["near"]] == [100.0] * 12
+        assert f"the forecast of {kept['issuedAt']} is kept" in kept["message"]
+        assert kept["trusted"] is True
+        assert kept["conditions"][0]["status"] == "False"
 
 
 async def test_a_new_process_keeps_what_the_old_one_published(world: World) -> None:
