@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import grimp
 from pydantic import BaseModel
 from warmfleet_cli.main import SUBCOMMANDS, parser
 from warmfleet_contracts import reasons
@@ -36,6 +37,7 @@ def pages() -> dict[Path, str]:
     found[folder / "settings.md"] = _settings()
     found[folder / "reasons.md"] = _reasons()
     found[DOCS / "concepts.svg"] = _concepts()
+    found[DOCS / "architecture.md"] = _architecture((DOCS / "architecture.md").read_text(encoding="utf-8"))
     return found
 
 
@@ -239,6 +241,52 @@ def _reasons() -> str:
                 lines.append(f"| `{value}` | {_cell(text)} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+# -- imports ----------------------------------------------------------------------------------------------------------
+
+_PACKAGES = ("contracts", "runtime", "operator", "worker", "forecasting", "simulation", "localcluster", "cli")
+_MARK = re.compile(r"(<!-- imports: begin.*?-->\n).*?(<!-- imports: end -->)", re.DOTALL)
+
+
+def _architecture(page: str) -> str:
+    """The page with the import graphs as they are in the code.
+
+    Raises:
+        ValueError: The page has no place for them.
+    """
+    graph = grimp.build_graph(*(f"warmfleet_{name}" for name in _PACKAGES), cache_dir=None)
+    imports = [(a, b) for a in graph.modules for b in graph.find_modules_directly_imported_by(a)]
+    packages = {(_part(a, 0), _part(b, 0)) for a, b in imports}
+    inside = {
+        (_part(a, 1), _part(b, 1)) for a, b in imports if a.split(".")[0] == b.split(".")[0] == "warmfleet_operator"
+    }
+    text = "\n".join(
+        [
+            "Packages:",
+            "",
+            *_mermaid(packages),
+            "",
+            "Inside the operator:",
+            "",
+            *_mermaid({edge for edge in inside if "" not in edge}),
+            "",
+        ]
+    )
+    filled, count = _MARK.subn(lambda found: f"{found[1]}\n{text}\n{found[2]}", page)
+    if count != 1:
+        raise ValueError("docs/architecture.md: no place for the import graph")
+    return filled
+
+
+def _part(module: str, depth: int) -> str:
+    parts = module.removeprefix("warmfleet_").split(".")
+    return parts[depth] if len(parts) > depth else ""
+
+
+def _mermaid(edges: set[tuple[str, str]]) -> list[str]:
+    drawn = sorted((a.strip("_"), b.strip("_")) for a, b in edges if a != b)
+    return ["```mermaid", "graph TD", *(f"  {a} --> {b}" for a, b in drawn), "```"]
 
 
 # -- the picture ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import itertools
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -63,6 +64,28 @@ def test_every_page_is_in_the_index() -> None:
     own = {p for p in DOCS.rglob("*.md") if not {"decisions", "reference"} & set(p.parts) and p.name != "README.md"}
     outside = sorted(p.name for p in own - linked if p.parent in (DOCS, DOCS / "how-to"))
     assert not outside, f"docs/README.md does not lead to {outside}"
+
+
+_EXCERPT = re.compile(r"^`([\w/]+\.py)`\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_excerpts_of_the_architecture_are_the_code() -> None:
+    found = _EXCERPT.findall((DOCS / "architecture.md").read_text(encoding="utf-8"))
+    assert len(found) >= 8
+    for name, text in found:
+        assert text in (ROOT / name).read_text(encoding="utf-8"), f"{name} no longer says:\n{text}"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"].values()
+    lists = [project["project"]["dependencies"], project["build-system"]["requires"], *extras]
+    named = {re.split(r"[>=<\[]", requirement)[0] for requirements in lists for requirement in requirements}
+    text = (DOCS / "dependencies.md").read_text(encoding="utf-8")
+    assert sorted(name for name in named - {"warmfleet"} if f"`{name}`" not in text) == []
+    rows = re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+    assert sorted(listed - named) == [], "no longer needed"
 
 
 # -- manifests --------------------------------------------------------------------------------------------------------
