@@ -97,6 +97,13 @@ class Condition(ApiModel):
     """When status last changed."""
 
 
+Conditions = Annotated[
+    tuple[Condition, ...],
+    Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+]
+"""Conditions of an object, merged by type."""
+
+
 class ObjectMeta(ApiModel):
     """The part of ``metav1.ObjectMeta`` that warmfleet reads."""
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from warmfleet_contracts.api.base import (
     ApiModel,
-    Condition,
+    Conditions,
     Duration,
     LongText,
     Name,
@@ -174,13 +174,7 @@ class InstanceTypeStatus(ApiModel):
     """Whether a fleet holds new workers of this type back because its recent ones found no node."""
     message: LongText = ""
     """What is going on, for a person."""
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            max_length=8,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-    ] = ()
+    conditions: Conditions = ()
     """Conditions: Ready."""
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from warmfleet_contracts.api.base import ApiModel, Condition, Duration, LongText, ObjectMeta, ShortText
+from warmfleet_contracts.api.base import ApiModel, Conditions, Duration, LongText, ObjectMeta, ShortText
 
 
 class TargetRef(ApiModel):
@@ -127,13 +127,7 @@ class TrafficForecastStatus(ApiModel):
     """Why it is trusted or not, from the fixed table."""
     message: LongText = ""
     """The same for a person, with figures."""
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            max_length=8,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-    ] = ()
+    conditions: Conditions = ()
     """Conditions: Ready."""
 
 
