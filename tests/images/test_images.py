@@ -138,6 +138,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("image", EXTRAS)
 def test_a_program_starts_with_what_its_image_has(image: str) -> None:
     brought = distributions(EXTRAS[image])
@@ -149,10 +150,11 @@ def test_a_program_starts_with_what_its_image_has(image: str) -> None:
     ]
     assert {"pytest", "rich"} <= set(hidden)
     command = [sys.executable, "-c", _WITHOUT, json.dumps(hidden), *PROGRAMS[image]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, f"extra {EXTRAS[image]}: {done.stderr[-1500:]}"
 
 
+@pytest.mark.timeout(600)
 def test_the_agents_image_is_installed_as_its_dockerfile_says_and_starts(tmp_path: Path) -> None:
     """Also the simulated engine, which trials without a GPU run from the same image."""
     build, final = stages(IMAGES["agent"])

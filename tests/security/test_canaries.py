@@ -37,10 +37,10 @@ def fleet(name: str, replicas: int, source: dict[str, Any]) -> dict[str, Any]:
     return deployment(name, model=model, replicas=replicas)
 
 
-async def agents_key(world: World) -> str:
-    """The key that the operator made."""
-    found = await world.kube.get(SECRETS, bearer.SECRET_NAME, "default")
-    return base64.b64decode(found["data"][bearer.KEY_ITEM]).decode()
+async def agents_key(world: World, name: str = bearer.SECRET_NAME) -> str:
+    """The key that the operator made; empty before it has."""
+    found = await world.kube.get(SECRETS, name, "default")
+    return base64.b64decode((found.get("data") or {}).get(bearer.KEY_ITEM, "")).decode()
 
 
 def gather(world: World, texts: dict[str, str], pods: list[dict[str, Any]]) -> None:
@@ -59,8 +59,19 @@ async def test_no_secret_is_in_any_log_status_or_event(world: World) -> None:
     kube = world.kube
     await secret(kube, "hf", token=CANARY)
     await secret(kube, "s3", **S3)
+    await secret(kube, bearer.METRICS_SECRET_NAME)
     await world.apply(instance_type())
-    await world.start_operator(WARMFLEET_LOG_LEVEL="debug", WARMFLEET_AGENT_KEY_ROTATION_SECONDS="400", **LEASE)
+    await world.start_operator(
+        WARMFLEET_LOG_LEVEL="debug",
+        WARMFLEET_AGENT_KEY_ROTATION_SECONDS="400",
+        WARMFLEET_METRICS_AUTHENTICATION="true",
+        **LEASE,
+    )
+
+    async def reader() -> str:
+        return await agents_key(world, bearer.METRICS_SECRET_NAME)
+
+    readers = {await eventually(reader, "token of the metrics", PATIENCE)}
     texts: dict[str, str] = {}
     for name, source in SOURCES.items():
         await world.apply(fleet(name, 1, source))
@@ -68,7 +79,7 @@ async def test_no_secret_is_in_any_log_status_or_event(world: World) -> None:
         await world.until_ready(1, name=name, seconds=PATIENCE)
     keys = {await agents_key(world)}
     pods = (await kube.list(PODS, "default"))["items"]
-    await wrong_tokens(pods)
+    await wrong_tokens(pods, await reader())
     await world.apply(fleet("chat", 2, SOURCES["chat"]))
     await world.until_ready(2, seconds=PATIENCE)
     keys.add(await agents_key(world))
@@ -81,6 +92,7 @@ async def test_no_secret_is_in_any_log_status_or_event(world: World) -> None:
         return len(keys) > 1
 
     await eventually(rotated, "rotated key", PATIENCE)
+    readers.add(await reader())
     gather(world, texts, pods)
     for resource in KINDS:
         texts[resource.plural] = json.dumps((await kube.list(resource))["items"])
@@ -91,7 +103,7 @@ async def test_no_secret_is_in_any_log_status_or_event(world: World) -> None:
     texts["last log"] = world.operators[0].log.read_text(errors="replace")
     texts["last events"] = json.dumps((await kube.list(EVENTS))["items"])
 
-    secrets_ = {CANARY, *S3.values(), *keys}
+    secrets_ = {CANARY, *S3.values(), *keys, *readers}
     tokens = {bearer.bearer(key, pod["metadata"]["uid"]) for key in keys for pod in pods}
     marks = secrets_ | tokens | {base64.b64encode(s.encode()).decode() for s in secrets_}
     assert [(where, mark[:12]) for where, text in texts.items() for mark in marks if mark in text] == []
@@ -108,7 +120,7 @@ def variables(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [e for c in pod["spec"].get("initContainers", ()) for e in c["env"]]
 
 
-async def wrong_tokens(pods: list[dict[str, Any]]) -> None:
+async def wrong_tokens(pods: list[dict[str, Any]], reader: str) -> None:
     """A stranger knocks at every agent: refused, counted, and what it presented is not written down."""
     workers = [p for p in pods if p["metadata"]["labels"].get(labels.COMPONENT) == labels.COMPONENT_WORKER]
     async with aiohttp.ClientSession(trust_env=False) as http:
@@ -120,7 +132,7 @@ async def wrong_tokens(pods: list[dict[str, Any]]) -> None:
                     assert answer.status == 401
                 async with http.get(f"{url}/v1/prestop", headers=headers) as answer:
                     assert answer.status == 401
-            async with http.get(f"{url}/metrics") as answer:
+            async with http.get(f"{url}/metrics", headers={"Authorization": f"Bearer {reader}"}) as answer:
                 assert "warmfleet_agent_unauthorized_requests_total 4.0" in await answer.text()
 
 
