@@ -40,7 +40,9 @@ FAR_HALF_LIFE_S = 2 * DAY_S
 """Age at which a loss counts half in the weights of later leads."""
 _ERRORS_S = 7 * DAY_S
 _PLENTY_S = 6 * DAY_S
-_MOST_ABOVE_PEAK, _MOST_HELD = float(np.log(1.25)), float(np.log(2.0))
+_MOST_ABOVE_PEAK = float(np.log(1.25))
+MOST_HELD = float(np.log(2.0))
+"""How far above the present and the peak so far anything is expected, logarithm."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +178,7 @@ def bounded(grid: Grid, experts: Floats) -> Floats:
     """
     peak = grid.peak
     said = experts.copy()
-    said[0] = np.minimum(experts[0], (np.fmax(peak - grid.now, 0.0) + _MOST_HELD)[:, None])
+    said[0] = np.minimum(experts[0], (np.fmax(peak - grid.now, 0.0) + MOST_HELD)[:, None])
     said[1:] = np.minimum(experts[1:], np.maximum(said[0], (peak + _MOST_ABOVE_PEAK - grid.now)[:, None]))
     return said
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from warmfleet_forecasting.backtest import (
     FAR_HALF_LIFE_S,
     FAR_WINDOW_S,
+    MOST_HELD,
     WINDOW_S,
     Fold,
     Walk,
@@ -83,7 +84,8 @@ class Model:
         change = np.stack([np.interp(cells, self.steps, column) for column in self.changes.T], axis=1)
         learned = (shares * change).sum(axis=1)[:, None] + rest
         wanted = _on_normal_scale(learned, np.asarray(probabilities, dtype=np.float64))
-        return np.sort(self.grid.rate(self.grid.now[-1] + wanted), axis=1)
+        most = max(self.grid.peak[-1], self.grid.now[-1]) + MOST_HELD  # also between the knots, and in the outer tail
+        return np.sort(self.grid.rate(np.minimum(self.grid.now[-1] + wanted, most)), axis=1)
 
 
 def _on_normal_scale(values: Floats, probabilities: Floats) -> Floats:
