@@ -6,6 +6,8 @@ import asyncio
 import time
 from unittest.mock import Mock
 
+import pytest
+from warmfleet_operator import loop as loop_module
 from warmfleet_operator.adapters.line import FairLine
 from warmfleet_operator.loop import DecisionLoop, Wake
 from warmfleet_runtime.clock import ScaledClock
@@ -60,7 +62,8 @@ async def test_at_most_two_are_in_at_once() -> None:
     assert most == 2
 
 
-async def test_changes_without_end_leave_half_of_the_time_to_everything_else() -> None:
+async def test_changes_without_end_leave_half_of_the_time_to_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "_FREE", 0.1)  # of a second instead of ten
     wake = Wake()
     parts = {name: Mock() for name in ("store", "readings", "planner", "executor", "reporter", "checkpoints", "lost")}
     loop = DecisionLoop(
@@ -84,3 +87,19 @@ async def test_changes_without_end_leave_half_of_the_time_to_everything_else() -
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert 0 < busy <= 0.6 * elapsed + 0.1
+
+
+async def test_who_is_in_a_hurry_goes_before_others_of_the_same_key_only() -> None:
+    line, order = FairLine(1), list[str]()
+
+    async def one(key: str, name: str, *, urgent: bool = False) -> None:
+        async with line.turn(key, urgent=urgent):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    waiters = [("a", "a1", False), ("b", "b1", False), ("b", "b2", False), ("a", "a2", True), ("a", "a3", True)]
+    async with line.turn("x"):
+        tasks = [asyncio.create_task(one(key, name, urgent=urgent)) for key, name, urgent in waiters]
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*tasks)
+    assert order == ["a2", "b1", "a3", "b2", "a1"]

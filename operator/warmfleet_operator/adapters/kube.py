@@ -289,7 +289,7 @@ class RestKubeApi:
         return await self._write("DELETE", resource, resource.path(namespace, name), namespace, body=options)
 
     async def _write(self, method: str, resource: Resource, path: str, namespace: str | None, **how: Any) -> Object:
-        async with self._writes.turn(namespace or ""):
+        async with self._writes.turn(namespace or "", urgent=resource.plural == "pods"):
             return await self._request(method, resource, path, write=True, **how)
 
     async def _request(self, method: str, resource: Resource, path: str, *, write: bool = False, **how: Any) -> Object:
