@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,16 @@ HOUR = 3600.0
 OBEDIENT = "service_fits:fit"
 
 
+@cache
+def fork_server() -> None:
+    """The server that fits are forked from, started once and before a clock runs: it imports for seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["warmfleet_forecasting.service.pool", "warmfleet_forecasting.service.status"])
+    first = context.Process(target=int)
+    first.start()
+    first.join()
+
+
 @dataclass
 class HandMade:
     """A history: a daily wave, of which the newest rate can be set; or a problem."""
@@ -59,6 +71,7 @@ class World:
     """Use it as an async context manager."""
 
     def __init__(self, scale: float = 200.0) -> None:
+        fork_server()
         self.clock = ScaledClock(scale, start_wall=START)
         self.api = EmbeddedApi(clock=self.clock)
         self.history = HandMade()
