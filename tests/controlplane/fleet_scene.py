@@ -110,10 +110,12 @@ class Scene:
     Args:
         kube: Administrator's connection.
         namespace: Exists and is empty.
+        home: Namespace of the operator; the same by default.
     """
 
-    def __init__(self, kube: KubeClient, namespace: str) -> None:
+    def __init__(self, kube: KubeClient, namespace: str, home: str | None = None) -> None:
         self._kube, self._namespace = kube, namespace
+        self._home = namespace if home is None else home
 
     async def play(self, contended: Callable[[], bool] | None = None) -> None:
         """All of it; returns when the fleet is gone.
@@ -140,9 +142,7 @@ class Scene:
 
     async def begin(self) -> None:
         """The LLMDeployment, with a foreign pod where its first worker would be; what an installation brings."""
-        await self._kube.create(
-            SECRETS, {"metadata": {"name": bearer.METRICS_SECRET_NAME, "namespace": self._namespace}}
-        )
+        await self._kube.create(SECRETS, {"metadata": {"name": bearer.METRICS_SECRET_NAME, "namespace": self._home}})
         made = await self._kube.create(LLMDS, fixed_fleet(self._namespace, paused=True))
         name = f"chat-a-{short_hash([made['metadata']['uid'], 'a', 0])}"
         foreign = {"containers": [{"name": "x", "image": "example.invalid/x:1"}]}
@@ -202,7 +202,7 @@ class Scene:
         return bearer.PREVIOUS_ITEM in secret["data"]
 
     async def _readers(self) -> bool:
-        own = await self._kube.get(SECRETS, bearer.METRICS_SECRET_NAME, self._namespace)
+        own = await self._kube.get(SECRETS, bearer.METRICS_SECRET_NAME, self._home)
         return bearer.KEY_ITEM in (own.get("data") or {})
 
     async def _leads(self) -> bool:

@@ -80,7 +80,7 @@ async def test_a_fleet_lives_and_ends_with_the_rights_of_the_chart_and_all_of_th
         )
     try:
         async with asyncio.timeout(60):
-            await Scene(kube, "fleet").play(lambda: ("get", "llmdeployments") in _used(strict, user))
+            await Scene(kube, "fleet", home="rights").play(lambda: ("get", "llmdeployments") in _used(strict, user))
     finally:
         process.terminate()
         ended = await asyncio.to_thread(process.wait, 20)
