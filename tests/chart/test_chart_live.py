@@ -16,7 +16,7 @@ import pytest
 from cluster import ControlPlane
 from objects import eventually, get
 from releases import CHART, CRD_NAMES, SYSTEM, crds, helm, names
-from strict_controlplane import StrictControlPlane
+from strict_controlplane import Request, StrictControlPlane
 from traffic import Streams
 from warmfleet_contracts import labels
 from warmfleet_localcluster.__main__ import ProbeClock
@@ -89,13 +89,15 @@ async def test_the_installed_operator_brings_a_fleet_up_and_lets_it_go(
         assert re.search(r'^warmfleet_operator_api_requests_total\{code="20[01]"', metrics, re.MULTILINE)
         assert 'code="403"' not in metrics
 
-        await uninstalled_over_a_live_fleet(servers, world, streams, release)
+        operator = f"system:serviceaccount:{SYSTEM}:warmfleet-operator"
+        assert not refused(strict, operator)
+        while_roles_went = await uninstalled_over_a_live_fleet(servers, world, streams, release, strict, operator)
 
         await world.kubectl("delete", "llmd", "chat", "--wait=false")
         await world.until_gone(seconds=120)
-        requests = strict.requests(f"system:serviceaccount:{SYSTEM}:warmfleet-operator")
+        requests = strict.requests(operator)
         assert [r for r in requests if (r.verb, r.resource, r.code) == ("create", "pods", 201)]
-        assert not [r for r in requests if r.code == 403 or not r.allowed]
+        assert len(refused(strict, operator)) == while_roles_went
         await run(helm, "uninstall", "warmfleet")  # takes the roles away at once: the Lease may be left to expire
         await asyncio.to_thread(eventually, lambda: not names(servers, *OWN_PODS), seconds=60)
         assert crds(servers) == CRD_NAMES
@@ -105,20 +107,36 @@ async def test_the_installed_operator_brings_a_fleet_up_and_lets_it_go(
 OWN_PODS = ("pods", f"-n={SYSTEM}", "-l=app.kubernetes.io/component=operator")
 
 
+def refused(strict: StrictControlPlane, user: str) -> list[Request]:
+    """Requests for which a right was lacking."""
+    return [r for r in strict.requests(user) if r.code == 403 or not r.allowed]
+
+
 async def uninstalled_over_a_live_fleet(
-    servers: ControlPlane, world: World, streams: Streams, release: tuple[str, ...]
-) -> None:
-    """It serves on, and the next installation takes it over as it is."""
+    servers: ControlPlane,
+    world: World,
+    streams: Streams,
+    release: tuple[str, ...],
+    strict: StrictControlPlane,
+    user: str,
+) -> int:
+    """It serves on, and the next installation takes it over as it is.
+
+    Returns:
+        Requests refused while the roles were gone and the operator was not.
+    """
     await asyncio.to_thread(helm, servers, "uninstall", "warmfleet")
     await asyncio.to_thread(eventually, lambda: not names(servers, *OWN_PODS), seconds=60)
     before = {p["metadata"]["uid"] for p in await world.until_ready(2, seconds=120)}
     streams.send(4)
     await streams.finish()
+    known = len(refused(strict, user))
     await asyncio.to_thread(helm, servers, "install", *release)
     await asyncio.to_thread(until_rolled_out, servers)
     await world.kubectl("scale", "llmd", "chat", "--replicas=1")
     (stayed,) = await world.until_ready(1, seconds=150)
     assert stayed["metadata"]["uid"] in before
+    return known
 
 
 def until_rolled_out(servers: ControlPlane) -> None:
