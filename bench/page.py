@@ -51,7 +51,7 @@ How to read it:
   where it should be run. `warmfleet-reactive` is the same planner without `scaling.forecast`.
 - `knows-the-mean` is no rival but a bound: it knows the traffic's mean over each quarter of an hour in advance, and
   covers what happens within by a margin. What it costs is the price of that noise; no planner can foresee even so much.
-- Where only some rows were rerun since (`--policy`), the others are those of the version before.
+- Where only some scenarios or rows were rerun since (`--only`, `--policy`), the others are those of the version before.
 - *Cut* is the share of the over-provisioning of the best rival that is saved at equal attainment:
   `1 - (ours - optimum) / (rival - optimum)`.
 """
