@@ -58,6 +58,23 @@ def test_a_wrong_spec_becomes_a_record_that_says_so() -> None:
     assert "variants" in (record.spec_error or "")
 
 
+@pytest.mark.parametrize("levels", [30, 31, 200, 300, 900])
+def test_a_template_that_is_nested_without_end_is_refused_by_name(levels: int) -> None:
+    """At 255 levels and more its hash raised, so that the fleet was never seen, and a start waited for it for ever."""
+    body = llm_deployment(replicas=1)
+    body["metadata"] |= {"uid": "u", "generation": 3}
+    inner: Any = {}
+    for _ in range(levels):
+        inner = {"a": inner}
+    body["spec"]["engine"]["podTemplate"] = {"spec": inner}
+    store = FleetStore(ManualClock())
+    store.observe(Kind.DEPLOYMENT, body)
+    (record,) = store.snapshot().deployments.values()
+    assert (record.spec is not None) == (levels <= 30)
+    expected = None if levels <= 30 else "engine.podTemplate: Value error, is nested more than 32 levels deep"
+    assert (record.spec_error or "")[: len(expected or "")] == (expected or "")
+
+
 def test_an_instance_type_is_read() -> None:
     body = instance_type()
     body["metadata"]["uid"] = "u"

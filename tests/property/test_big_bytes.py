@@ -62,6 +62,14 @@ def many(item: Any, size: int = OBJECT) -> list[Any]:
     return [item] * (size // (len(json.dumps(item)) + 1))
 
 
+def deep(levels: int) -> Any:
+    """An object in an object in an object: Python's own decoders take some 990 levels, the API server 10,000."""
+    body: Any = {}
+    for _ in range(levels):
+        body = {"a": body}
+    return body
+
+
 def forecast(**table: Any) -> Any:
     body = copy.deepcopy(FORECAST)
     body["status"]["leadWindows"] |= table  # type: ignore[index]
@@ -90,6 +98,7 @@ OBJECTS: dict[str, Callable[[], tuple[Kind, Any]]] = {
         with_identity(FLEETS[0], annotations={f"a{n}": "x" * 50 for n in range(20_000)}),
     ),
     "a text": lambda: (Kind.DEPLOYMENT, fleet(model={"name": "x" * OBJECT})),
+    "levels": lambda: (Kind.DEPLOYMENT, fleet(engine={"image": "x", "podTemplate": {"spec": deep(900)}})),
     "residuals": lambda: (
         Kind.FORECAST,
         forecast(windows=[{"lead": "60s", "residuals": many(0.123456)}, {"lead": "600s", "residuals": many(1)}]),

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from warmfleet_contracts.api.base import ApiModel, Rule
 
+MOST_LEVELS = 32
+"""Of a podTemplate, in which the API server lets thousands pass; a pod has about a dozen."""
 _SHORT = {"--tensor-parallel-size": "-tp", "--pipeline-parallel-size": "-pp", "--quantization": "-q"}
 
 
@@ -65,6 +67,17 @@ def _engine_field(field: str, flag: str) -> Rule:
 
 def _variant_field(field: str, flag: str) -> Rule:
     return one_place(f"variants[].{field}", flag, test="true", holds=lambda s: not given(s.args, flag))
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    """What is nested without end ends whoever walks through it: hashing, copying and merging are recursive."""
+    level: list[Any] = [value]
+    for _ in range(MOST_LEVELS):
+        parts = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [inner for part in parts for inner in part if isinstance(inner, dict | list)]
+    if level:
+        raise ValueError(f"is nested more than {MOST_LEVELS} levels deep, which no pod is; leave that part out")
+    return value
 
 
 ENGINE_FLAGS = {
@@ -144,9 +157,11 @@ class Engine(ApiModel):
         ),
     ] = ()
     """Environment of the engine container."""
-    pod_template: Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})] = (
-        Field(default_factory=dict)
-    )
+    pod_template: Annotated[
+        dict[str, Any],
+        AfterValidator(_shallow),
+        Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}),
+    ] = Field(default_factory=dict)
     """Overlay on the worker's pod (metadata.labels, metadata.annotations, spec), merged like a strategic merge
     patch: lists of containers, volumes, env and mounts merge by name. The engine's shutdown timeout, a grace period
     that covers it, and shut development endpoints stay."""
