@@ -79,5 +79,5 @@ def refusal(raw: bytes) -> tuple[str, str]:
     try:
         body = json.loads(raw)
         return str(body.get("reason") or ""), str(body.get("message") or "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return "", raw[:200].decode(errors="replace")

@@ -35,7 +35,15 @@ def test_what_is_no_number_or_below_zero_is_not_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b'{"data":{"result":[{"metric":{},"value":["x"]}]}}', b"\xff", b'{"data":1}']
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"data":{"result":[{"metric":{},"value":["x"]}]}}',
+        b"\xff",
+        b'{"data":1}',
+        b'{"data":{"result":[],"odd":' + b"[" * 5000 + b"]" * 5000 + b"}}",
+    ],
 )
 def test_nonsense_is_no_answer(body: bytes) -> None:
     with pytest.raises(NoAnswerError):

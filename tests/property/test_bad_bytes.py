@@ -34,8 +34,11 @@ from warmfleet_operator.state.records import Key, RouterRecord, WorkerPhase, Wor
 from warmfleet_operator.state.snapshot import FleetStore, Kind
 from warmfleet_runtime.clock import ManualClock
 from warmfleet_simulation.importers import import_trace
+from warmfleet_worker.kv.chains import HotChains
 from warmfleet_worker.kv.events import decode
+from warmfleet_worker.kv.hot import HEADS, HotHeads
 from warmfleet_worker.kv.index import BlockIndex
+from warmfleet_worker.kv.prewarm import HotNotes
 
 SAMPLES = Path(__file__).resolve().parents[1] / "contracts" / "samples" / "valid"
 few = settings(max_examples=settings.default.max_examples // 10)
@@ -286,7 +289,7 @@ kv_events = st.fixed_dictionaries(
         "medium": st.sampled_from(["GPU", "CPU", "STORAGE", "?", None]) | event_values,
         "group_idx": st.sampled_from([0, 1, -1, 2**40]) | event_values,
         "parent_block_hash": event_values,
-        "token_ids": st.lists(st.integers(), max_size=3) | event_values,
+        "token_ids": st.lists(st.integers(0, 99) | st.integers(), max_size=20) | event_values,
     },
 )
 batches = st.builds(lambda ts, events: [ts, events, None], odd_numbers | st.floats(), st.lists(kv_events, max_size=4))
@@ -299,18 +302,59 @@ def packed(value: Any) -> bytes | None:
         return None
 
 
+def stored(**fields: Any) -> bytes:
+    """A batch that stores blocks in accelerator memory."""
+    event = {"type": "BlockStored", "block_hashes": [b"a"], "block_size": 1, "medium": "GPU", **fields}
+    return msgspec.msgpack.encode([1e9, [event], None])
+
+
+DEEP = stored(odd=7).replace(b"odd\x07", b"odd" + b"\x91" * 5000 + b"\x07")
+
+
 @few
 @given(st.lists(batches.map(packed).filter(lambda b: b is not None) | st.binary(max_size=60), max_size=6))
-def test_no_kv_event_breaks_the_index(payloads: list[bytes]) -> None:
-    index = BlockIndex(limit=64)
+@example([stored(token_ids=[-1])])
+@example([stored(token_ids=[2**40])])
+@example([stored(block_hashes=[], token_ids=[1])])
+@example([DEEP])
+def test_no_kv_event_breaks_what_follows_the_engine(payloads: list[bytes]) -> None:
+    index, hot = BlockIndex(limit=64), HotHeads()
+    chains = HotChains(index, budget=32)
     for payload in payloads:
         try:
-            index.take(decode(payload))
+            batch = decode(payload)
         except ValueError:
             index.miss()
+            continue
+        for taker in (index, chains, hot):
+            taker.take(batch)
         assert len(index) <= 64
+        assert chains.count <= 32
         index.hot_tokens(1e9)
         index.hot_sketch(1e9)
+        heads = hot.hottest(1e9)
+        assert len(heads) <= HEADS
+        assert all(head.tokens for head in heads)
+        assert all(min(chain.tokens) >= 0 for chain in chains.hottest(1e9))
+
+
+NOTE = [{"tokens": [1, 2, 3], "heat": 2.0}]
+
+
+@few
+@given(notes=st.lists(spoiled([NOTE]).map(json.dumps).map(str.encode) | st.binary(max_size=60), max_size=3))
+@example(notes=[b'[{"tokens":[1],"heat":1,"odd":' + b"[" * 5000])
+@example(notes=[b'[{"tokens":[1],"heat":1,"odd":' + b"[" * 5000 + b"]" * 5000 + b"}]"])
+def test_no_note_of_another_worker_keeps_a_new_one_from_what_the_others_noted(
+    notes: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = tmp_path_factory.mktemp("store")
+    (store / "hot").mkdir()
+    for index, note in enumerate([*notes, json.dumps(NOTE).encode()]):
+        (store / "hot" / f"{index}.json").write_bytes(note)
+    found = HotNotes(store, "own").read(time.time())
+    assert [1, 2, 3] in [head.tokens for head in found]
+    assert all(0 <= token < 2**32 for head in found for token in head.tokens)
 
 
 CHECKPOINT = checkpoint.dump(

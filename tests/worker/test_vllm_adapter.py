@@ -147,6 +147,7 @@ async def test_a_good_engine_is_ready() -> None:
         (answers(health=lambda: web.Response(status=503)), "GET /health: HTTP 503"),
         (answers(health=lambda: web.Response(text="x" * 5000)), "more than 1024 bytes"),
         (answers(v1_models=lambda: web.Response(text="{")), "not JSON"),
+        (answers(v1_models=lambda: web.Response(text="[" * 5000)), "not JSON"),
         (answers(v1_models=lambda: web.json_response({"data": []})), "no model"),
         (answers(v1_models=lambda: web.json_response([1])), "no model"),
         (answers(health=lambda: web.Response(status=302, headers={"Location": "/elsewhere"})), "HTTP 302"),

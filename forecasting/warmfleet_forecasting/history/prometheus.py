@@ -220,14 +220,14 @@ def _escape(text: str) -> str:
 def _parse(body: bytes, query: str) -> Any:
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HistoryError(HistoryProblem.UNREADABLE, f"answer to {query!r} is no JSON: {error}") from error
 
 
 def _refusal(status: int, body: bytes, query: str) -> HistoryError:
     try:
         said = str(json.loads(body).get("error", ""))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         said = body[:200].decode(errors="replace")
     if status == 422 and "too many samples" in said:
         return HistoryError(HistoryProblem.TOO_LARGE, said)

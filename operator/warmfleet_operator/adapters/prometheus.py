@@ -142,7 +142,7 @@ def parse(body: bytes) -> dict[Key, float]:
     try:
         series = _DECODER.decode(body).data.result
         values = [(one.metric, float(one.value[1])) for one in series]
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise NoAnswerError("invalid answer") from error
     return {
         Key(metric.get("namespace", ""), metric.get(DEPLOYMENT, "")): value

@@ -109,7 +109,7 @@ def _means(path: Path, needed: object) -> dict[int, dict[str, float]]:
         body = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TraceError(f"{path.name}: missing beside its trace file; it holds the token lengths") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise TraceError(f"{path.name}: not JSON: {error}") from error
     found = {
         int(start): {name: _mean(fields.get(name), f"{path.name}: window {start}: {name}") for name in _LENGTHS}
@@ -126,7 +126,7 @@ def _mean(distribution: object, where: str) -> float:
     try:
         table = ast.literal_eval(distribution) if isinstance(distribution, str) else distribution
         pairs = [(float(k), float(v)) for k, v in table.items()]  # type: ignore[union-attr]
-    except (AttributeError, TypeError, ValueError, SyntaxError) as error:
+    except (AttributeError, TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise TraceError(f"{where}: {str(distribution)[:60]!r} is no distribution: {error}") from error
     weight = sum(p for _, p in pairs)
     if not pairs or weight <= 0 or min(min(pair) for pair in pairs) < 0:

@@ -23,6 +23,7 @@ TIMEOUT = 2.0
 TOUCH_TIMEOUT = 30.0
 """Real seconds for a request that warms the cache."""
 _MAX_COUNT = 2**53
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 TTFT = "vllm:time_to_first_token_seconds"
 TPOT = "vllm:request_time_per_output_token_seconds"
@@ -132,7 +133,7 @@ class VllmEngine:
                 if response.status != 200:
                     return None
                 return msgspec.json.decode(await response.content.read(MAX_MODELS_BYTES), type=_Lent).kv_transfer_params
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
+        except (aiohttp.ClientError, TimeoutError, *_NO_JSON):
             return None
 
     async def close(self) -> None:
@@ -170,7 +171,7 @@ class VllmEngine:
 def _first_model(raw: bytes) -> str:
     try:
         body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NO_JSON as error:
         raise ValueError(f"GET /v1/models: not JSON: {error}") from None
     if not isinstance(body, dict) or not isinstance(body.get("data"), list) or not body["data"]:
         raise ValueError("GET /v1/models: no model is listed")

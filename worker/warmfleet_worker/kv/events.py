@@ -96,7 +96,7 @@ def decode(payload: bytes) -> Batch:
     """
     try:
         return _DECODER.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"KV events: {error}") from None
 
 

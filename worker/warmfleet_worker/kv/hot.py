@@ -63,28 +63,29 @@ class HotHeads:
         return sorted(self._heads.values(), key=lambda head: -head.heat_at(now))
 
     def _use(self, event: BlockStored, now: float) -> None:
+        if not event.block_hashes:
+            return
         parent = event.parent_block_hash
         first = event.block_hashes[0] if parent is None else self._head_of.get(parent)
         if first is None:
             return  # far below a head, or of one that has been forgotten
         head = self._heads.get(first)
+        start = len(head.blocks) if head is not None else 0
+        # Not by the same beginning, which was evicted and is computed again.
+        grows = head is None or parent == head.blocks[-1]
+        tokens = _packed(event, HEAD_BLOCKS - start) if grows else None
         if head is None:
+            if tokens is None:
+                return
             self._make_room(now)
             head = self._heads[first] = Head(array("I"), 0.0, now)
         head.heat, head.used_at = head.heat_at(now) + 1.0, now
-        if parent is None:
-            self._extend(first, head, event, 0)
-        elif parent == head.blocks[-1]:
-            self._extend(first, head, event, len(head.blocks))
+        if tokens is not None:
+            self._extend(first, head, event.block_hashes[: HEAD_BLOCKS - start], tokens)
 
-    def _extend(self, first: BlockHash, head: Head, event: BlockStored, start: int) -> None:
-        """Let the head grow by the event's blocks, up to its bound."""
-        if start == 0 and head.blocks:
-            return  # the same beginning was evicted and computed again
-        take = min(len(event.block_hashes), HEAD_BLOCKS - start)
-        blocks = event.block_hashes[:take]
+    def _extend(self, first: BlockHash, head: Head, blocks: list[BlockHash], tokens: array[int]) -> None:
         head.blocks += blocks
-        head.tokens.extend(event.token_ids[: take * event.block_size])
+        head.tokens.extend(tokens)
         self._head_of.update(dict.fromkeys(blocks, first))
 
     def _make_room(self, now: float) -> None:
@@ -94,3 +95,14 @@ class HotHeads:
         del self._heads[first]
         for block in coldest.blocks:
             self._head_of.pop(block, None)
+
+
+def _packed(event: BlockStored, blocks: int) -> array[int] | None:
+    """Tokens of the first ``blocks`` blocks; None when they are not there, or none (a prompt given as embeddings)."""
+    size = event.block_size
+    if size <= 0 or len(event.token_ids) < size * len(event.block_hashes):
+        return None
+    try:
+        return array("I", event.token_ids[: size * min(blocks, len(event.block_hashes))])
+    except OverflowError:
+        return None

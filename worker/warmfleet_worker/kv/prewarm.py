@@ -96,7 +96,7 @@ class HotNotes:
             elif path != self._own and facts.st_size <= MAX_NOTE_BYTES:
                 heads = msgspec.json.decode(path.read_bytes(), type=list[NotedHead])
                 return [h for h in heads if h.tokens and all(0 <= t < 2**32 for t in h.tokens)]
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             _LOG.warning("a note of hot prompts cannot be read: %s", error)
         return []
 

@@ -131,7 +131,7 @@ class EndpointSender:
             raise SendError(f"HTTP {status}")
         try:
             usage = msgspec.json.decode(answer, type=_Answer).usage
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SendError(f"the answer is not OpenAI's: {error}") from None
         details = usage.prompt_tokens_details if usage is not None else None
         cached = details.cached_tokens if details is not None else None
