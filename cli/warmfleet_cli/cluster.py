@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import yaml
 from kubernetes.aio import config as kube_config
 from rich.console import Console
 from warmfleet_runtime.kubeclient import ApiError, KubeClient, Resource
@@ -20,6 +22,18 @@ TRAFFIC_FORECASTS = Resource(GROUP, "trafficforecasts")
 
 Body = dict[str, Any]
 T = TypeVar("T")
+
+
+_UNREADABLE = (
+    kube_config.ConfigException,
+    yaml.YAMLError,
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+)
+"""What the client library raises over a file that is no kubeconfig: it does not check before it looks into it."""
 
 
 class ClusterError(Exception):
@@ -39,24 +53,41 @@ def read(args: argparse.Namespace, work: Callable[[KubeClient], Awaitable[T]]) -
     Raises:
         ClusterError: It cannot be reached, or refused a request.
     """
-    if args.kubeconfig and not Path(args.kubeconfig).is_file():
-        raise ClusterError(f"--kubeconfig {args.kubeconfig}: no such file")
+    if missing := _missing(args):
+        raise ClusterError(missing)
 
     async def run() -> T:
         try:
             client = await KubeClient.from_kubeconfig(args.kubeconfig, args.context)
-        except kube_config.ConfigException as error:
-            raise ClusterError(f"kubeconfig: {error}; name one with --kubeconfig or KUBECONFIG") from error
+        except _UNREADABLE as error:
+            said = error if isinstance(error, kube_config.ConfigException) else f"it is none ({error})"
+            raise ClusterError(f"kubeconfig {_where(args)}: {said}; name another with --kubeconfig") from error
         async with client:
             return await work(client)
 
     try:
         return asyncio.run(run())
     except ApiError as error:
-        hint = "; install the CRDs (helm install warmfleet)" if error.status == 404 and "/apis/" in str(error) else ""
+        no_kind = error.status == 404 and "/apis/warmfleet.dev/" in str(error) and '" not found' not in str(error)
+        hint = "; install the CRDs (helm install warmfleet)" if no_kind else ""
         raise ClusterError(f"{error}{hint}") from error
     except (OSError, TimeoutError, aiohttp.ClientError) as error:
         raise ClusterError(f"the API server cannot be reached: {error or type(error).__name__}") from error
+
+
+def _where(args: argparse.Namespace) -> str:
+    """Path of the kubeconfig, or paths as in KUBECONFIG."""
+    return str(args.kubeconfig or os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+
+
+def _missing(args: argparse.Namespace) -> str:
+    """What is wrong when there is no kubeconfig; empty when there is one."""
+    if args.kubeconfig:
+        return "" if Path(args.kubeconfig).is_file() else f"--kubeconfig {args.kubeconfig}: no such file"
+    where = _where(args)
+    if any(Path(path).expanduser().is_file() for path in where.split(os.pathsep)):
+        return ""
+    return f"kubeconfig {where}: no such file; name one with --kubeconfig or KUBECONFIG"
 
 
 def console() -> Console:
@@ -69,14 +100,14 @@ def namespace(args: argparse.Namespace) -> str:
     """The namespace asked for, else the context's, else ``default``."""
     if args.namespace:
         return str(args.namespace)
-    if args.kubeconfig and not Path(args.kubeconfig).is_file():
+    if _missing(args):
         return "default"  # who reads the cluster afterwards says what is wrong
     try:
         contexts, active = kube_config.list_kube_config_contexts(args.kubeconfig)  # type: ignore[no-untyped-call]
-    except (kube_config.ConfigException, OSError):
+        chosen = next((c for c in contexts if c["name"] == args.context), active)
+        return str((chosen.get("context") or {}).get("namespace") or "default")
+    except _UNREADABLE:
         return "default"
-    chosen = next((c for c in contexts if c["name"] == args.context), active)
-    return str((chosen.get("context") or {}).get("namespace") or "default")
 
 
 async def items(client: KubeClient, resource: Resource, inside: str | None = None, **selectors: str) -> list[Body]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 SUBCOMMANDS = {
     "status": ("warmfleet_cli.status", "all fleets in one table: workers, demand, cost, reason, forecast"),
@@ -55,6 +57,7 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="warmfleet", description="Serving fleets of large language models on Kubernetes."
     )
+    found.add_argument("--version", action="version", version=f"warmfleet {_version()}")
     commands = found.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in SUBCOMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=summary)
@@ -75,5 +78,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"warmfleet {name}: {error}; install it with: pip install 'warmfleet[{EXTRAS[name]}]'", file=sys.stderr)
         return 2
     arguments = understood.parse_args(words)
-    code: int = arguments.run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough, as in `warmfleet plan -o json | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's own flush complains
+        return 1
     return code
+
+
+def _version() -> str:
+    try:
+        return version("warmfleet")
+    except PackageNotFoundError:
+        return "unknown"

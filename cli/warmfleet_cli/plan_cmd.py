@@ -84,15 +84,30 @@ def _with_demand(saved: Saved, args: argparse.Namespace) -> Saved:
     for text in args.demand:
         name, _, value = text.partition("=")
         try:
-            rate = float(value)
-            key = name if "/" in name else f"{args.namespace or 'default'}/{name}"
-            known = demand.get(key, SavedDemand(queue=0)).model_dump()
-            demand[key] = SavedDemand.model_validate({**known, "arrivals": rate})
+            told = SavedDemand.model_validate({"arrivals": float(value)})
         except ValueError as error:
             raise SnapshotError(
                 f"--demand {text}: NAME=RATE with RATE in requests/s, at least 0, is expected"
             ) from error
+        key = _named(name, saved, args.namespace, text)
+        known = demand.get(key, SavedDemand(queue=0))
+        demand[key] = known.model_copy(update={"arrivals": told.arrivals})
     return saved.model_copy(update={"demand": demand})
+
+
+def _named(name: str, saved: Saved, namespace: str | None, text: str) -> str:
+    """``namespace/name`` of the fleet that a name means; SnapshotError when it means none, or several."""
+    metas = [body["metadata"] for body in saved.objects if body.get("kind") == "LLMDeployment" and "metadata" in body]
+    fleets = sorted(f"{meta.get('namespace', 'default')}/{meta.get('name')}" for meta in metas)
+    if "/" in name:
+        wanted = [fleet for fleet in fleets if fleet == name]
+    else:
+        wanted = [f for f in fleets if f.endswith(f"/{name}") and namespace in (None, f.partition("/")[0])]
+    if len(wanted) == 1:
+        return wanted[0]
+    problem = f"several LLMDeployments {name}" if wanted else f"no LLMDeployment {name}"
+    there = ", ".join((wanted or fleets)[:10]) or "none"
+    raise SnapshotError(f"--demand {text}: {problem}; NAMESPACE/NAME=RATE is expected, there are: {there}")
 
 
 def _now(key: Key, snapshot: FleetSnapshot) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
-from warmfleet_runtime.kubeclient import EVENTS, NODES, PODS, ApiError, KubeClient, Resource
+from warmfleet_runtime.kubeclient import CONFIG_MAPS, DEPLOYMENTS, EVENTS, NODES, PODS, ApiError, KubeClient, Resource
 
 from warmfleet_cli import cluster, explain, redact, status
 from warmfleet_cli.capture import capture
@@ -34,11 +34,19 @@ _COLLECTIONS = (
     ("trafficforecasts", cluster.TRAFFIC_FORECASTS, ""),
     ("pods", PODS, _PART_OF),
     ("services", Resource("v1", "services"), _PART_OF),
-    ("deployments", Resource("apps/v1", "deployments"), _PART_OF),
+    ("deployments", DEPLOYMENTS, _PART_OF),
     ("poddisruptionbudgets", Resource("policy/v1", "poddisruptionbudgets"), _PART_OF),
     ("events", EVENTS, ""),
 )
 """Name of the file, resource, label selector."""
+_INSTALLED = f"{_PART_OF},app.kubernetes.io/component in (operator,forecaster)"
+_INSTALLATION = (
+    PODS,
+    DEPLOYMENTS,
+    Resource("apps/v1", "statefulsets"),
+    CONFIG_MAPS,
+)
+"""What is asked about the operator and the forecaster, wherever they are."""
 _MOST_LOGS = 60
 _LOG_BYTES = 2_000_000
 
@@ -99,7 +107,9 @@ async def collect(client: KubeClient, inside: str | None, tail: int) -> Files:
         for name, resource, selector in _COLLECTIONS
     }
     found["nodes"] = [_node(body) for body in await _some(client, "nodes", NODES, None, "", notes)]
+    installed = await _installation(client, notes)
     files: Files = {f"{name}.yaml": _yaml(bodies) for name, bodies in found.items()}
+    files["installation.yaml"] = _yaml(installed)
     fleets = found["llmdeployments"]
     files["versions.json"] = json.dumps({**_own(), "kubernetes": await _kubernetes(client, notes)}, indent=1)
     files["status.txt"] = _printed(lambda console: status.show(console, [status.row(body, None) for body in fleets]))
@@ -109,7 +119,11 @@ async def collect(client: KubeClient, inside: str | None, tail: int) -> Files:
     saved = await capture(client, inside, [])
     files["snapshot.json"] = json.dumps(redact.objects(saved.model_dump(mode="json", by_alias=True)), indent=1)
     if tail:
-        files |= await _logs(client, found["pods"], tail, notes)
+        # The operator's own first: they say most, and there may be more logs than the bundle takes.
+        first = [body for body in installed if body["kind"] == "Pod"]
+        known = {body["metadata"]["uid"] for body in first}
+        others = [body for body in found["pods"] if body["metadata"]["uid"] not in known]
+        files |= await _logs(client, first + others, tail, notes)
     files["notes.txt"] = "".join(f"{note}\n" for note in notes)
     return {name: redact.text(text) for name, text in files.items()}
 
@@ -136,6 +150,16 @@ async def _some(
             raise
         notes.append(f"{name} cannot be read and are left out: {error.reason}")
         return []
+
+
+async def _installation(client: KubeClient, notes: list[str]) -> list[Body]:
+    """The operator's and the forecaster's objects with their settings, of all namespaces."""
+    found: list[Body] = []
+    for resource in _INSTALLATION:
+        what = f"{resource.plural} of the operator and the forecaster"
+        found += await _some(client, what, resource, None, _INSTALLED, notes)
+    # ConfigMaps with other keys are dashboards, which every release has alike.
+    return [body for body in found if body["kind"] != "ConfigMap" or "config.yaml" in (body.get("data") or {})]
 
 
 async def _logs(client: KubeClient, pods: list[Body], tail: int, notes: list[str]) -> Files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import tarfile
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any, Protocol
 
 import pytest
 import yaml
-from warmfleet_cli import redact
-from warmfleet_cli.cluster import INSTANCE_TYPES, LLM_DEPLOYMENTS
+from warmfleet_cli import redact, report
+from warmfleet_cli.cluster import INSTANCE_TYPES, LLM_DEPLOYMENTS, ClusterError, read
 from warmfleet_cli.main import main
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import EVENTS, PODS, Resource
+from warmfleet_runtime.kubeclient import CONFIG_MAPS, EVENTS, NAMESPACES, PODS, Resource
 
 
 class Cluster(Protocol):
@@ -191,6 +192,61 @@ def test_a_report_has_everything_but_secrets(
         {"name": "MY_PASSWORD", "value": redact.REMOVED},
         {"name": "LEVEL", "value": "debug"},
     ]
+
+
+def operators(name: str, namespace: str) -> dict[str, Any]:
+    """A pod of the installation."""
+    own = {"app.kubernetes.io/name": "warmfleet", "app.kubernetes.io/component": "operator"}
+    found = pod(name, "none")
+    found["metadata"] |= {"namespace": namespace, "labels": own}
+    found["status"]["containerStatuses"][0] |= {"name": "operator", "restartCount": 0}
+    return found
+
+
+def test_a_report_of_one_namespace_has_the_operator_of_another(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.put(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "zz-system"}})
+    cluster.put(PODS, operators("warmfleet-operator-1", "zz-system"))
+    for number in range(3):
+        cluster.put(PODS, pod(f"many-{number}", "many"))
+    own = {"app.kubernetes.io/name": "warmfleet", "app.kubernetes.io/component": "operator"}
+    meta = {"namespace": "zz-system", "labels": own}
+    settings = {"config.yaml": f"tickSeconds: 7\nprometheusUrl: http://me:{SECRETS['url']}@prometheus:9090\n"}
+    for name, data in (("warmfleet-operator", settings), ("warmfleet-dashboard", {"fleet.json": "panels"})):
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, **meta}, "data": data}
+        cluster.put(CONFIG_MAPS, body)
+    cluster.logs["operator"] = "the decision failed\n"
+    monkeypatch.setattr(report, "_MOST_LOGS", 2)
+    for scope in ([], ["-A"]):
+        path = tmp_path / f"bundle{len(scope)}.tgz"
+        assert main(cluster.arguments("report", "--file", str(path), *scope)) == 0
+        assert "narrow it with -n" in capsys.readouterr().err
+        with tarfile.open(path) as tar:
+            found = {m.name.partition("/")[2]: tar.extractfile(m) for m in tar.getmembers()}
+            files = {name: entry.read().decode() for name, entry in found.items() if entry is not None}
+        assert files["logs/zz-system_warmfleet-operator-1-operator.log"] == "the decision failed\n"
+        bodies = list(yaml.safe_load_all(files["installation.yaml"]))
+        assert {(b["kind"], b["metadata"]["name"]) for b in bodies} == {
+            ("Pod", "warmfleet-operator-1"),
+            ("ConfigMap", "warmfleet-operator"),
+        }
+        assert "tickSeconds: 7" in files["installation.yaml"]
+        assert SECRETS["url"] not in files["installation.yaml"]
+
+
+def test_a_fleet_that_is_not_there_is_no_matter_of_crds(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["explain", "typo"], ["pause", "typo"], ["fit", "--live", "--name", "typo"]):
+        assert main(cluster.arguments(*command)) == 2
+        said = capsys.readouterr().err
+        assert '"typo" not found' in said
+        assert "CRDs" not in said
+
+
+def test_a_kind_that_is_not_there_is(cluster: Cluster) -> None:
+    args = argparse.Namespace(kubeconfig=cluster.arguments()[-1], context=None)
+    with pytest.raises(ClusterError, match=r"404.*; install the CRDs"):
+        read(args, lambda client: client.list(Resource("warmfleet.dev/v1alpha1", "llmfleets"), "default"))
 
 
 def test_a_report_that_cannot_be_written_says_so(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

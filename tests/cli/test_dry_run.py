@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +190,76 @@ def test_a_manifest_that_would_be_refused_is_refused(
 def test_what_is_missing_is_said(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["status"], ["explain", "chat"], ["pause", "chat"], ["drain", "pod"], ["report"]])
+def test_without_a_kubeconfig_one_line_says_which_was_looked_for(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/a:{tmp_path}/b")
+    assert main(command) == 2
+    told = capsys.readouterr()
+    assert (
+        told.err
+        == f"error: kubeconfig {tmp_path}/a:{tmp_path}/b: no such file; name one with --kubeconfig or KUBECONFIG\n"
+    )
+    assert told.out == ""
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(command) == 2
+    assert f"error: kubeconfig {tmp_path}/.kube/config: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["hello", "[]", "a: 1", "a: [", "clusters: 5", "contexts: [{name: x}]", "\0\xff"])
+def test_a_file_that_is_no_kubeconfig_is_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config").write_text(text, encoding="latin-1")
+    assert main(["status", "--kubeconfig", str(tmp_path / "config")]) == 2
+    assert f"error: kubeconfig {tmp_path}/config: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("demand", "said"),
+    [
+        ("nope=3", "no LLMDeployment nope; NAMESPACE/NAME=RATE is expected, there are: prod/chat, test/chat"),
+        ("chat=3", "several LLMDeployments chat; NAMESPACE/NAME=RATE is expected, there are: prod/chat, test/chat"),
+        ("other/chat=3", "no LLMDeployment other/chat"),
+        ("prod/chat=-3", "NAME=RATE with RATE in requests/s"),
+        ("prod/chat=many", "NAME=RATE with RATE in requests/s"),
+        ("prod/chat", "NAME=RATE with RATE in requests/s"),
+    ],
+)
+def test_demand_of_a_fleet_that_is_not_there_is_no_demand(
+    demand: str, said: str, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = fleet()
+    twin["metadata"] |= {"namespace": "test", "uid": "d2"}
+    write(saved, objects=[fleet(), twin, TYPE])
+    assert main(["plan", "--snapshot", str(saved), "--demand", demand]) == 2
+    assert f"--demand {demand}: {said}" in capsys.readouterr().err
+
+
+def test_a_name_alone_is_the_fleet_of_that_name(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert planned(capsys, "--snapshot", str(saved), "--demand", "chat=60")["desired"] == 8
+    assert planned(capsys, "--snapshot", str(saved), "--demand", "chat=60", "-n", "prod")["desired"] == 8
+    assert main(["plan", "--snapshot", str(saved), "--demand", "chat=60", "-n", "test"]) == 2
+
+
+def test_who_reads_the_first_lines_only_sees_no_traceback(saved: Path) -> None:
+    write(saved, objects=[fleet(), TYPE, *(pod(f"p{number}") for number in range(40))])
+    program = [sys.executable, "-m", "warmfleet_cli", "plan", "--snapshot", str(saved), "-o", "json"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        assert process.wait() == 1
+    assert said == ""
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"warmfleet {version('warmfleet')}\n"
 
 
 def test_demand_comes_from_the_status_and_is_absent_without_one() -> None:
