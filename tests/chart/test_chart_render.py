@@ -213,6 +213,10 @@ def test_a_changed_setting_rolls_the_pods(helm: str) -> None:
         ("--set=resources.limits.memory=much", "memory"),
         ('--set-json=extraEnv=[{"nam":"A"}]', "extraEnv"),
         ('--set-json=commonLabels={"a":1}', "commonLabels"),
+        ('--set-json=commonLabels={"app.kubernetes.io/name":"mine"}', "app.kubernetes.io/name"),
+        ('--set-json=podLabels={"app.kubernetes.io/instance":"mine"}', "app.kubernetes.io/instance"),
+        ('--set-json=podAnnotations={"warmfleet.dev/config-hash":"1"}', "warmfleet.dev/config-hash"),
+        ('--set-json=extraEnv=[{"name":"WARMFLEET_CONFIG","value":"x"}]', "extraEnv"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(helm: str, argument: str, words: str) -> None:

@@ -1,10 +1,11 @@
+{{/* At most 54 characters, as in the schema: with the longest suffix, -metrics, it is the name of a Service still. */}}
 {{- define "warmfleet.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
 {{- else if contains .Chart.Name .Release.Name -}}
-{{- printf "%s-operator" (.Release.Name | trunc 54) -}}
+{{- printf "%s-operator" (.Release.Name | trunc 45 | trimSuffix "-") -}}
 {{- else -}}
-{{- printf "%s-%s-operator" (.Release.Name | trunc 43 | trimSuffix "-") .Chart.Name -}}
+{{- printf "%s-%s-operator" (.Release.Name | trunc 35 | trimSuffix "-") .Chart.Name -}}
 {{- end -}}
 {{- end -}}
 
@@ -23,6 +24,11 @@ app.kubernetes.io/part-of: warmfleet
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* The labels of an object that may have more of them: the same key in both is the object's. */}}
+{{- define "warmfleet.labelled" -}}
+{{- merge (deepCopy .labels) (include "warmfleet.labels" .root | fromYaml) | toYaml -}}
 {{- end -}}
 
 {{- define "warmfleet.account" -}}
