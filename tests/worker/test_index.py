@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from warmfleet_contracts.sketch import SIZE, SPACE, decode, departure_tokens, sample, value_of
-from warmfleet_worker.kv.chains import HotChains
+from warmfleet_worker.kv.chains import SWEEP_TICKS, HotChains
 from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored
 from warmfleet_worker.kv.index import HOT_TICKS, SAMPLED, TICK, BlockIndex
 
@@ -217,3 +217,19 @@ def test_chains_whose_blocks_are_gone_are_left_out_and_memory_is_bounded() -> No
     many = chains_of(*((NOW + 20 * i, stored(i)) for i in range(1, 100)), budget=20 * SIZES)
     assert many.count <= 20 * SIZES
     assert [c.tokens[0] for c in many.hottest(NOW + 2000)][:3] == [99 * SIZES, 98 * SIZES, 97 * SIZES]
+
+
+def test_tokens_of_what_is_no_longer_hot_or_here_are_forgotten() -> None:
+    """They are their users' text: it is kept no longer than it is of use."""
+    later = NOW + (HOT_TICKS // 2) * TICK
+    chains = chains_of((NOW, stored(1, 2)), (later, stored(7)), (later, stored(8, 9)), (later, removed(7)))
+    chains.cool(later + TICK)
+    assert chains.count == 5 * SIZES, "not looked for more often than once a minute"
+    chains.cool(later + SWEEP_TICKS * TICK)
+    assert chains.count == 4 * SIZES, "7 is gone"
+    cold = NOW + (HOT_TICKS + 1) * TICK
+    chains.take(Batch(cold, []))
+    assert chains.count == 2 * SIZES, "1 and 2 are cold"
+    assert [c.tokens[::SIZES] for c in chains.hottest(cold)] == [[8 * SIZES, 9 * SIZES]]
+    chains.cool(later + (HOT_TICKS + 1) * TICK)
+    assert chains.count == 0

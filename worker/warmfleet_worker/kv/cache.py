@@ -148,6 +148,8 @@ class WorkerCache:
         Args:
             now: Time as in the engine's events, seconds since the epoch.
         """
+        if self.chains is not None:
+            self.chains.cool(now)  # an engine at rest sends no events
         if self.ledger is None:
             return None
         return KvValue(

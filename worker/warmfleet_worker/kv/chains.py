@@ -1,7 +1,8 @@
 """Token ids of the recently used chains of blocks, in bounded memory: what a prompt must be to find them again.
 
-Tokens are kept by block hash, which determines them, as packed 32-bit numbers. Beyond ``budget`` tokens only the half
-of it that was used last is kept. A *chain* goes from the start of a prompt to a block that none known lies below::
+Tokens are kept by block hash, which determines them, as packed 32-bit numbers. They are their users' text: what is no
+longer hot, or no longer here, is forgotten once a minute. Beyond ``budget`` tokens only the half of it that was used
+last is kept. A *chain* goes from the start of a prompt to a block that none known lies below::
 
     hottest   chains by last use, the latest first; each with how many tokens of it no hotter chain has
 """
@@ -18,6 +19,8 @@ from warmfleet_worker.kv.index import HOT_TICKS, BlockIndex, tick_of
 
 BUDGET = 2_000_000
 """Tokens: about 30 MB at 16 tokens a block."""
+SWEEP_TICKS = 6
+"""Ticks between two looks for what is no longer hot."""
 _HELD = (None, "GPU")
 
 
@@ -47,6 +50,7 @@ class HotChains:
         self._budget = budget
         self._tokens: dict[BlockHash, bytes] = {}
         self._count = 0
+        self._swept = 0
 
     @property
     def count(self) -> int:
@@ -62,6 +66,22 @@ class HotChains:
                 self.clear()
         if self._count > self._budget:
             self._shrink()
+        self.cool(batch.ts)
+
+    def cool(self, now: float) -> None:
+        """Forget what is no longer hot, if that is due.
+
+        Args:
+            now: Time as in the events, seconds since the epoch.
+        """
+        tick = tick_of(now)
+        if tick < self._swept + SWEEP_TICKS:
+            return
+        self._swept = tick
+        used = self._index.used_of(self._tokens)
+        cut = max(1, tick - HOT_TICKS)  # 0 is of what is not here
+        self._tokens = {b: t for (b, t), tick in zip(self._tokens.items(), used, strict=True) if tick >= cut}
+        self._count = sum(map(len, self._tokens.values())) // 4
 
     def clear(self) -> None:
         """Forget everything."""
