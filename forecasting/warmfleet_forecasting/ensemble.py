@@ -30,9 +30,9 @@ _TINY = 1e-12
 _MOST_LOSS = 10.0
 _LEAST_RATIO = 1e-3
 _LEAST_COUNT = 5.0
-_PRIOR: Floats = np.array([4.0, 2.0, 2.0, 4.0])
+_PRIOR: Floats = np.array([4.0, 2.0, 2.0, 8.0])
 """Weight of persistence against another model's before any evidence: it is hard to beat where nothing is foreseeable,
-and little is ever seen of the tails."""
+and little is ever seen of the tails, least of the upper one, where one spike is most of what a day loses."""
 
 
 def combine(grid: Grid, experts: Floats, horizon: int, first: int, half_life_s: float) -> tuple[Floats, Floats]:
