@@ -233,3 +233,24 @@ def test_tokens_of_what_is_no_longer_hot_or_here_are_forgotten() -> None:
     assert [c.tokens[::SIZES] for c in chains.hottest(cold)] == [[8 * SIZES, 9 * SIZES]]
     chains.cool(later + (HOT_TICKS + 1) * TICK)
     assert chains.count == 0
+
+
+def test_a_prompt_that_goes_on_outlives_younger_ones_and_is_forgotten_from_its_end() -> None:
+    talk = [(NOW + 20 * i, stored(100 + i, parent=99 + i) if i else stored(100)) for i in range(8)]
+    others = [(NOW + 20 * i, stored(*(1000 * i + k for k in range(5)))) for i in range(1, 30)]
+    batches = sorted([*talk, *others], key=lambda b: b[0])
+    chains = chains_of(*batches[: 8 + 7], budget=20 * SIZES)
+    assert max(len(c.tokens) for c in chains.hottest(NOW + 140)) == 8 * SIZES, "used until now: whole"
+    lengths = []
+    for count in range(8 + 7, len(batches)):
+        found = chains_of(*batches[:count], budget=20 * SIZES).hottest(batches[count - 1][0])
+        lengths.append(max((len(c.tokens) // SIZES for c in found if c.tokens[0] == 100 * SIZES), default=0))
+    assert lengths[-1] == 0, "not used any more: gone"
+    assert lengths == sorted(lengths, reverse=True), "never a piece without its beginning"
+
+
+def test_a_burst_beyond_the_budget_is_bounded_and_goes_on() -> None:
+    burst = [(NOW, stored(*range(10 * i + 1, 10 * i + 11))) for i in range(50)]
+    chains = chains_of(*burst, (NOW + 20, stored(1001, 1002)), budget=20 * SIZES)
+    assert 0 < chains.count <= 20 * SIZES
+    assert chains.hottest(NOW + 20)[0].tokens[0] == 1001 * SIZES

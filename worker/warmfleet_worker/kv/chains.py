@@ -1,8 +1,10 @@
 """Token ids of the recently used chains of blocks, in bounded memory: what a prompt must be to find them again.
 
-Tokens are kept by block hash, which determines them, as packed 32-bit numbers. They are their users' text: what is no
-longer hot, or no longer here, is forgotten once a minute. Beyond ``budget`` tokens only the half of it that was used
-last is kept. A *chain* goes from the start of a prompt to a block that none known lies below::
+Tokens are kept by block hash, which determines them, as packed 32-bit numbers, in the order in which they came. They
+are their users' text: what is no longer hot, or no longer here, is forgotten once a minute. Beyond ``budget`` tokens
+the first of the queue go; those that were used since they joined it join it again (second chance, as the clock
+algorithm of page caches). A block is used whenever one below it is, so a prompt is forgotten from its end. A *chain*
+goes from the start of a prompt to a block that none known lies below::
 
     hottest   chains by last use, the latest first; each with how many tokens of it no hotter chain has
 """
@@ -10,7 +12,7 @@ last is kept. A *chain* goes from the start of a prompt to a block that none kno
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 
@@ -21,6 +23,10 @@ BUDGET = 2_000_000
 """Tokens: about 30 MB at 16 tokens a block."""
 SWEEP_TICKS = 6
 """Ticks between two looks for what is no longer hot."""
+_ROOM = 16
+"""When there are too many tokens, one part in so many is made free."""
+_AT_ONCE = 4096
+"""Blocks looked at together."""
 _HELD = (None, "GPU")
 
 
@@ -49,6 +55,7 @@ class HotChains:
         self._index = index
         self._budget = budget
         self._tokens: dict[BlockHash, bytes] = {}
+        self._runs: deque[tuple[int, int]] = deque()  # of the queue: when they joined it, ticks, and how many
         self._count = 0
         self._swept = 0
 
@@ -59,13 +66,16 @@ class HotChains:
 
     def take(self, batch: Batch) -> None:
         """Take in the events of one batch."""
+        before, tick = len(self._tokens), tick_of(batch.ts)
         for event in batch.events:
             if isinstance(event, BlockStored) and event.token_ids and event.medium in _HELD and not event.group_idx:
                 self._keep(event)
             elif isinstance(event, AllBlocksCleared):
                 self.clear()
+                before = 0
+        self._join(tick, len(self._tokens) - before)
         if self._count > self._budget:
-            self._shrink()
+            self._shrink(tick)
         self.cool(batch.ts)
 
     def cool(self, now: float) -> None:
@@ -78,14 +88,19 @@ class HotChains:
         if tick < self._swept + SWEEP_TICKS:
             return
         self._swept = tick
-        used = self._index.used_of(self._tokens)
+        queue = zip(self._tokens.items(), self._index.used_of(self._tokens), strict=True)
         cut = max(1, tick - HOT_TICKS)  # 0 is of what is not here
-        self._tokens = {b: t for (b, t), tick in zip(self._tokens.items(), used, strict=True) if tick >= cut}
+        runs, self._runs, self._tokens = self._runs, deque(), {}
+        for joined, count in runs:
+            before = len(self._tokens)
+            self._tokens.update(item for item, used in islice(queue, count) if used >= cut)
+            self._join(joined, len(self._tokens) - before)
         self._count = sum(map(len, self._tokens.values())) // 4
 
     def clear(self) -> None:
         """Forget everything."""
         self._tokens.clear()
+        self._runs.clear()
         self._count = 0
 
     def hottest(self, now: float) -> list[Chain]:
@@ -138,19 +153,27 @@ class HotChains:
             start += width
         self._count += size * (len(kept) - before)
 
-    def _shrink(self) -> None:
-        """Keep the half that was used last; within one tick, what came first. One pass, because it comes often."""
-        ticks = self._index.used_of(self._tokens)
-        room = len(ticks) * self._budget // (2 * self._count)
-        counts, cut = Counter(ticks), 0
-        for tick in sorted(counts, reverse=True):
-            cut = tick
-            if counts[tick] > room or tick <= 0:
-                break
-            room -= counts[tick]
-        pairs = list(zip(self._tokens.items(), ticks, strict=True))
-        kept = {block: tokens for (block, tokens), tick in pairs if tick > cut}
-        if cut > 0:
-            kept.update(islice((item for item, tick in pairs if tick == cut), room))
-        self._tokens = kept
-        self._count = sum(map(len, kept.values())) // 4
+    def _join(self, tick: int, count: int) -> None:
+        """The last ``count`` of the queue came at ``tick``."""
+        if self._runs and self._runs[-1][0] == tick:
+            tick, more = self._runs.pop()
+            count += more
+        if count:
+            self._runs.append((tick, count))
+
+    def _shrink(self, now: int) -> None:
+        """Let the first of the queue go, or join it again when they were used since; nothing can do so twice."""
+        kept = self._tokens
+        while self._runs and self._count > self._budget - self._budget // _ROOM:
+            joined, count = self._runs.popleft()
+            if count > _AT_ONCE:
+                self._runs.appendleft((joined, count - _AT_ONCE))
+            first = list(islice(kept, min(count, _AT_ONCE)))
+            again: dict[BlockHash, bytes] = {}
+            if joined < now:
+                ticks = self._index.used_of(first)
+                again = {block: kept[block] for block, used in zip(first, ticks, strict=True) if used > joined}
+            gone = sum(map(len, map(kept.pop, first))) - sum(map(len, again.values()))
+            self._count -= gone // 4
+            kept.update(again)
+            self._join(now, len(again))
