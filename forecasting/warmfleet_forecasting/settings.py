@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 from warmfleet_contracts import bearer
 from warmfleet_runtime.keys import KeyFiles
@@ -78,6 +79,15 @@ class Settings(BaseModel):
     """Age of the last sign of a loop's life at which the process counts as unhealthy."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """Least severe level that is logged."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"{name!r} is no IANA zone, such as Europe/Berlin") from error
+        return name
 
     @model_validator(mode="after")
     def _check(self) -> Self:

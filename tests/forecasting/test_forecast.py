@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import pickle
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from warmfleet_forecasting.config import DAY_S, Event, ForecastConfig, Holiday, 
 from warmfleet_forecasting.forecast import event_factors, forecast
 from warmfleet_forecasting.grid import grid_of
 from warmfleet_forecasting.model import fit
+from warmfleet_forecasting.models import prophet
 from warmfleet_forecasting.result import ForecastResult, TrustReason
 from warmfleet_forecasting.series import Floats, Series
 
@@ -203,14 +207,54 @@ def test_a_holiday_seen_before_lowers_the_next_one_and_seasons_are_configurable(
     values[5 * 144 : 6 * 144] *= 0.4
     days = (Holiday("feast", first, first + DAY_S), Holiday("feast", second, second + DAY_S))
     config = replace(CONFIG, holidays=days, seasonalities=(Seasonality("twelve hours", DAY_S / 2, 2),))
-    from warmfleet_forecasting.models import prophet
-
     grid = grid_of(series(values), 28 * DAY_S)
     learned, _ = prophet.curve(grid, grid.size, 144, config, None)
     plain, warm = prophet.curve(grid, grid.size, 144, CONFIG, None)
     again, _ = prophet.curve(grid, grid.size, 144, CONFIG, warm)
     assert np.exp(np.median(learned - plain)) < 0.6
     assert again == pytest.approx(plain, abs=0.05)
+
+
+def test_the_day_begins_where_the_traffic_lives_and_moves_with_its_clock() -> None:
+    # Berlin's clock goes forward in the night to 2026-03-29; what is known ends before.
+    change = datetime(2026, 3, 28, 23, tzinfo=UTC).timestamp()
+    times = change - 14 * DAY_S + 600.0 * np.arange(16 * 144)
+    berlin = [datetime.fromtimestamp(at, UTC).astimezone(ZoneInfo("Europe/Berlin")) for at in times]
+    hours = np.array([at.hour + at.minute / 60 for at in berlin])
+    values = 50.0 * np.exp(np.cos(2 * np.pi * (hours - 9.0) / 24.0))
+    known = 14 * 144
+    grid = grid_of(Series(float(times[0]), 600.0, values[:known]), 28 * DAY_S)
+
+    def error(time_zone: str) -> float:
+        found, _ = prophet.curve(grid, known, 288, replace(CONFIG, time_zone=time_zone, weekly=False), None)
+        return float(np.abs(found[60:] - np.log(values[known + 60 :])).mean())
+
+    assert error("Europe/Berlin") < 0.05
+    assert error("Etc/UTC") > 0.1
+
+
+def test_a_refit_starts_from_the_parameters_of_the_one_before(
+    good: ForecastResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[Any] = []
+    fitted = prophet.load().fit
+
+    def spy(model: Any, table: Any, **how: Any) -> Any:
+        starts.append(how.get("init"))
+        return fitted(model, table, **how)
+
+    monkeypatch.setattr(prophet.load(), "fit", spy)
+    longer = series(daily(4.75))
+    forecast(longer, CONFIG, good)
+    assert len(starts) == 1
+    assert np.array_equal(starts[0]["beta"], good.memory.folds[-1].warm["beta"])
+    starts.clear()
+    forecast(longer, CONFIG)
+    assert starts[0] is None
+    # other terms than before: what was found for those is of no use
+    starts.clear()
+    forecast(longer, replace(CONFIG, seasonalities=(Seasonality("8h", DAY_S / 3),)), good)
+    assert starts == [None]
 
 
 def test_any_probability_and_any_time_up_to_a_day() -> None:

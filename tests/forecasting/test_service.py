@@ -81,6 +81,21 @@ async def test_from_a_deployment_to_the_status_of_its_forecast(world: World, tmp
     await world.until(lambda: not world.forecast(), what="removal")
 
 
+async def test_the_status_is_applied_so_what_another_adds_to_it_stays(world: World) -> None:
+    await world.apply(deployment(forecast={}))
+    world.start()
+    await world.until(world.issued, what="a forecast")
+    first = world.status()["issuedAt"]
+    said = {"type": "Reviewed", "status": "True", "reason": "Fine", "lastTransitionTime": "2026-03-01T12:00:00Z"}
+    body = {key: world.forecast()[key] for key in ("apiVersion", "kind")}
+    body |= {"metadata": {"name": "chat", "namespace": "prod"}, "status": {"conditions": [said]}}
+    await world.kube.patch(
+        FORECASTS, "chat", body, "prod", subresource="status", how="apply", fieldManager="reviewer", force="true"
+    )
+    await world.until(lambda: world.status()["issuedAt"] > first, what="the next forecast")
+    assert {c["type"] for c in world.status()["conditions"]} == {"Ready", "Reviewed"}
+
+
 async def test_a_watch_that_says_nothing_is_unhealthy_until_it_speaks_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

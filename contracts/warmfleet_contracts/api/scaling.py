@@ -10,19 +10,39 @@ from warmfleet_contracts.api.base import ApiModel, Duration, Name, NonNegative, 
 from warmfleet_contracts.api.unsupported import unsupported_rules
 
 
+class Holiday(ApiModel):
+    """Days that differ from others: what those in the history had in common is expected of those that come."""
+
+    name: Name
+    """Name of the holiday; days of one name are alike."""
+    days: Annotated[
+        tuple[Annotated[str, Field(max_length=10, json_schema_extra={"format": "date"})], ...],
+        Field(min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ]
+    """Past and coming days, YYYY-MM-DD in the forecaster's timeZone."""
+
+
 class Forecast(ApiModel):
     """Buy ahead of traffic by a forecast."""
 
     forecaster: Literal["Internal", "External"] = "Internal"
     """Internal: warmfleet fits one; External: something else fills the TrafficForecast's status."""
     seasonalities: Annotated[
-        tuple[Literal["daily", "weekly"], ...],
-        Field(max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        tuple[Annotated[str, Field(max_length=6, pattern=r"^(daily|weekly|[2-9]h|[1-9][0-9]{1,2}h)$")], ...],
+        Field(max_length=4, json_schema_extra={"x-kubernetes-list-type": "set"}),
     ] = (
         "daily",
         "weekly",
     )
-    """Seasonal shapes that the model may learn."""
+    """Seasonal shapes that the model may learn: daily, weekly, or a period in hours, such as 8h."""
+    holidays: Annotated[
+        tuple[Holiday, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = ()
+    """Days that differ from others."""
     history: Duration = 28 * 24 * 3600.0
     """How much history is used."""
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
+from datetime import time as midnight
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 from warmfleet_contracts import labels
@@ -19,12 +21,14 @@ from warmfleet_contracts.api.base import parse_duration
 from warmfleet_contracts.api.scaling import Event as DeclaredEvent
 from warmfleet_contracts.api.scaling import Forecast
 
-from warmfleet_forecasting.config import Event, ForecastConfig
+from warmfleet_forecasting.config import Event, ForecastConfig, Holiday, Seasonality
 from warmfleet_forecasting.history import Key
 
 Object = dict[str, Any]
 _DEFAULT_LEAD_S = 300.0
 _LEADS_S = (60.0, 3600.0)
+_HOUR_S = 3600.0
+_MOST_ORDER = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Target:
         events: ``spec.scaling.events``.
         instance_types: Names of the InstanceTypes it may buy.
         deleting: Whether it is being deleted.
+        holidays: ``spec.scaling.forecast.holidays``, name and day.
         faults: What could not be read, for a person.
     """
 
@@ -47,6 +52,7 @@ class Target:
     events: tuple[Event, ...]
     instance_types: tuple[str, ...]
     deleting: bool
+    holidays: tuple[tuple[str, date], ...] = ()
     faults: tuple[str, ...] = ()
 
     @property
@@ -64,12 +70,7 @@ def target_of(item: Object) -> Target:
     """Reads an LLMDeployment."""
     scaling = _mapping(_mapping(item.get("spec")).get("scaling"))
     faults: list[str] = []
-    asked: Forecast | None = None
-    if scaling.get("forecast") is not None:
-        try:
-            asked = Forecast.model_validate(scaling["forecast"])
-        except ValidationError as error:
-            faults.append(f"scaling.forecast: {error.errors()[0]['msg']}")
+    asked = _asked(scaling.get("forecast"), faults)
     events = []
     for number, raw in enumerate(_list(scaling.get("events"))):
         try:
@@ -84,8 +85,35 @@ def target_of(item: Object) -> Target:
         events=tuple(events),
         instance_types=tuple(sorted({v for v in variants if isinstance(v, str)})),
         deleting=item["metadata"].get("deletionTimestamp") is not None,
+        holidays=_holidays(asked, faults),
         faults=tuple(faults),
     )
+
+
+def _asked(raw: object, faults: list[str]) -> Forecast | None:
+    """What is asked for, without the fields that make no sense; None when it is not clear whose forecast it is."""
+    if raw is None:
+        return None
+    try:
+        return Forecast.model_validate(raw)
+    except ValidationError as error:
+        faults += [f"scaling.forecast.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        wrong = {str(e["loc"][0]) if e["loc"] else "forecaster" for e in error.errors()}
+    if "forecaster" in wrong:
+        return None
+    return Forecast.model_validate({key: value for key, value in _mapping(raw).items() if key not in wrong})
+
+
+def _holidays(asked: Forecast | None, faults: list[str]) -> tuple[tuple[str, date], ...]:
+    """Name and day of each holiday; what is no day is a fault and costs that day."""
+    found = []
+    for holiday in asked.holidays if asked is not None else ():
+        for text in holiday.days:
+            try:
+                found.append((holiday.name, date.fromisoformat(text)))
+            except ValueError:
+                faults.append(f"scaling.forecast.holidays[{holiday.name}]: {text!r} is no day; write 2026-12-25")
+    return tuple(found)
 
 
 def _event(raw: object) -> Event:
@@ -126,15 +154,31 @@ def config_of(target: Target, leads: Mapping[str, float], *, time_zone: str, val
     asked = target.forecast or Forecast()
     known = [leads[name] for name in target.instance_types if name in leads]
     lead = max(known, default=_DEFAULT_LEAD_S)
+    zone = ZoneInfo(time_zone)
     return ForecastConfig(
         daily="daily" in asked.seasonalities,
         weekly="weekly" in asked.seasonalities,
+        seasonalities=tuple(_seasonality(text) for text in asked.seasonalities if text not in {"daily", "weekly"}),
+        holidays=tuple(
+            Holiday(name, _begin(day, zone), _begin(day + timedelta(1), zone)) for name, day in target.holidays
+        ),
         events=target.events,
         time_zone=time_zone,
         lead_s=min(max(lead, _LEADS_S[0]), _LEADS_S[1]),
         history_s=asked.history,
         valid_for_s=valid_for_s,
     )
+
+
+def _seasonality(text: str) -> Seasonality:
+    """A period in hours. Two hours to a Fourier term, as the curve is fitted on hourly means."""
+    hours = int(text.removesuffix("h"))
+    return Seasonality(text, hours * _HOUR_S, min(_MOST_ORDER, hours // 2))
+
+
+def _begin(day: date, zone: ZoneInfo) -> float:
+    """When a day begins there, seconds since the epoch."""
+    return datetime.combine(day, midnight.min, zone).timestamp()
 
 
 def manifest(target: Target) -> Object:
