@@ -176,7 +176,7 @@ def length_shift(seed: int) -> Scenario:
 
 
 def classes(folder: Path, level: float, seed: int) -> Scenario:
-    """Two interactive classes and batch on a fleet whose maximum is short of the peak."""
+    """Two interactive classes and batch on a fleet whose maximum is at, near or short of the peak."""
     trace = rate_trace(folder, "azure2024_code_digitised", seed)
     fleet = standard_fleet(trace, max_workers=round(60.0 / level))
     kinds = (
@@ -186,7 +186,10 @@ def classes(folder: Path, level: float, seed: int) -> Scenario:
     )
     fleet = replace(fleet, services=(replace(fleet.services[0], classes=kinds),))
     load = make_load((trace,), fleet, seed=seed, step_s=30.0)
-    note = f"two SLO classes and batch; the peak is {level:g} times what the largest fleet serves"
+    note = (
+        f"two SLO classes and batch; the peak is {level:g} times what the largest fleet serves. Batch may wait for an "
+        "hour, which the optimum does not use"
+    )
     return Scenario(f"classes load {level:g}", note, fleet, load)
 
 

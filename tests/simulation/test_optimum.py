@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from warmfleet_simulation.fleet import Fleet, make_load
 from warmfleet_simulation.optimum import Problem, from_load, solve_several, solve_single
 from warmfleet_simulation.optimum.several import _relaxed, _tops
+from warmfleet_simulation.scenarios import classes, synthetic
 
 from .conftest import constant
 
@@ -104,6 +107,34 @@ def test_a_short_dip_is_bridged_and_a_long_one_is_not() -> None:
 
     assert plan(4) == [2] * 4  # four idle steps are cheaper than a start of 4.5
     assert plan(5) == [1] * 5
+
+
+def test_where_the_largest_fleet_is_too_small_the_optimum_misses_what_it_must(one_type: Fleet) -> None:
+    rate = np.where(np.arange(600) % 100 < 20, 30.0, 8.0)
+    short = replace(one_type, services=(replace(one_type.services[0], max_workers=12),))
+    load = make_load((synthetic("plateaus", rate),), short, seed=1, tune_days=0.1)
+    problem = from_load(short, load)
+    least = problem.missed(np.full((len(problem.demand), 1), 12))
+    assert least > 0.01 * problem.demand.sum()
+    answer = solve_single(problem)
+    assert answer.missed == pytest.approx(least)
+    assert answer.workers[problem.demand > 12 * 60.0].min() == 12
+    assert answer.workers.min() < 12  # what it need not have, it has not
+    # and a fleet that is large enough has the budget of its objective
+    wide = from_load(one_type, load)
+    assert wide.budget == pytest.approx(0.01 * wide.demand.sum())
+
+
+@pytest.mark.parametrize("level", [0.7, 1.2])
+def test_the_classes_on_a_fleet_short_of_the_peak_pose_a_problem_with_an_answer(data_dir: Path, level: float) -> None:
+    case = classes(data_dir / "traces", level, 1)
+    assert [c.name for c in case.fleet.services[0].classes] == ["interactive", "standard", "batch"]
+    assert case.load.arrivals.sum(axis=(0, 1)) / case.load.arrivals.sum() == pytest.approx([0.5, 0.3, 0.2], abs=0.01)
+    problem = from_load(case.fleet, case.load)
+    assert problem.limit[0] == round(60.0 / level)
+    answer = solve_single(problem, close=False)
+    assert answer.lower <= answer.cost
+    assert answer.missed <= problem.budget * (1 + 1e-9)
 
 
 def test_constant_demand_costs_what_the_workers_cost(one_type: Fleet) -> None:

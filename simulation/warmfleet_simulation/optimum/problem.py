@@ -9,17 +9,23 @@ Choose whole numbers of ready workers n[v,t] for every step t and type v::
 as a fleet that was running before is. What is missed may be any requests whatever, and a missed request takes no
 capacity from others: a queue is never inherited. No policy has these freedoms, so the optimum errs on the low side.
 It serves the requests of a step within the step; a policy may carry requests over a border for as long as the queueing
-objective, which is worth at most objective/step of one step's capacity around ramps.
+objective, which is worth at most objective/step of one step's capacity around ramps. Where a class may wait for an hour
+that is much: there a policy can cost less than this optimum.
+
+Where not even the largest fleet keeps the budget, the budget is what that one misses.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from warmfleet_contracts.traces import BoolArray, FloatArray, IntArray
 
 from warmfleet_simulation.fleet import Fleet, Load
+
+_ROUNDING = 1e-9
+"""Of sums that are added up in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ def from_load(
     usable = np.array(served.capacity) > 0
     price = fleet.prices()
     limit = [served.max_workers if t.limit is None else min(t.limit, served.max_workers) for t in fleet.types]
-    return Problem(
+    problem = Problem(
         demand=demand,
         capacity=np.array(served.capacity)[usable] * step_s,
         price=price[usable] * step_s / 3600.0,
@@ -116,3 +122,5 @@ def from_load(
         budget=float(share * demand.sum()),
         limit=np.array(limit, dtype=np.int64)[usable],
     )
+    least = problem.missed(np.broadcast_to(problem.limit, (len(demand), len(problem.limit))))
+    return replace(problem, budget=max(problem.budget, least * (1.0 + _ROUNDING)))
