@@ -1,10 +1,10 @@
 """The watch, in a thread and event loop of its own, handing raw objects to the store: kopf, and reflectors.
 
-Pods and nodes, of which there are thousands, are watched by :mod:`warmfleet_operator.adapters.reflector`, everything
-else by kopf. The only module that imports kopf. Nothing of kopf's that writes is used: no state handlers, daemons or
-timers, so it puts no finalizers and no annotations on anything. What a handler does is one call into the thread-safe
-store; decisions are made elsewhere. When a watch fails for good, it raises, and the process ends with an error: it does
-not go blind.
+Pods and nodes, of which there are thousands, and LLMDeployments, which a tenant may nest without end, are watched by
+:mod:`warmfleet_operator.adapters.reflector`, everything else by kopf. The only module that imports kopf. Nothing of
+kopf's that writes is used: no state handlers, daemons or timers, so it puts no finalizers and no annotations on
+anything. What a handler does is one call into the thread-safe store; decisions are made elsewhere. When a watch fails
+for good, it raises, and the process ends with an error: it does not go blind.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _BACKOFFS = (1, 1, 2, 3, 5, 8, 13, 21, 30, 30, 30, 30)
 
 _WATCH_TASK = "watcher for "
 """How kopf names the task of each watched resource; the reflectors' are called the same."""
-_MANY = {Kind.POD: POD_SELECTOR, Kind.NODE: ""}
-"""Kinds that are too many for kopf, and their label selectors."""
+_MANY = {Kind.POD: POD_SELECTOR, Kind.NODE: "", Kind.DEPLOYMENT: ""}
+"""Kinds that are too many, or may be too deep, for kopf, and their label selectors."""
 _LOOK_SECONDS = 0.2
 
 

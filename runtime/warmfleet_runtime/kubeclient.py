@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import json
 import logging
 import os
 import random
@@ -24,7 +23,7 @@ from kubernetes.aio import client as kube
 from kubernetes.aio import config as kube_config
 from kubernetes.aio import watch as kube_watch
 
-from warmfleet_runtime import rest
+from warmfleet_runtime import nesting, rest
 
 Object = dict[str, Any]
 _LOG = logging.getLogger(__name__)
@@ -234,7 +233,7 @@ class KubeClient:
                     version = listed["metadata"]["resourceVersion"]
                     yield Event("SYNCED", {})
                 failures += 1  # until the first event: an API that keeps hanging up is not asked in a tight loop
-                watcher = kube_watch.Watch()  # type: ignore[no-untyped-call]
+                watcher = _Watch()  # type: ignore[no-untyped-call]
                 async with watcher:
                     async for raw in watcher.stream(  # type: ignore[no-untyped-call]
                         self._open_watch,
@@ -277,7 +276,7 @@ class KubeClient:
         content_type: str = "application/json",
     ) -> Object:
         answer: Any = await self._send(method, path, query, body, content_type=content_type)
-        parsed: Object = json.loads(await answer.read())
+        parsed: Object = nesting.decode(await answer.read())
         return parsed
 
     async def _send(
@@ -296,6 +295,17 @@ class KubeClient:
         if not 200 <= answer.status <= 299:
             raise ApiError(answer.status, *rest.refusal(await answer.read()), f"{method} {path}")
         return answer
+
+
+class _Watch(kube_watch.Watch):
+    """The client's watch, to which an event may be nested however deep."""
+
+    def unmarshal_event(self, data: str, response_type: object) -> Any:
+        """An event from its line."""
+        try:
+            return super().unmarshal_event(data, response_type)
+        except RecursionError:
+            return super().unmarshal_event(nesting.cut(data.encode()).decode(), response_type)
 
 
 def _key(item: Object) -> tuple[str | None, str]:

@@ -33,6 +33,14 @@ def event(kind: str, item: Json) -> Json:
     return {"type": kind, "object": item}
 
 
+DEEP = "nested without end"
+
+
+def as_json(body: Json) -> str:
+    """With 4,000 levels in place of a word: as a real API server was seen to take and show them."""
+    return json.dumps(body).replace(f'"{DEEP}"', '{"a":' * 4000 + "1" + "}" * 4000)
+
+
 class Server:
     """Answers lists and watches in the order given; a watch that is not scripted stays open and silent."""
 
@@ -45,13 +53,13 @@ class Server:
         self.asked.append(dict(request.query))
         if "watch" not in request.query:
             found = self.lists.pop(0)
-            return web.Response(status=found) if isinstance(found, int) else web.json_response(found)
+            return web.Response(status=found) if isinstance(found, int) else web.Response(text=as_json(found))
         script = self.watches.pop(0) if self.watches else None
         if isinstance(script, int):
             return web.Response(status=script)
         answer = web.StreamResponse()
         await answer.prepare(request)
-        text = "".join(json.dumps(one) + "\n" for one in script or ())
+        text = "".join(as_json(one) + "\n" for one in script or ())
         await answer.write(text[:7].encode())  # lines do not come in one piece
         await asyncio.sleep(0.01)
         await answer.write(text[7:].encode())
@@ -111,6 +119,15 @@ async def test_pages_are_listed_and_the_watch_goes_on_from_the_last_event(runnin
     assert [query.get("continue") for query in server.asked[:2]] == [None, "t"]
     assert [query.get("resourceVersion") for query in server.asked[2:4]] == ["10", "15"]
     assert all(query["labelSelector"] == "a=b" for query in server.asked)
+
+
+async def test_an_object_that_is_nested_without_end_hides_no_other(running: tuple[Server, Run]) -> None:
+    server, run = running
+    server.lists = [page({**node("deep", 1), "spec": {"x": DEEP}}, node("a", 2))]
+    server.watches = [[event("MODIFIED", {**node("deep", 11), "spec": DEEP}), event("ADDED", node("b", 12))]]
+    store, task = run(())
+    await until(store, "deep", "a", "b")
+    assert not task.done()
 
 
 async def test_a_list_that_is_older_than_what_was_seen_brings_nothing_back(running: tuple[Server, Run]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
+from pathlib import Path
 
 import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
 from warmfleet_localcluster.node import ImageEntry
 from warmfleet_runtime.kubeclient import PODS
-from world import CRDS, NAMESPACES, World, deployment, eventually, instance_type
+from world import CRDS, LLMDS, NAMESPACES, World, deployment, eventually, instance_type
 
 BRISK = pytest.mark.scale(40.0)
 """For scenarios that wait out a deadline while nothing streams."""
@@ -222,3 +225,40 @@ async def test_a_spec_that_an_older_schema_let_in_is_refused_by_the_operator_wit
     found = await running.until_condition("Stalled", "True", "InvalidSpec")
     assert "set exactly one of replicas" in found["message"]
     assert not (await running.kube.list(PODS, "default", labelSelector=f"{labels.DEPLOYMENT}=chat"))["items"]
+
+
+async def test_templates_that_are_nested_without_end_hide_no_other_fleet(world: World, tmp_path: Path) -> None:
+    """Neither from a start, which waits for all there is, nor from a watch; on a real API server 3,000 levels pass."""
+    await world.apply(instance_type(), deployment(replicas=1))
+    await nested(world, tmp_path, "before")
+    operator = await world.start_operator()
+    await world.until_ready(1, seconds=120)
+    await nested(world, tmp_path, "after")
+    await world.kubectl("scale", "llmd", "chat", "--replicas=2")
+    await world.until_ready(2)
+    for name in ("before", "after"):
+        found = await world.until_condition("Stalled", "True", "InvalidSpec", name=name)
+        assert "engine.podTemplate" in found["message"]
+        assert await world.workers(name) == []
+    assert operator.exit_code() is None
+
+    async def listed() -> set[str]:
+        """What the forecaster sees, which follows fleets by another client."""
+        names = set()
+        async for event in world.kube.follow(LLMDS, "default"):
+            if event.type == "SYNCED":
+                break
+            names.add(event.object["metadata"]["name"])
+        return names
+
+    assert await asyncio.wait_for(listed(), 20) == {"chat", "before", "after"}
+
+
+async def nested(world: World, folder: Path, name: str) -> None:
+    """Create a fleet whose template is nested as deep as the server takes."""
+    levels = 3000 if world.api is None else 300  # the embedded one is Python itself
+    body = deployment(name, replicas=1)
+    body["spec"]["engine"]["podTemplate"] = {"spec": "HERE"}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(body).replace('"HERE"', '{"a":' * levels + "1" + "}" * levels))
+    await world.kubectl("create", "--validate=false", "-f", str(path))

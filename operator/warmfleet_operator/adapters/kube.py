@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import json
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from typing import Any, Literal, Protocol
 import aiohttp
 import msgspec
 from kubernetes.aio import client as kube
-from warmfleet_runtime import rest
+from warmfleet_runtime import nesting, rest
 
 from warmfleet_operator.adapters.line import FairLine
 from warmfleet_operator.adapters.resources import Resource
@@ -347,7 +346,7 @@ class RestKubeApi:
 
 def _parse(raw: bytes, where: str) -> Object | KubeError:
     try:
-        parsed = json.loads(raw)
+        parsed = nesting.decode(raw)
     except ValueError as error:
         return KubeError(0, "InvalidAnswer", str(error), where)
     return parsed if isinstance(parsed, dict) else KubeError(0, "InvalidAnswer", "not an object", where)
@@ -355,7 +354,10 @@ def _parse(raw: bytes, where: str) -> Object | KubeError:
 
 def _parse_metadata(raw: bytes, where: str) -> Object | KubeError:
     try:
-        page = _PAGE_OF_METADATA.decode(raw)
+        try:
+            page = _PAGE_OF_METADATA.decode(raw)
+        except RecursionError:
+            page = _PAGE_OF_METADATA.decode(nesting.cut(raw))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return KubeError(0, "InvalidAnswer", str(error), where)
     items = [{"metadata": msgspec.structs.asdict(item.metadata)} for item in page.items or []]

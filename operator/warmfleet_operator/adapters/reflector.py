@@ -4,6 +4,9 @@ kopf keeps a whole list in memory, and a task, a queue and a memory for every ob
 its handler; for 20,000 pods that is most of a gigabyte. Here each object goes into the store as it arrives, as a slim
 record, and the rest of it (``managedFields`` above all) is dropped with its page.
 
+kopf also reads JSON as Python's decoder does, which ends at about a thousand levels: an object nested deeper, which the
+API server takes, would hide all others of its kind. Here it is read as far as it needs to be refused.
+
 A watch resumes where it ended, from the last version or bookmark. After 410 Gone the kind is listed anew, and what the
 list no longer shows is forgotten. A list that is older than what has been seen already, of an API server that has lost
 touch, would bring back what is gone: it is refused. When the API server refuses, or is away for longer than the
@@ -18,9 +21,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import aiohttp
-import msgspec
 from kubernetes.aio import client as kube
-from warmfleet_runtime import rest
+from warmfleet_runtime import nesting, rest
 
 from warmfleet_operator.adapters.kube import USER_AGENT, error_from
 from warmfleet_operator.adapters.resources import Resource
@@ -38,7 +40,7 @@ _SILENCE = 180.0
 _SHORT = 2.0
 """Real seconds below which a watch counts as refused rather than ended."""
 _MOST_LINE = 16 * 1024 * 1024
-_TROUBLE = (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError)
+_TROUBLE = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
 class WatchRefusedError(Exception):
@@ -119,7 +121,7 @@ class Reflector:
         query = {**self._query, "limit": str(PAGE)}
         while True:
             answer = await self._send(api, query, aiohttp.ClientTimeout(total=60, sock_connect=10))
-            page = parse.mapping(msgspec.json.decode(await answer.read()))
+            page = parse.mapping(nesting.decode(await answer.read()))
             meta = parse.mapping(page.get("metadata"))
             if not listed:
                 self._refuse_old(parse.text(meta.get("resourceVersion")))
@@ -156,7 +158,7 @@ class Reflector:
         began, answer = loop.time(), await self._send(api, query, timeout)
         try:
             async for line in _lines(answer):
-                self._take(parse.mapping(msgspec.json.decode(line)))
+                self._take(parse.mapping(nesting.decode(line)))
                 self._failures = 0
         except TimeoutError:
             _LOG.info("watch of %s: silent for %.0f s; resumed", self._kind, _SILENCE)

@@ -118,6 +118,15 @@ def _spec(model: type[_Spec], raw: object) -> tuple[_Spec | None, str | None]:
         return None, "spec: nested too deeply"
 
 
+def _deployment_spec(raw: object) -> tuple[LLMDeploymentSpec | None, str | None, dict[str, str]]:
+    """The spec, or why there is none; and the revisions of its variants."""
+    spec, error = _spec(LLMDeploymentSpec, raw)
+    try:
+        return spec, error, revisions(spec) if spec is not None else {}
+    except ValueError as problem:  # what is no spec at all cannot be hashed either
+        return None, f"spec: {problem}"[:900], {}
+
+
 def deployment_from(body: Body, previous: DeploymentRecord | None, now: float) -> DeploymentRecord | None:
     """An LLMDeployment; ``previous`` is the record seen before under the same key."""
     found = identity(body)
@@ -130,8 +139,7 @@ def deployment_from(body: Body, previous: DeploymentRecord | None, now: float) -
     if previous is not None and previous.generation == whole(meta.get("generation")) and previous.generation > 0:
         spec, error, wanted = previous.spec, previous.spec_error, previous.revisions
     else:
-        spec, error = _spec(LLMDeploymentSpec, body.get("spec"))
-        wanted = revisions(spec) if spec is not None else {}
+        spec, error, wanted = _deployment_spec(body.get("spec"))
     since = (previous.deleting_since if previous is not None else None) or now
     finalizers = meta.get("finalizers")
     return DeploymentRecord(
