@@ -43,7 +43,7 @@ from scale_cluster import (  # noqa: E402
     team,
     writes,
 )
-from scale_operator import CONTROL, TICK, Fleets, Operator, agents, set_rates, until  # noqa: E402
+from scale_operator import CONTROL, TICK, Fleets, Operator, agents, answers, set_rates, until  # noqa: E402
 from scale_report import Point, Report, say, show, write_page  # noqa: E402
 
 STEP_RATE = 400.0
@@ -125,9 +125,12 @@ class Measure:
     async def _steady(self, operator: Operator, point: Point, log: AuditLog) -> None:
         log.requests()
         puts, before, began = self._cluster.etcd_puts(), operator.usage(), time.monotonic()
+        told = await answers()
         totals, samples = await self._ticks(operator, _WATCH_SECONDS)
         seconds = time.monotonic() - began
         after = operator.usage()
+        if point.telemetry == "agents":
+            point.answers_per_s = round((await answers() - told) / seconds, 1)
         point.tick_s, point.tick_median_s = round(max(samples), 3), round(statistics.median(samples), 3)
         point.phases_s = {phase: round(mean, 4) for phase, mean in totals.items()}
         point.rss_mb, point.peak_mb = after.rss_mb, after.peak_mb

@@ -114,6 +114,16 @@ async def set_rates(default: float, workers: dict[str, float] | None = None, fle
     writer.close()
 
 
+async def answers() -> int:
+    """Answers that the stand-in for all agents has given so far."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", CONTROL)
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    await writer.drain()
+    said = await reader.read()
+    writer.close()
+    return int(json.loads(said.partition(b"\r\n\r\n")[2])["answers"])
+
+
 @asynccontextmanager
 async def agents(folder: Path) -> AsyncIterator[None]:
     """The stand-in for all agents, as a process of its own."""

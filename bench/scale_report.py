@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -30,7 +32,8 @@ class Point:
     rss_mb: float | None = None
     peak_mb: float | None = None
     cpu_share: float | None = None
-    answered: float | None = None
+    answers_per_s: float | None = None
+    """Of agents, to the operator; None: it did not ask them all."""
     start_requests: dict[str, int] = field(default_factory=dict)
     minute_requests: dict[str, int] = field(default_factory=dict)
     etcd_puts_per_minute: float | None = None
@@ -66,6 +69,35 @@ class Report:
             "reaction_s": max(self.reaction_s, default=None),
             "takeover_s": self.takeover_s,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A target, and the fleets at which it would be missed; None: growth between the last two steps never gets there.
+
+    Attributes:
+        name: What is measured.
+        target: Largest value that is good.
+        fleets: Where a straight line through the last two steps crosses it.
+    """
+
+    name: str
+    target: float
+    fleets: float | None
+
+
+def limits(points: Sequence[Point]) -> list[Limit]:
+    """Which target of the curve would be missed first, then the others."""
+    found = []
+    for name, field_name in (("cold_start_s", "cold_start_s"), ("tick_s", "tick_s"), ("rss_mb", "peak_mb")):
+        known = [(p.deployments, v) for p in points if (v := getattr(p, field_name)) is not None]
+        if len(known) < 2:
+            continue
+        (before, low), (last, high) = known[-2:]
+        slope = (high - low) / (last - before) if last > before else 0.0
+        crossing = last + (TARGETS[name] - high) / slope if slope > 0 else None
+        found.append(Limit(name, TARGETS[name], crossing))
+    return sorted(found, key=lambda limit: math.inf if limit.fleets is None else limit.fleets)
 
 
 def say(text: str) -> None:
@@ -119,6 +151,7 @@ _COLUMNS = {
     "rss_mb": "RSS, MB",
     "peak_mb": "peak, MB",
     "cpu_share": "cores",
+    "answers_per_s": "agents' answers/s",
     "etcd_puts_per_minute": "etcd puts/min",
 }
 
@@ -149,9 +182,12 @@ def _section(report: Report) -> str:
         last = report.points[-1]
         dear = max(last.phases_s, key=lambda phase: last.phases_s[phase])
         parts = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in sorted(last.phases_s.items()))
-        lines += [f"A tick at the last step: {parts}; what would break first is *{dear}*.", ""]
+        lines += [f"A tick at the last step: {parts}; most of it is *{dear}*.", ""]
         minute = ", ".join(f"{what} {count}" for what, count in last.minute_requests.items()) or "none"
         lines += [f"Requests a minute at the last step, without traffic: {minute}.", ""]
+    if found := limits(report.points):
+        words = (f"{_at(one)} ({one.name} {one.target:g})" for one in found)
+        lines += [f"What breaks first, on a straight line through the last two steps: {'; '.join(words)}.", ""]
     line = report.line()
     lines += ["| claim | value | target | met |", "|---|---|---|---|"]
     for name, target in TARGETS.items():
@@ -161,6 +197,10 @@ def _section(report: Report) -> str:
     lines += ["", f"Idle: {report.idle_minutes:g} minutes. Reactions, s: {report.reaction_s}."]
     lines += [f"- failed: {failure.splitlines()[0][:300]}" for failure in report.failures]
     return "\n".join(lines)
+
+
+def _at(limit: Limit) -> str:
+    return "nowhere" if limit.fleets is None else f"at {limit.fleets:,.0f} fleets"
 
 
 def _shown(value: object) -> str:
