@@ -122,6 +122,19 @@ def test_quantized_weights_leave_room_and_are_read_faster_but_are_not_trusted(qu
     assert small.trust == Trust.LOW
 
 
+def test_a_sparse_checkpoint_is_smaller_where_an_engine_runs_it() -> None:
+    of = {"quantization": "compressed-tensors", "scheme": "w8a8-fp8", "maxModelLen": 8192}
+    dense, sparse = (on(TYPES["h100"], asked(**of, **more)) for more in ({}, {"sparsity": "2:4"}))
+    assert dense.weight_bytes is not None
+    assert sparse.weight_bytes is not None
+    assert dense.kv_tokens is not None
+    assert sparse.kv_tokens is not None
+    assert 0.5 * dense.weight_bytes < sparse.weight_bytes < 0.8 * dense.weight_bytes
+    assert sparse.kv_tokens > dense.kv_tokens
+    assert sparse.trust == Trust.LOW
+    assert engine_problems(asked(**of, sparsity="2:4", engine={"version": "0.18.1"})) == ()
+
+
 def test_a_checkpoint_of_unknown_scheme_is_not_guessed() -> None:
     body = asked(quantization="compressed-tensors", variants=[variant("a", rps=None)])
     _, (problem,) = capacity.survey(body, TYPES, WORK, needs_rates=True)
