@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from warmfleet_simulation.sweep import Result
 
 _GRID = (0.5, 0.7071, 1.0, 1.4142, 2.0)
+_BOUNDS = {
+    "tune_days": (0.0, 400.0),
+    "days": (1 / 1440, 400.0),
+    "share": (1e-6, 1.0),
+    "step": (1.0, 60.0),
+    "startup": (1.0, 86_400.0),
+    "peak_workers": (1.0, 10_000.0),
+    "seed": (0, 2**32 - 1),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tune-days", type=float, default=3.0, help="days that knobs are tuned on (default 3)")
     parser.add_argument("--days", type=float, help="use the first days of the trace only")
+    parser.add_argument("--share", type=float, help="keep this share of the requests, each with this probability")
+    parser.add_argument("--superpose", action="store_true", help="add the traces up: the traffic of one deployment")
     parser.add_argument("--step", type=float, default=15.0, help="seconds of a step (default 15)")
     parser.add_argument("--startup", type=float, default=300.0, help="start-up time of the standard fleet, s")
     parser.add_argument("--peak-workers", type=float, default=60.0, help="size of the standard fleet at p99.9 demand")
@@ -57,12 +68,13 @@ def run(args: argparse.Namespace) -> int:
         return _run(args)
     except ModuleNotFoundError as error:
         sys.stderr.write(f"warmfleet simulate needs the simulation extra: {error}\n")
-    except ValueError as error:  # TraceError, FleetError and the option checks
+    except (ValueError, OSError) as error:  # TraceError, FleetError and the option checks; a disk that is full
         sys.stderr.write(f"error: {error}\n")
     return 2
 
 
 def _run(args: argparse.Namespace) -> int:
+    _check(args)
     if args.engine == "requests":
         return simulate_requests.run(args)
     from warmfleet_simulation.sweep import sweep  # noqa: PLC0415 - heavy
@@ -79,6 +91,25 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options before anything is computed.
+
+    Raises:
+        ValueError: One of them cannot be; the message names it.
+    """
+    for name, (low, high) in _BOUNDS.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"--{name.replace('_', '-')}: {value:g} is not between {low:g} and {high:g}")
+    for option, path in (("--report", args.report), ("--json", args.json)):
+        if path is None or str(path) == "-":
+            continue
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"{option}: there is no folder {Path(path).parent}; create it")
+        if Path(path).is_dir():
+            raise ValueError(f"{option}: {path} is a folder; name a file")
+
+
 def _fleet(args: argparse.Namespace, traces: tuple[RateTrace, ...], notes: list[str]) -> tuple[Fleet, Load]:
     """The fleet, and the traffic in steps."""
     from warmfleet_simulation.fleet import make_load, standard_fleet  # noqa: PLC0415 - heavy
@@ -89,7 +120,7 @@ def _fleet(args: argparse.Namespace, traces: tuple[RateTrace, ...], notes: list[
     elif len(traces) == 1:
         fleet = standard_fleet(traces[0], startup_s=args.startup, peak_workers=args.peak_workers)
     else:
-        raise ValueError("more than one --trace needs --fleet with as many LLMDeployments")
+        raise ValueError("more than one --trace needs --fleet with as many LLMDeployments, or --superpose")
     length = min(float(t.minutes[-1]) for t in traces) / 1440.0
     tune = args.tune_days if length > args.tune_days * 1.2 else length / 2.0
     if tune < args.tune_days:
@@ -125,28 +156,27 @@ def _policies(names: str) -> list[Policy]:
     if names == "all":
         return list(known.values())
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if lacking := [name for name in wanted if name not in known]:
-        raise ValueError(f"--policy: unknown {', '.join(lacking)}; choose from {', '.join(known)}")
+    lacking = [name for name in wanted if name not in known]
+    if lacking or not wanted:
+        raise ValueError(f"--policy: unknown {', '.join(lacking) or 'none'}; choose from {', '.join(known)}")
     return [known[name] for name in dict.fromkeys(wanted)]
 
 
 def _traces(args: argparse.Namespace) -> tuple[tuple[RateTrace, ...], list[str]]:
-    from warmfleet_simulation.importers import detect, import_rates  # noqa: PLC0415
-    from warmfleet_simulation.scaling import load_clean, window_of  # noqa: PLC0415
+    from warmfleet_simulation.scaling import load_any, superpose, thin, window_of  # noqa: PLC0415
 
     traces: list[RateTrace] = []
     notes: list[str] = []
     for path in args.trace:
-        if path.name.endswith(".rate_1m.parquet"):
-            trace, said = load_clean(path, args.seed)
-        else:
-            trace, said = import_rates(path, args.format or detect(path))
+        trace, said = load_any(path, args.format, args.seed)
         if args.days is not None:
             trace = window_of(trace, 0, max(1, round(args.days * 1440)))
-        gaps = int(trace.missing.sum())
+        gaps = trace.gaps()
+        if args.share is not None:
+            trace = thin(trace, args.share, args.seed)
         notes += [*said, *([f"{trace.name}: {gaps} minutes of gaps are not scored"] if gaps else [])]
         traces.append(trace)
-    return tuple(traces), notes
+    return (superpose(traces),) if args.superpose else tuple(traces), notes
 
 
 class _Bar:

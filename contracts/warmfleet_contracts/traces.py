@@ -24,6 +24,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 _TRUE = True
+_MOST_MINUTES = 5_300_000
+"""Ten years."""
 
 
 class TraceError(ValueError):
@@ -82,6 +84,12 @@ class RateTrace:
                 "and a gap is marked by missing = true"
             )
 
+    def gaps(self) -> int:
+        """Minutes from 0 to the last one of which nothing is known: marked, without a row, or without a count."""
+        counted = self.requests if self.requests is not None else self.input_tokens
+        known = ~self.missing if counted is None else ~self.missing & ~np.isnan(counted)
+        return int(self.minutes[-1]) + 1 - int(np.count_nonzero(known))
+
 
 @dataclass(frozen=True, slots=True)
 class RequestTrace:
@@ -130,15 +138,35 @@ def load_rates(path: Path) -> RateTrace:
             f"{path.name}: no column minute (found: {', '.join(table.column_names)}); "
             "a rate trace has one row per minute since its start"
         )
-    missing = _booleans(table, "missing", len(minutes))
+    missing = _booleans(path, table, "missing", len(minutes))
     return RateTrace(
         name=path.name.removesuffix(".parquet"),
-        minutes=minutes.astype(np.int64),
+        minutes=_whole_minutes(path, minutes),
         requests=_numbers(path, table, "requests"),
         input_tokens=_numbers(path, table, "input_tokens"),
         output_tokens=_numbers(path, table, "output_tokens"),
         missing=missing,
     )
+
+
+def _whole_minutes(path: Path, minutes: FloatArray) -> IntArray:
+    """Minutes as whole numbers, one apart where nothing is missing; anything else is another unit."""
+    if len(bad := np.flatnonzero(~(np.abs(minutes) < _MOST_MINUTES))):
+        row = int(bad[0])
+        what = "empty" if np.isnan(minutes[row]) else f"{minutes[row]:g}"
+        raise TraceError(f"{path.name}: row {row}: minute is {what}; every row needs its minute since the start")
+    if len(bad := np.flatnonzero(minutes != np.floor(minutes))):
+        row = int(bad[0])
+        raise TraceError(
+            f"{path.name}: row {row}: minute is {minutes[row]:g}; minutes are whole numbers: add up the rows of each"
+        )
+    apart = float(np.median(np.diff(minutes))) if len(minutes) > 2 else 1.0
+    if apart > 1:
+        raise TraceError(
+            f"{path.name}: row 1: minute goes up by {apart:g} from row to row; one row per minute is needed: divide "
+            "seconds by 60, or spread the counts of longer steps over their minutes"
+        )
+    return minutes.astype(np.int64)
 
 
 def load_requests(path: Path) -> RequestTrace:
@@ -194,10 +222,15 @@ def _numbers(path: Path, table: Any, column: str) -> FloatArray | None:
     return np.asarray(values, dtype=np.float64)
 
 
-def _booleans(table: Any, column: str, length: int) -> BoolArray:
+def _booleans(path: Path, table: Any, column: str, length: int) -> BoolArray:
     if column not in table.column_names:
         return np.zeros(length, dtype=np.bool_)
-    return np.asarray(table.column(column).fill_null(_TRUE).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    data = table.column(column)
+    try:
+        values = data.cast(pa.bool_()).fill_null(_TRUE).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise TraceError(f"{path.name}: column {column} holds {data.type}; true or false is needed") from error
+    return np.asarray(values, dtype=np.bool_)
 
 
 def _lists(table: Any, column: str) -> tuple[IntArray, ...]:

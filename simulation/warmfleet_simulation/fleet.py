@@ -300,9 +300,14 @@ def standard_fleet(
     """One type whose worker is a ``peak_workers``-th of the p99.9 of the demand per minute; at most twice as many.
 
     The default price is that of one H100-SXM on demand ($/h, AWS list, August 2026); ratios do not depend on it.
+
+    Raises:
+        TraceError: There is no traffic in the trace.
     """
     one = _minutes(trace, int(trace.minutes[-1]) + 1)
     peak = float(np.quantile(one.rate[one.known], 0.999)) / 60.0
+    if peak <= 0:
+        raise TraceError(f"{trace.name}: nothing but zeros, so no fleet can be sized for it; use a time with traffic")
     service = Service(
         name="standard",
         capacity=(peak / peak_workers,),

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from pydantic import ValidationError
 from warmfleet_contracts.api import InstanceType, LLMDeployment
@@ -75,12 +76,12 @@ def _documents(path: Path) -> list[dict[str, Any]]:
 
 
 def _lengths(trace: RateTrace) -> Workload:
-    good = ~trace.missing
     if trace.requests is None or trace.input_tokens is None or trace.output_tokens is None:
         raise FleetError(
             f"{trace.name}: --fleet sizes workers from token lengths, and this trace lacks requests or tokens; "
             "leave --fleet out to use the standard fleet"
         )
+    good = ~trace.missing & np.isfinite(trace.requests + trace.input_tokens + trace.output_tokens)
     requests = float(trace.requests[good].sum())
     if requests <= 0:
         raise FleetError(f"{trace.name}: no request in it")

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from scipy.special import erf
 from warmfleet_contracts.traces import FloatArray, RateTrace, TraceError, load_rates
 
+from warmfleet_simulation.importers import detect, import_rates
+
 _COLUMNS = ("requests", "input_tokens", "output_tokens")
 _PERSISTENCE_MINUTES = 2.0
 """Correlation time of the noise drawn inside an envelope."""
@@ -178,6 +180,29 @@ def load_clean(path: Path, seed: int) -> tuple[RateTrace, tuple[str, ...]]:
         said = f"{trace.name}: straight lines between 7-minute points resampled inside the envelope, seed {seed}"
         return resample_envelope(trace, times, low, high, seed), (said,)
     if trace.name.startswith("servegen_"):
-        said = f"{trace.name}: phase of the 10-minute steps drawn at random, seed {seed}"
-        return shift_phase(trace, seed), (said,)
+        return shift_phase(trace, seed), (_phase_drawn(trace, seed),)
     return trace, ()
+
+
+def load_any(path: Path, form: str | None, seed: int) -> tuple[RateTrace, tuple[str, ...]]:
+    """A trace in any known format, without the known artefacts of its source, and what was repaired or undone.
+
+    Args:
+        path: File, or folder for ServeGen.
+        form: As :func:`warmfleet_simulation.importers.import_trace`.
+        seed: Of what is drawn.
+
+    Raises:
+        TraceError: The format is unknown or the content cannot be traffic.
+    """
+    if path.name.endswith(".rate_1m.parquet"):
+        return load_clean(path, seed)
+    name = form or detect(path)
+    trace, said = import_rates(path, name)
+    if name != "servegen":
+        return trace, said
+    return shift_phase(trace, seed), (*said, _phase_drawn(trace, seed))
+
+
+def _phase_drawn(trace: RateTrace, seed: int) -> str:
+    return f"{trace.name}: phase of the 10-minute steps drawn at random, seed {seed}"

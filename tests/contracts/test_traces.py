@@ -38,12 +38,25 @@ def test_a_gap_is_kept_apart_from_zero(tmp_path: Path) -> None:
         ({"minute": [-1, 1], "requests": [1, 1]}, "row 0: minute -1 is negative"),
         ({"minute": [0, 1], "requests": [1, -3]}, r"row 1: requests is -3"),
         ({"minute": [0], "requests": ["many"]}, "column requests holds string"),
+        ({"minute": [0, None], "requests": [1, 1]}, "row 1: minute is empty; every row needs its minute"),
+        ({"minute": [0.0, 1e12], "requests": [1, 1]}, r"row 1: minute is 1e\+12"),
+        ({"minute": [0.0, 0.5], "requests": [1, 1]}, r"row 1: minute is 0\.5; minutes are whole numbers"),
+        (
+            {"minute": [0, 60, 120, 180], "requests": [1, 1, 1, 1]},
+            "row 1: minute goes up by 60 .* divide seconds by 60",
+        ),
+        ({"minute": [0], "requests": [1], "missing": ["no such word"]}, "column missing holds string; true or false"),
         ({"minute": pa.array([], pa.int32()), "requests": pa.array([], pa.int32())}, "no rows"),
     ],
 )
 def test_a_bad_rate_trace_is_refused_with_row_and_fix(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(TraceError, match=message):
         load_rates(write(tmp_path, **columns))
+
+
+def test_minutes_of_which_nothing_is_known_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, minute=[1, 2, 3, 6], requests=[5, None, 0, 1], missing=[0, 0, 1, 0])
+    assert load_rates(path).gaps() == 5  # 0, 2, 3, 4, 5
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from warmfleet_cli.main import main
 
+KEYS = ["policy", "cost", "optimum", "over_provisioning", "slo_attainment", "lost_requests", "scale_actions"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,7 +38,8 @@ def test_json_on_standard_output_has_the_documented_keys(trace: str, capsys: pyt
         assert row["cost"] > 0
         assert row["optimum"] > 0
         assert 0.0 <= row["slo_attainment"] <= 1.0
-        assert {"over_provisioning", "lost_requests", "scale_actions"} <= set(row)
+        assert list(row)[:7] == KEYS
+        assert set(row["untuned"]) == {"knob_value", "cost", "over_provisioning", "slo_attainment"}
 
 
 def test_the_report_is_one_file_that_fetches_nothing(trace: str, tmp_path: Path) -> None:
@@ -59,7 +65,19 @@ def test_manifests_are_simulated_as_they_are_applied(trace: str, capsys: pytest.
         (["--trace", "absent.csv"], "no such file"),
         (["--policy", "magic"], "unknown magic; choose from"),
         (["--step", "7"], "does not divide a minute"),
+        (["--step", "0"], "--step: 0 is not between 1 and 60"),
+        (["--step", "nan"], "--step: nan is not between"),
         (["--fleet", "absent.yaml"], "no such file"),
+        (["--peak-workers", "0"], "--peak-workers: 0 is not between 1 and 10000"),
+        (["--startup", "-5"], "--startup: -5 is not between"),
+        (["--tune-days", "-1"], "--tune-days: -1 is not between"),
+        (["--days", "0"], "--days: 0 is not between"),
+        (["--seed", "-1"], "--seed: -1 is not between"),
+        (["--share", "2"], "--share: 2 is not between"),
+        (["--policy", ","], "--policy: unknown none; choose from"),
+        (["--report", "absent/r.html"], "--report: there is no folder absent; create it"),
+        (["--report", "/"], "--report: / is a folder; name a file"),
+        (["--json", "absent/r.json"], "--json: there is no folder absent; create it"),
     ],
 )
 def test_mistakes_are_said_without_a_traceback(
@@ -78,3 +96,34 @@ def test_a_fleet_that_cannot_be_planned_names_the_field(
     path.write_text(text.replace("scaling: {min: 1, max: 8}", "scaling: {min: 9, max: 8}"), encoding="utf-8")
     assert call("--trace", trace, "--fleet", str(path)) == 2
     assert "min must not be above max" in capsys.readouterr().err
+
+
+def test_gaps_are_said_and_a_trace_of_zeros_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    minutes = np.array([*range(60), *range(70, 120)])
+    requests = np.where(minutes == 80, np.nan, 60.0)
+    holes, zeros = tmp_path / "holes.parquet", tmp_path / "zeros.parquet"
+    pq.write_table(pa.table({"minute": minutes, "requests": requests}), holes)
+    pq.write_table(pa.table({"minute": minutes, "requests": requests * 0}), zeros)
+    assert call("--trace", str(holes), "--policy", "static-peak", "--untuned", "--step", "60") == 0
+    assert "holes: 11 minutes of gaps are not scored" in capsys.readouterr().err
+    assert call("--trace", str(zeros), "--policy", "static-peak", "--untuned", "--step", "60") == 2
+    assert "nothing but zeros" in capsys.readouterr().err
+
+
+def test_traffic_is_thinned_and_superposed(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from warmfleet_cli import simulate
+
+    parser = argparse.ArgumentParser()
+    simulate.add_arguments(parser)
+
+    def total(*args: str) -> float:
+        traces, _ = simulate._traces(parser.parse_args(["--trace", trace, *args]))
+        assert len(traces) == 1
+        assert traces[0].requests is not None
+        return float(traces[0].requests.sum())
+
+    assert total() == 1200
+    assert 250 < total("--share", "0.25") < 350
+    assert total("--trace", trace, "--superpose") == 2400
+    assert call("--trace", trace, "--trace", trace) == 2
+    assert "or --superpose" in capsys.readouterr().err

@@ -55,6 +55,8 @@ def test_rows_out_of_order_are_sorted_and_said(tmp_path: Path) -> None:
         ("a.csv", "TIMESTAMP,ContextTokens\n2023-11-16 18:17:03,1\n", "no column GeneratedTokens"),
         ("b.csv", BURST + "2023-11-16 18:17:03,m,1,1,2,x\n", "Timestamp is .*; seconds since the start"),
         ("b.csv", BURST + "-1,m,1,1,2,x\n", r"row 0: Timestamp is -1; it must be finite and not negative"),
+        ("b.csv", BURST + "1700000000000,m,1,1,2,x\n", "row 0: Timestamp 1700000000000 is not in seconds; divide"),
+        ("b.csv", BURST + "0,m,1,1,2,x\n90000000,m,1,1,2,x\n", "row 1: it is 1,042 days after the first"),
         ("m.jsonl", '{"timestamp": 0.5, "input_length": 1, "output_length": 1}', "multiply seconds by 1000"),
         ("m.jsonl", '{"timestamp": 5, "input_length": 1}', "row 0: no field output_length"),
         ("m.jsonl", "{", "row 0: not JSON"),
@@ -92,9 +94,26 @@ def test_prometheus_minutes_without_a_sample_are_gaps(tmp_path: Path) -> None:
     assert "1 minutes without a sample" in repairs[0]
 
 
+def test_prometheus_samples_five_minutes_apart_stand_for_five_minutes(tmp_path: Path) -> None:
+    values: list[list[object]] = [[300 * i, str(i)] for i in (1, 2, 3, 5)]
+    trace, repairs = import_rates(write(tmp_path, "p.json", prometheus(values)))
+    assert trace.requests is not None
+    known = trace.requests[~trace.missing] / 60.0
+    assert known.tolist() == [1.0] * 5 + [2.0] * 5 + [3.0] * 5 + [5.0] * 5
+    assert np.flatnonzero(trace.missing).tolist() == list(range(15, 20))
+    assert "5 minutes apart" in repairs[0]
+    with pytest.raises(TraceError, match="120 minutes apart; export with step=60"):
+        import_rates(write(tmp_path, "p.json", prometheus([[7200 * i, "1"] for i in range(5)])))
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        (
+            '{"status": "error", "error": "parse error at char 3"}',
+            "Prometheus refused the query: parse error at char 3",
+        ),
+        (json.dumps({"data": {"resultType": "matrix", "result": []}}), "found no series; correct its labels"),
         (json.dumps({"data": {"resultType": "vector", "result": [1]}}), "range vector"),
         (prometheus([[60, "1"], [0, "1"]]), "row 1: time 0 goes back from 60"),
         (prometheus([[1.7e12, "1"]]), "divide milliseconds by 1000"),

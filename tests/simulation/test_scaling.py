@@ -5,9 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from warmfleet_contracts.traces import RateTrace, TraceError, load_rates
-from warmfleet_simulation.scaling import load_clean, resample_envelope, shift_phase, superpose, thin, window_of
+from warmfleet_simulation.scaling import (
+    load_any,
+    load_clean,
+    resample_envelope,
+    shift_phase,
+    superpose,
+    thin,
+    window_of,
+)
 
 from .conftest import constant
 
@@ -73,3 +82,41 @@ def test_known_artefacts_are_undone(data_dir: Path) -> None:
     other, _ = load_clean(path, seed=3)
     assert other.requests is not None
     assert not np.array_equal(other.requests, clean.requests)
+
+
+def test_the_envelope_of_the_source_is_kept(data_dir: Path) -> None:
+    path = data_dir / "traces" / "azure2024_code_digitised.rate_1m.parquet"
+    clean, raw = load_clean(path, seed=2)[0], load_rates(path)
+    assert clean.requests is not None
+    assert raw.requests is not None
+    table = pq.read_table(path.with_name("azure2024_code_digitised.native_7m.parquet"))
+    at = clean.minutes * 60.0 + 30.0
+    low, high = (
+        np.interp(at, table.column("t_s").to_numpy(), table.column(f"requests_per_min_{side}").to_numpy())
+        for side in ("lo", "hi")
+    )
+    inside = (raw.requests >= low) & (raw.requests <= high)  # the line itself leaves it here and there
+    assert inside.mean() > 0.7
+    assert (clean.requests[inside] >= low[inside] - 1e-6).all()
+    assert (clean.requests[inside] <= high[inside] + 1e-6).all()
+
+
+def test_steps_on_the_clock_get_a_phase_in_parquet_and_in_a_raw_folder(tmp_path: Path, data_dir: Path) -> None:
+    path = data_dir / "traces" / "servegen_m_small_8d.rate_1m.parquet"
+    raw = load_rates(path)
+    lost = {len(raw.minutes) - len(load_clean(path, seed)[0].minutes) for seed in range(12)}
+    assert len(lost) > 4
+    assert lost <= set(range(10))
+
+    (tmp_path / "chunk-1-trace.csv").write_text("".join(f"{600 * i},{i + 1},1,Gamma,1,1\n" for i in range(6)))
+    (tmp_path / "chunk-1-dataset.json").write_text('{"0": {"input_tokens": {"9": 1}, "output_tokens": {"9": 1}}}')
+    borders = set()
+    for seed in range(12):
+        trace, said = load_any(tmp_path, None, seed)
+        assert trace.requests is not None
+        steps = np.flatnonzero(np.diff(trace.requests)) + 1
+        assert set(np.diff(steps)) == {10}
+        borders.add(int(steps[0]) % 10)
+        assert "phase of the 10-minute steps" in said[-1]
+        assert np.array_equal(trace.requests, load_any(tmp_path, "servegen", seed)[0].requests, equal_nan=True)
+    assert len(borders) > 4

@@ -12,6 +12,9 @@ from warmfleet_contracts.traces import TraceError
 
 from warmfleet_simulation.importers.common import Imported, number, read_csv, requests_from, tokens
 
+_MOST_SECONDS = 1e11
+"""As seconds since 1970 this is beyond the year 5000."""
+
 
 def import_burstgpt(path: Path) -> Imported:
     """Reads a CSV file of BurstGPT.
@@ -26,6 +29,8 @@ def import_burstgpt(path: Path) -> Imported:
         if text is not None and ("-" in text.strip()[1:] or ":" in text):
             raise TraceError(f"{path.name}: row {i}: Timestamp is {text!r}; seconds since the start are needed")
         times.append(number(text, path.name, i, "Timestamp"))
+        if times[-1] > _MOST_SECONDS:
+            raise TraceError(f"{path.name}: row {i}: Timestamp {text} is not in seconds; divide milliseconds by 1000")
     inputs = [tokens(row["Request tokens"], path.name, i, "Request tokens") for i, row in enumerate(rows)]
     outputs = [tokens(row["Response tokens"], path.name, i, "Response tokens") for i, row in enumerate(rows)]
     return requests_from(path.stem, times, inputs, outputs)

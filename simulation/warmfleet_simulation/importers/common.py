@@ -12,6 +12,8 @@ from warmfleet_contracts.traces import FloatArray, IntArray, RateTrace, RequestT
 
 MOST_TOKENS = 20_000_000
 """A request of more tokens than this is taken for another unit (bytes, characters)."""
+_MOST_SPAN_S = 400 * 86_400.0
+"""A trace longer than this is taken for another unit (milliseconds)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,22 @@ def requests_from(
     outputs: Sequence[int],
     hashes: Sequence[IntArray] | None = None,
 ) -> Imported:
-    """A request trace that starts at 0, sorted; says so when the source was not."""
+    """A request trace that starts at 0, sorted; says so when the source was not.
+
+    Raises:
+        TraceError: It lasts longer than any trace does.
+    """
     times = np.asarray(arrival, dtype=np.float64)
     order = np.argsort(times, kind="stable")
     repairs = []
     if len(times) > 1 and (back := np.flatnonzero(np.diff(times) < 0)).size:
         repairs.append(f"{name}: {back.size} rows were out of order (first: row {int(back[0]) + 1}); sorted by time")
     times = times[order] - times[order[0]]
+    if times[-1] > _MOST_SPAN_S:
+        raise TraceError(
+            f"{name}: row {int(order[-1])}: it is {times[-1] / 86_400:,.0f} days after the first; are its times in "
+            "seconds? Divide milliseconds by 1000, or cut the trace"
+        )
     trace = RequestTrace(
         name=name,
         arrival_s=times,

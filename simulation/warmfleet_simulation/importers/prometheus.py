@@ -5,7 +5,8 @@ The series of the answer are added up. Export a rate, for instance::
     query=sum(rate(vllm:request_success_total{model_name="m"}[1m]))  start=...  end=...  step=60
 
 Token series may be given beside it as separate queries joined in one file: ``{"requests": ANSWER, "input_tokens":
-ANSWER, "output_tokens": ANSWER}``. Minutes without a sample are gaps: neither scored nor learnt from.
+ANSWER, "output_tokens": ANSWER}``. Minutes without a sample are gaps: neither scored nor learnt from. Where samples are
+further apart than a minute (``step=300``), each stands for the minutes since the one before.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from warmfleet_simulation.importers.common import Imported
 
 _COLUMNS = ("requests", "input_tokens", "output_tokens")
 _COUNTER_SAMPLES = 30
+_MOST_STEP_MINUTES = 60
 
 
 def import_prometheus(path: Path) -> Imported:
@@ -40,9 +42,10 @@ def import_prometheus(path: Path) -> Imported:
     answers = {c: body[c] for c in _COLUMNS if c in body} or {"requests": body}
     repairs: list[str] = []
     series = {column: _samples(answer, f"{path.name}: {column}", repairs) for column, answer in answers.items()}
-    start = min(int(min(s)) for s in series.values()) // 60
+    held = {column: _minutes_held(samples, f"{path.name}: {column}", repairs) for column, samples in series.items()}
+    start = min(int(min(s)) // 60 - held[column] + 1 for column, s in series.items())
     length = max(int(max(s)) for s in series.values()) // 60 - start + 1
-    columns = {column: _per_minute(samples, start, length) for column, samples in series.items()}
+    columns = {column: _per_minute(samples, start, length, held[column]) for column, samples in series.items()}
     missing = np.zeros(length, dtype=np.bool_)
     for values in columns.values():
         missing |= np.isnan(values)
@@ -61,7 +64,11 @@ def import_prometheus(path: Path) -> Imported:
 
 def _samples(answer: Any, name: str, repairs: list[str]) -> dict[float, float]:
     """Summed value by timestamp over all series of one answer."""
+    if isinstance(answer, dict) and answer.get("status") == "error":
+        raise TraceError(f"{name}: Prometheus refused the query: {str(answer.get('error', 'no reason'))[:200]}")
     data = answer.get("data", answer) if isinstance(answer, dict) else None
+    if isinstance(data, dict) and data.get("resultType") == "matrix" and data.get("result") == []:
+        raise TraceError(f"{name}: the query found no series; correct its labels, or start and end")
     if not isinstance(data, dict) or data.get("resultType") != "matrix" or not data.get("result"):
         kind = data.get("resultType") if isinstance(data, dict) else None
         raise TraceError(f"{name}: a range vector (resultType matrix) with at least one series is needed, not {kind!r}")
@@ -106,10 +113,26 @@ def _refuse_counter(values: list[float], name: str) -> None:
         raise TraceError(f"{name}: only ever grows, so it is a counter; export rate(...[1m]) of it")
 
 
-def _per_minute(samples: dict[float, float], start: int, length: int) -> FloatArray:
+def _minutes_held(samples: dict[float, float], name: str, repairs: list[str]) -> int:
+    """For how many minutes a sample stands: the usual distance of two of them, at least one."""
+    if len(samples) < 3:
+        return 1
+    apart = round(float(np.quantile(np.diff(sorted(samples)), 0.5, method="lower")) / 60.0)
+    if apart > _MOST_STEP_MINUTES:
+        raise TraceError(f"{name}: row 1: samples are {apart} minutes apart; export with step=60")
+    if apart > 1:
+        repairs.append(
+            f"{name}: samples are {apart} minutes apart, each stands for as many; export with step=60 to see bursts"
+        )
+    return max(1, apart)
+
+
+def _per_minute(samples: dict[float, float], start: int, length: int, held: int) -> FloatArray:
     """Counts per minute from the mean rate of each minute; NaN where a minute has no sample."""
-    minute = np.array([int(at) // 60 - start for at in samples])
-    values = np.array(list(samples.values()))
+    last = np.array([int(at) // 60 - start for at in samples])
+    minute = (last[:, None] - np.arange(held)[None, :]).ravel()
+    values = np.repeat(np.array(list(samples.values())), held)
+    minute, values = minute[minute >= 0], values[minute >= 0]
     count = np.bincount(minute, minlength=length)
     total = np.bincount(minute, weights=values, minlength=length)
     mean = np.full(length, np.nan)
