@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-_FOLDERS = ("deploy", "tests/controlplane", "tests/scenarios", "tests/operator")
+_FOLDERS = ("deploy", "tests/docs", "tests/controlplane", "tests/scenarios", "tests/operator")
 sys.path[:0] = [str(HERE), *(str(ROOT / folder) for folder in _FOLDERS)]  # these folders are no packages
 
 import controlplane_world  # noqa: E402

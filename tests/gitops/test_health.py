@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from argo import health, run
 from kstatus import verdicts
+from test_docs import fences, manifests
 
 KINDS = generate.ARGO / "resource_customizations" / "warmfleet.dev"
 FOLDER = KINDS / "LLMDeployment"
@@ -21,27 +23,39 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-TESTS = load(FOLDER / "health_test.yaml")["tests"]
+TESTS = [(path.parent, case) for path in sorted(KINDS.glob("*/health_test.yaml")) for case in load(path)["tests"]]
+IDS = [f"{folder.name}-{case['inputPath']}" for folder, case in TESTS]
 ACTIONS = load(FOLDER / "actions" / "action_test.yaml")
 
 
-@pytest.mark.parametrize("case", TESTS, ids=[case["inputPath"] for case in TESTS])
-def test_health_is_as_written(case: dict[str, Any]) -> None:
-    assert health(FOLDER, load(FOLDER / case["inputPath"])) == case["healthStatus"]
+@pytest.mark.parametrize(("folder", "case"), TESTS, ids=IDS)
+def test_health_is_as_written(folder: Path, case: dict[str, Any]) -> None:
+    assert health(folder, load(folder / case["inputPath"])) == case["healthStatus"]
+
+
+def test_a_forecast_as_its_page_shows_it_is_done_once_it_is_written(kstatus: Path) -> None:
+    """Else a sync that waits for an external forecaster's object would wait for ever."""
+    page = generate.ROOT / "docs" / "how-to" / "external-forecaster.md"
+    (target,) = (body for body in manifests(page) if body.get("kind") == "TrafficForecast")
+    (written,) = fences(page, "json")
+    target["metadata"]["generation"] = 1
+    fresh, told = {**target, "status": {"observedGeneration": -1}}, {**target, **json.loads(written)}
+    assert [health(KINDS / "TrafficForecast", body)["status"] for body in (fresh, told)] == ["Progressing", "Healthy"]
+    assert verdicts(kstatus, fresh, told) == ["InProgress", "Current"]
 
 
 def test_all_test_data_is_used_and_all_kinds_have_the_same_script() -> None:
-    used = {case["inputPath"] for case in TESTS}
-    used |= {case[key] for case in ACTIONS["actionTests"] for key in ("inputPath", "expectedOutputPath")}
-    assert used == {f"testdata/{path.name}" for path in (FOLDER / "testdata").iterdir()}
+    used = {folder / case["inputPath"] for folder, case in TESTS}
+    used |= {FOLDER / case[key] for case in ACTIONS["actionTests"] for key in ("inputPath", "expectedOutputPath")}
+    assert used == set(KINDS.glob("*/testdata/*"))
     scripts = {path.read_text(encoding="utf-8") for path in KINDS.glob("*/health.lua")}
     assert len(scripts) == 1
     assert {path.name for path in KINDS.iterdir()} == {"LLMDeployment", "InstanceType", "TrafficForecast"}
 
 
 def test_kstatus_says_the_same(kstatus: Path) -> None:
-    bodies = [load(FOLDER / case["inputPath"]) for case in TESTS]
-    for case, body, verdict in zip(TESTS, bodies, verdicts(kstatus, *bodies), strict=True):
+    bodies = [load(folder / case["inputPath"]) for folder, case in TESTS]
+    for (_, case), body, verdict in zip(TESTS, bodies, verdicts(kstatus, *bodies), strict=True):
         expected = AGREES[case["healthStatus"]["status"]]
         if "deletionTimestamp" in body["metadata"]:
             expected = "Terminating"

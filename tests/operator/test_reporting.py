@@ -14,6 +14,7 @@ from warmfleet_contracts.reasons import ChosenBy, EventReason, Reason
 from warmfleet_operator.acting.conditions import View, conditions
 from warmfleet_operator.acting.events import EventRecorder, about_deployment
 from warmfleet_operator.acting.executor import rollout_news
+from warmfleet_operator.acting.instancetypes import build as instance_type_status
 from warmfleet_operator.acting.instancetypes import measured, stocked_out
 from warmfleet_operator.acting.status import StatusWriter, build, significant
 from warmfleet_operator.state import parse
@@ -286,3 +287,28 @@ def test_advice_is_reported_as_advice() -> None:
 @pytest.mark.parametrize(("value", "result"), [(None, None), (0.0, 0.0), (123.4, 120.0), (0.0567, 0.057)])
 def test_figures_have_two_significant_digits(value: float | None, result: float | None) -> None:
     assert significant(value) == result
+
+
+def test_an_instance_type_that_cannot_be_read_is_stalled_until_it_can() -> None:
+    body = instance_type()
+    body["metadata"] |= {"uid": "i", "generation": 2}
+    good = parse.instance_type_from(body)
+    bad = parse.instance_type_from({**body, "spec": {**body["spec"], "accelerator": {"name": ""}}})
+    assert good is not None
+    assert bad is not None
+
+    def told(record: InstanceTypeRecord, stamp: str) -> dict[str, dict[str, Any]]:
+        return {c["type"]: c for c in instance_type_status(record, (), None, stamp)["conditions"]}
+
+    first = told(bad, STAMP)
+    assert {kind: (c["status"], c["reason"]) for kind, c in first.items()} == {
+        "Ready": ("False", "InvalidSpec"),
+        "Stalled": ("True", "InvalidSpec"),
+    }
+    assert "accelerator" in first["Stalled"]["message"]
+    later = told(replace(bad, status={"conditions": list(first.values())}), "2026-01-02T00:00:00Z")
+    assert {c["lastTransitionTime"] for c in later.values()} == {STAMP}
+    mended = told(replace(good, status={"conditions": list(first.values())}), "2026-01-02T00:00:00Z")
+    assert {kind: (c["status"], c["lastTransitionTime"]) for kind, c in mended.items()} == {
+        "Ready": ("True", "2026-01-02T00:00:00Z")
+    }

@@ -175,7 +175,7 @@ class InstanceTypeStatus(ApiModel):
     message: LongText = ""
     """What is going on, for a person."""
     conditions: Conditions = ()
-    """Conditions: Ready."""
+    """Conditions: Ready; Stalled where the spec cannot be used."""
 
 
 class InstanceType(ApiModel):

@@ -47,18 +47,9 @@ def build(
 ) -> dict[str, Any]:
     """The status in wire form."""
     mine = [w for w in workers if w.instance_type == record.name]
-    valid = record.spec is not None
-    status = "True" if valid else "False"
-    before = next((c for c in parse.items(record.status.get("conditions")) if c.get("type") == "Ready"), {})
-    since = before.get("lastTransitionTime") if before.get("status") == status else None
-    ready = Condition(
-        type=str(ConditionType.READY),
-        status=status,
-        reason=str(Reason.WITHIN_LIMITS if valid else Reason.INVALID_SPEC),
-        message=record.spec_error or "",
-        observed_generation=record.generation,
-        last_transition_time=since if isinstance(since, str) else stamp,
-    )
+    conditions = [_condition(record, ConditionType.READY, stamp, holds=record.spec is not None)]
+    if record.spec is None:  # else kstatus takes it for one that is on its way
+        conditions.append(_condition(record, ConditionType.STALLED, stamp, holds=True))
     return InstanceTypeStatus(
         observed_generation=record.generation,
         used_accelerators=sum(w.accelerators for w in mine),
@@ -66,8 +57,23 @@ def build(
         startup=starts,
         stocked_out=out_of_stock,
         message=record.spec_error or (_OUT_OF_STOCK if out_of_stock else ""),
-        conditions=(ready,),
+        conditions=tuple(conditions),
     ).to_wire()
+
+
+def _condition(record: InstanceTypeRecord, kind: ConditionType, stamp: str, *, holds: bool) -> Condition:
+    """One that does not change keeps its time."""
+    status = "True" if holds else "False"
+    before = next((c for c in parse.items(record.status.get("conditions")) if c.get("type") == str(kind)), {})
+    since = before.get("lastTransitionTime") if before.get("status") == status else None
+    return Condition(
+        type=str(kind),
+        status=status,
+        reason=str(Reason.WITHIN_LIMITS if record.spec is not None else Reason.INVALID_SPEC),
+        message=record.spec_error or "",
+        observed_generation=record.generation,
+        last_transition_time=since if isinstance(since, str) else stamp,
+    )
 
 
 class InstanceTypeReporter:
