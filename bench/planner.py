@@ -48,6 +48,7 @@ from warmfleet_operator.state.records import (
     WorkerPhase,
     WorkerRecord,
 )
+from warmfleet_runtime import collector
 from warmfleet_simulation.engine import simulate
 from warmfleet_simulation.ours import Ours
 from warmfleet_simulation.scenarios import noisy
@@ -288,6 +289,7 @@ def main() -> int:
     console = Console(width=110)
     sizes = SIZES[:4] if args.quick else SIZES
     load = os.getloadavg()[0]
+    collector.settle()  # as the operator does
     found = speeds(sizes)
     table = Table(title="plan(), CPU seconds of one core, median (lowest to highest)")
     for name in ("fleets", "workers", "warm", "cold"):

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from warmfleet_runtime import logs
+from warmfleet_runtime import collector, logs
 from warmfleet_runtime.clock import Clock, clock_from_env
 from warmfleet_runtime.settings import SettingsError
 
@@ -43,6 +43,7 @@ def main() -> int:
     if arguments:
         return asyncio.run(check.run(settings))
     logs.configure("operator", clock=clock, level=settings.log_level)
+    collector.settle()
     return asyncio.run(serve(settings, clock))
 
 
