@@ -12,8 +12,12 @@ from warmfleet_simulation.fleet import Load
 from warmfleet_simulation.outcome import Action
 from warmfleet_simulation.sweep import Curve, Result, rows
 
-COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#9d755d", "#72b7b2", "#eeca3b", "#bab0ac")
+COLOURS = (
+    *("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#9d755d", "#72b7b2", "#eeca3b", "#bab0ac"),
+    *("#2f4b7c", "#8c8c00", "#ff9da6"),
+)
 _OURS = "#e45756"
+_SAVED, _ADDED, _WHOLE = "#54a24b", "#e45756", "#4c78a8"
 _MOST_ACTIONS = 400
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
@@ -103,7 +107,17 @@ def waterfall(result: Result) -> go.Figure | None:
     names += ["warmfleet", "still above the optimum", "clairvoyant optimum"]
     values += [ours.tuned.score.cost - last, result.optimum - ours.tuned.score.cost, result.optimum]
     measure += ["relative", "relative", "total"]
-    figure = go.Figure(go.Waterfall(x=names, y=values, measure=measure, text=[f"${v:,.0f}" for v in values]))
+    figure = go.Figure(
+        go.Waterfall(
+            x=names,
+            y=values,
+            measure=measure,
+            text=[f"{'-' if v < 0 else ''}${abs(v):,.0f}" for v in values],
+            decreasing={"marker": {"color": _SAVED}},
+            increasing={"marker": {"color": _ADDED}},
+            totals={"marker": {"color": _WHOLE}},
+        )
+    )
     figure.update_layout(
         title="Savings over the scored days (tuned points)", yaxis={"title": "$"}, height=380, template="plotly_white"
     )
@@ -127,7 +141,8 @@ def page(result: Result, load: Load, notes: Sequence[str]) -> str:
         f"<p>Objective: {result.objective:.2%} of requests in time. Clairvoyant optimum: ${result.optimum:,.2f}, a "
         f"lower bound with a plan {proved:.3%} above it. Scored: {load.score.sum() * load.step_s / 86400:.2f} days; "
         f"tuned on {load.tune.sum() * load.step_s / 86400:.2f} days before.</p><ul class=n>{said}</ul>"
-        f"{_table(result)}{''.join(parts)}{_log(result)}</body></html>"
+        f"{_table(result)}<p class=n>! misses the objective: cheap and late is not cheap.</p>"
+        f"{''.join(parts)}{_log(result)}</body></html>"
     )
 
 
@@ -142,7 +157,8 @@ def _table(result: Result) -> str:
         plain = curve.untuned.score
         body.append(
             f"<tr><td>{row['policy']}<td title='{html.escape(curve.knob)}'>{curve.tuned.knob:.3g}"
-            f"<td>{curve.tuned.score.cost:,.0f}<td>{row['over_provisioning']}<td>{curve.tuned.score.attainment:.3%}"
+            f"<td>{curve.tuned.score.cost:,.0f}<td>{row['over_provisioning']}"
+            f"<td>{curve.tuned.score.attainment:.3%}{'' if curve.tuned.score.attainment >= result.objective else ' !'}"
             f"<td>{curve.tuned.score.lost:,.0f}<td>{curve.tuned.scale_actions}"
             f"<td>{plain.cost / result.optimum if result.optimum else 0:.3f}<td>{plain.attainment:.3%}"
             f"<td>{'never' if equal is None else equal}</tr>"
