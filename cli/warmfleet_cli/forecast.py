@@ -57,8 +57,8 @@ def _run(args: argparse.Namespace) -> int:
     from warmfleet_forecasting.config import ForecastConfig  # noqa: PLC0415
     from warmfleet_forecasting.forecast import forecast  # noqa: PLC0415 - heavy
 
-    if not 0 < args.days <= 400:
-        raise ValueError(f"--days {args.days:g}: use more than 0 and at most 400")
+    _check(args)
+    unit = "tokens/s" if "token" in args.column.lower() else "requests/s"
     config = ForecastConfig(
         lead_s=parse_duration(args.lead), time_zone=args.time_zone, history_s=args.days * _DAY_S, valid_for_s=1800.0
     )
@@ -73,13 +73,30 @@ def _run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         from warmfleet_forecasting.plot import draw  # noqa: PLC0415 - matplotlib only when asked for
 
-        draw(args.plot, series, result, title=args.history.name if args.history else args.prometheus)
+        draw(args.plot, series, result, title=args.history.name if args.history else args.prometheus, unit=unit)
     if args.output == "json":
         json.dump(_figures(series, result, took), sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        _print(series, result, took)
+        _print(series, result, took, unit)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options before anything is read or fitted.
+
+    Raises:
+        ValueError: One of them cannot be; the message names it.
+    """
+    from warmfleet_forecasting.history.files import zone_named  # noqa: PLC0415 - pandas
+
+    if not 0 < args.days <= 400:
+        raise ValueError(f"--days {args.days:g}: use more than 0 and at most 400")
+    zone_named(args.time_zone)
+    if args.plot is not None and (args.plot.is_dir() or not args.plot.parent.is_dir()):
+        raise ValueError(f"--plot {args.plot}: name a file in a folder that exists")
+    if args.plot is not None and args.plot.suffix != ".png":
+        raise ValueError(f"--plot {args.plot}: the picture is a PNG; let its name end in .png")
 
 
 def _history(args: argparse.Namespace) -> Series:
@@ -164,7 +181,7 @@ def _stamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _print(series: Series, result: ForecastResult, took: float) -> None:
+def _print(series: Series, result: ForecastResult, took: float, unit: str) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
 
@@ -173,7 +190,7 @@ def _print(series: Series, result: ForecastResult, took: float) -> None:
     colour = "green" if result.trusted else "yellow"
     console.print(
         f"History  {past['start']} to {past['end']}, {past['cells']} cells of {past['stepSeconds']:g} s, "
-        f"{past['gaps']} gaps, mean {past['mean']:.3g}, peak {past['peak']:.3g} requests/s",
+        f"{past['gaps']} gaps, mean {past['mean']:.3g}, peak {past['peak']:.3g} {unit}",
         highlight=False,
     )
     if past["rejected"]:
@@ -183,7 +200,7 @@ def _print(series: Series, result: ForecastResult, took: float) -> None:
         f"Forecast [{colour}]{verdict}[/{colour}] ({result.reason}): {escape(result.message)}", highlight=False
     )
     console.print(_skill_table(result))
-    console.print(_curve_table(result))
+    console.print(_curve_table(result, unit))
     console.print(f"fitted in {took:.2f} s", style="dim", highlight=False)
 
 
@@ -204,10 +221,10 @@ def _skill_table(result: ForecastResult) -> Any:
     return table
 
 
-def _curve_table(result: ForecastResult) -> Any:
+def _curve_table(result: ForecastResult, unit: str) -> Any:
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(title="Demand, requests/s")
+    table = Table(title=f"Demand, {unit}")
     for name in ("in", "at (UTC)", "q10", "median", "q90"):
         table.add_column(name, justify="right")
     for curve in (result.near, result.far):

@@ -22,7 +22,7 @@ _MEAN_S = 600.0
 _PAST, _FUTURE = "#3b4252", "#c2571a"
 
 
-def draw(path: Path, series: Series, result: ForecastResult, *, title: str) -> None:
+def draw(path: Path, series: Series, result: ForecastResult, *, title: str, unit: str = "requests/s") -> None:
     """Writes a PNG: the last three days and the next one on top, the hours around the present below.
 
     Args:
@@ -30,6 +30,7 @@ def draw(path: Path, series: Series, result: ForecastResult, *, title: str) -> N
         series: The history.
         result: What is expected of it.
         title: Name of the history.
+        unit: Of the rates.
     """
     figure, (whole, near) = plt.subplots(2, 1, figsize=(12, 8), layout="constrained")
     verdict = "trusted" if result.trusted else "not trusted"
@@ -39,7 +40,7 @@ def draw(path: Path, series: Series, result: ForecastResult, *, title: str) -> N
         _history(axes, series.last(before))
         _band(axes, result, after)
         axes.axvline(_days(end), color="0.6", linewidth=0.8, linestyle=":")
-        axes.set_ylabel("requests/s")
+        axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
         locator = dates.AutoDateLocator(tz=UTC)  # type: ignore[no-untyped-call]

@@ -137,4 +137,4 @@ class Series:
         count = np.bincount(index, minlength=int(span))
         total = np.bincount(index, weights=pairs[good, 1], minlength=int(span))
         values = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        return cls(first * step_s, step_s, values, int(np.count_nonzero(~good)))
+        return cls(first * step_s, step_s, values, int(np.count_nonzero(~good & ~np.isnan(pairs[:, 1]))))

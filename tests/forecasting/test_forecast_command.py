@@ -56,6 +56,10 @@ def test_a_timestamp_without_zone_is_in_the_zone_given(tmp_path: Path) -> None:
         ("minute,requests\n0,1\n1,1\n2,1\n3,1\n99999999999,1\n", "cells"),
         ("minute,requests\n0,1\n99999,1\n", "an hour apart"),
         ("", "CSV with a header"),
+        ("minute,requests,input_tokens\n0,,5\n1,,6\n", "column requests is empty; name another by --column"),
+        ("minute,client,requests\n" + "".join(f"{m},{c},1\n" for m in range(9) for c in "ab"), "row 1: 9 of 18 rows"),
+        ("minute,requests\n" + "".join(f"{m},{5 * m}\n" for m in range(200)), "only ever grows, so it is a counter"),
+        ("minute,requests,missing\n0,1,no\n1,1,yes\n", "column missing: row 0: 'no' is neither true nor false"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_by_its_fault(tmp_path: Path, text: str, words: str) -> None:
@@ -75,6 +79,21 @@ def test_a_file_that_cannot_be_used_is_refused_by_its_fault(tmp_path: Path, text
 def test_columns_are_known_by_their_usual_names(tmp_path: Path, text: str) -> None:
     series = load(written(tmp_path, text))
     assert (series.start, series.values.tolist()) == (1772366400.0, [1.0, 2.0])
+
+
+def test_a_row_that_says_missing_is_a_gap(tmp_path: Path) -> None:
+    text = "minute,requests,missing\n0,60,false\n1,60,true\n2,60,\n3,,false\n4,-1,false\n"
+    series = load(written(tmp_path, text))
+    assert series.values.tolist() == pytest.approx([1.0] + [np.nan] * 4, nan_ok=True)
+    assert series.rejected == 1, "the one below zero; what is empty or missing was never a figure"
+
+
+def test_the_hour_that_a_clock_repeats_is_no_second_series(tmp_path: Path) -> None:
+    clock = [f"2026-10-25 {h:02d}:{m:02d}" for h in (0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11) for m in range(0, 60, 5)]
+    series = load(written(tmp_path, HEAD + "".join(f"{t},300\n" for t in clock)), Columns(time_zone="Europe/Berlin"))
+    assert len(series) == 13 * 12
+    assert np.isnan(series.values).sum() == 12
+    assert np.nanmax(series.values) == 1.0
 
 
 def test_columns_may_be_named_and_an_index_is_a_column(tmp_path: Path) -> None:
@@ -117,5 +136,15 @@ def test_what_the_command_cannot_use_is_an_error(tmp_path: Path, capsys: pytest.
     assert main(["forecast", "--prometheus", "http://127.0.0.1:1", "--deployment", "prod/chat"]) == 2
     assert "Prometheus at http://127.0.0.1:1" in capsys.readouterr().err
     file = written(tmp_path, "minute,requests\n0,\n1,\n")
+    for option, value, words in (
+        ("--time-zone", "Mars/Base", "'Mars/Base' is no IANA zone"),
+        ("--plot", str(tmp_path / "none" / "a.png"), "in a folder that exists"),
+        ("--plot", str(tmp_path), "name a file"),
+        ("--plot", str(tmp_path / "a.svg"), "end in .png"),
+        ("--days", "0", "--days 0"),
+        ("--lead", "soon", "'soon' is not a duration"),
+    ):
+        assert main(["forecast", "--history", str(file), option, value]) == 2
+        assert words in capsys.readouterr().err
     assert main(["forecast", "--history", str(file)]) == 2
     assert "empty" in capsys.readouterr().err

@@ -19,15 +19,20 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from warmfleet_forecasting.history import STEP_S
 from warmfleet_forecasting.series import BadHistoryError, Floats, Series
 
+Indices = npt.NDArray[np.int64]
+
 TIMES = ("timestamp", "time", "datetime", "date", "ts", "ds", "minute")
 COUNTS = ("requests", "count")
 RATES = ("rate", "rps", "qps", "rate_rps", "requests_per_second")
 _MOST_STEP_S = 3600.0
+_MOST_REPEATED = 0.1
+_COUNTER_ROWS = 100
 _UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Numbers from here on are so many to the second: as seconds they would lie beyond the year 5000."""
 
@@ -53,6 +58,18 @@ class Columns:
     per_request: bool = False
     time_zone: str = "Etc/UTC"
     start: float = 0.0
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """An IANA zone.
+
+    Raises:
+        HistoryFileError: There is none of this name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise HistoryFileError(f"--time-zone {name!r} is no IANA zone, such as Europe/Berlin") from error
 
 
 def load(path: Path, columns: Columns = Columns()) -> Series:
@@ -88,12 +105,18 @@ def _rated(table: Any, times: Floats, path: Path, columns: Columns) -> Series:
         )
     values = _numbers(table[name], path, name)
     if missing := _column(table, "", ("missing",)):
-        values[table[missing].fillna(value=True).to_numpy(dtype=bool)] = np.nan
+        values[_truths(table[missing], path, missing)] = np.nan
+    if not np.isfinite(values).any():
+        raise HistoryFileError(
+            f"{path}: column {name} is empty; name another by --column (the file has {_names(table)})"
+        )
     order = np.argsort(times, kind="stable")
     times, values = times[order], values[order]
     steps = np.diff(times)
     if not len(steps) or not (steps > 0).any():
         raise HistoryFileError(f"{path}: {len(times)} rows at one time; a history needs two or more times")
+    _refuse_several(steps, order, path)
+    _refuse_counter(values, path, name)
     step = float(np.median(steps[steps > 0]))
     if step > _MOST_STEP_S:
         raise HistoryFileError(
@@ -102,6 +125,34 @@ def _rated(table: Any, times: Floats, path: Path, columns: Columns) -> Series:
     rates = values if name.lower() in RATES else values / step
     cell = max(STEP_S, round(step / STEP_S) * STEP_S)
     return Series.from_samples(zip(times.tolist(), rates.tolist(), strict=True), cell)
+
+
+def _refuse_several(steps: Floats, order: Indices, path: Path) -> None:
+    """The hour that a clock repeats is a repetition here and there; a row per time and client is not."""
+    again = np.flatnonzero(steps == 0)
+    if len(again) > _MOST_REPEATED * len(steps):
+        raise HistoryFileError(
+            f"{path}: row {int(order[again[0] + 1])}: {len(again)} of {len(order)} rows repeat the time of another; "
+            "add up the rows of one time, or keep those of one series"
+        )
+
+
+def _refuse_counter(values: Floats, path: Path, name: str) -> None:
+    steps = np.diff(values[np.isfinite(values)])
+    if len(steps) >= _COUNTER_ROWS and (steps >= 0).all() and (steps > 0).mean() > 0.5:
+        raise HistoryFileError(
+            f"{path}: column {name} only ever grows, so it is a counter; write the difference of each row to the one "
+            "before"
+        )
+
+
+def _truths(column: Any, path: Path, name: str) -> npt.NDArray[np.bool_]:
+    """A column of true and false; what is empty is true."""
+    wrong = np.flatnonzero(~(pd.isna(column) | column.isin([True, False])))
+    if len(wrong):
+        row = int(wrong[0])
+        raise HistoryFileError(f"{path}: column {name}: row {row}: {column.iloc[row]!r} is neither true nor false")
+    return np.asarray([pd.isna(value) or bool(value) for value in column], dtype=np.bool_)
 
 
 def _counted(times: Floats) -> Series:
@@ -152,10 +203,7 @@ def _times(table: Any, path: Path, columns: Columns) -> Floats:
         numbers = _finite(_numbers(column, path, name), path, name)
         size = float(np.median(numbers))
         return numbers / next((unit for least, unit in _UNITS if size >= least), 1.0)
-    try:
-        zone = ZoneInfo(columns.time_zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise HistoryFileError(f"--time-zone {columns.time_zone!r} is no IANA zone, such as Europe/Berlin") from error
+    zone = zone_named(columns.time_zone)
     return np.array([_moment(text, zone, path, row) for row, text in enumerate(column)], dtype=np.float64)
 
 
