@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -52,6 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="nodes to register, such as h100=2x8,nvidia.com/gpu.product=NVIDIA-H100; may be repeated",
     )
     parser.add_argument(
+        "--node-env",
+        type=node_env,
+        action="append",
+        default=[],
+        metavar="NAME=KEY=VALUE",
+        help="environment of containers on the nodes of that name, as a device plugin adds it; may be repeated",
+    )
+    parser.add_argument(
+        "--node-taint",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="taint with effect NoSchedule on every node with accelerators, such as nvidia.com/gpu; may be repeated",
+    )
+    parser.add_argument(
         "--image",
         type=image_entry,
         action="append",
@@ -64,14 +79,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=float,
         help="logical seconds of a probe's periods and timeouts per real second; default: the clock's scale",
     )
+    parser.add_argument(
+        "--probe-timeout",
+        type=float,
+        default=Settings().min_probe_timeout,
+        help="real seconds that a probe waits for an answer at least; more where the machine is busy (%(default)s)",
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     if arguments.probe_scale is not None and not 0 < arguments.probe_scale < float("inf"):
         parser.error(f"--probe-scale must be positive, not {arguments.probe_scale}")
     clock = clock_from_env()
     patient = ProbeClock(clock, arguments.probe_scale or clock.scale)
-    settings = Settings(addresses=arguments.pod_network) if arguments.pod_network else Settings()
-    nodes = Nodes(arguments.nodes or [NodeShape("node")], ImageMap(dict(arguments.image)), patient, settings)
+    if not 0 < arguments.probe_timeout < float("inf"):
+        parser.error(f"--probe-timeout must be positive, not {arguments.probe_timeout}")
+    settings = Settings(min_probe_timeout=arguments.probe_timeout)
+    if arguments.pod_network:
+        settings = replace(settings, addresses=arguments.pod_network)
+    shapes = [with_env(shape, arguments.node_env) for shape in arguments.nodes or [NodeShape("node")]]
+    shapes = [with_taints(shape, arguments.node_taint) for shape in shapes]
+    nodes = Nodes(shapes, ImageMap(dict(arguments.image)), patient, settings)
     if arguments.join is not None:
         asyncio.run(join(arguments.join, nodes))
     else:
@@ -185,6 +212,31 @@ def node_shape(text: str) -> NodeShape:
     if int(match["accelerators"]):
         allocatable["nvidia.com/gpu"] = match["accelerators"]
     return NodeShape(match["name"], labels=labels, allocatable=allocatable, count=int(match["count"]))
+
+
+def node_env(text: str) -> tuple[str, str, str]:
+    """Reads ``NAME=KEY=VALUE``.
+
+    Raises:
+        argparse.ArgumentTypeError: It reads differently.
+    """
+    name, _, rest = text.partition("=")
+    key, equals, value = rest.partition("=")
+    if not (name and key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=KEY=VALUE, such as l4=DEVICE=L4")
+    return name, key, value
+
+
+def with_env(shape: NodeShape, given: Sequence[tuple[str, str, str]]) -> NodeShape:
+    """The shape with what was given for nodes of its name."""
+    return replace(shape, env={**shape.env, **{key: value for name, key, value in given if name == shape.name}})
+
+
+def with_taints(shape: NodeShape, keys: Sequence[str]) -> NodeShape:
+    """The shape with taints of these keys, if it has accelerators: what needs none is to run elsewhere."""
+    if "nvidia.com/gpu" not in shape.allocatable:
+        return shape
+    return replace(shape, taints=[*shape.taints, *({"key": key, "effect": "NoSchedule"} for key in keys)])
 
 
 def image_entry(text: str) -> tuple[str, ImageEntry]:

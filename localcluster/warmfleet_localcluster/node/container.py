@@ -18,6 +18,7 @@ from warmfleet_localcluster.node.expand import ContainerConfigError, expand, sub
 from warmfleet_localcluster.node.probes import Probe, Target, act, keep_probing
 from warmfleet_localcluster.node.process import Process
 from warmfleet_localcluster.node.runtime import Runtime
+from warmfleet_localcluster.node.services import with_addresses
 from warmfleet_localcluster.node.settings import ImageEntry
 from warmfleet_localcluster.node.status import ContainerState, Kind, timestamp
 from warmfleet_localcluster.node.volumes import container_mounts, mount_environment
@@ -152,7 +153,7 @@ class Container:
                 self._mounts = container_mounts(self.spec, self._sandbox.volumes)
                 base = {**self._sandbox.env, **mount_environment(self.spec, self._mounts)}
                 base |= {key: expand(value, base) for key, value in entry.env.items()}
-                self._env = await container_environment(
+                env = await container_environment(
                     self.spec,
                     self._sandbox.pod,
                     self._runtime.fetcher(self._sandbox.pod),
@@ -160,6 +161,8 @@ class Container:
                     mounts=self._mounts,
                     addresses=(self._sandbox.address, self._runtime.settings.host_ip),
                 )
+                patience = self._runtime.settings.service_patience
+                self._env = await with_addresses(env, self._runtime.slices, patience=patience)
                 return self._command(entry)
             except ContainerConfigError as error:
                 self._waiting("CreateContainerConfigError", str(error))

@@ -31,9 +31,10 @@ class PodRunner:
         pod: The pod's object, bound to a node of ours.
         runtime: The node's services.
         key: Short unique name for its directories (paths of Unix sockets are limited to 107 characters).
+        env: What its node adds to the environment of containers.
     """
 
-    def __init__(self, pod: Object, runtime: Runtime, key: str) -> None:
+    def __init__(self, pod: Object, runtime: Runtime, key: str, env: Mapping[str, str] | None = None) -> None:
         self.pod = pod
         self.uid: str = pod["metadata"]["uid"]
         self.node: str = pod["spec"]["nodeName"]
@@ -42,7 +43,8 @@ class PodRunner:
         self._directory = runtime.disk / key
         self._memory = runtime.memory / key
         self.logs = runtime.disk / "logs" / key
-        env = {**runtime.env, "HOSTNAME": pod["metadata"]["name"], "WARMFLEET_POD_IP": self._address}
+        own = {"HOSTNAME": pod["metadata"]["name"], "WARMFLEET_POD_IP": self._address}
+        env = {**runtime.env, **(env or {}), **own}
         self._sandbox = Sandbox(pod, self.node, self._address, self._directory, self.logs, {}, env)
         self._containers = self._make_containers()
         self._ready_sandbox = False

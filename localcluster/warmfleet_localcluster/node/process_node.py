@@ -325,7 +325,8 @@ class ProcessNode:
                 self._spawn(self._delete_pod(pod))
             return
         try:
-            runner = PodRunner(pod, self._runtime, str(next(self._keys)))
+            shape = self._nodes[pod["spec"]["nodeName"]]
+            runner = PodRunner(pod, self._runtime, str(next(self._keys)), shape.env)
         except (KeyError, RuntimeError) as error:
             _LOG.error("pod %s cannot be run: %r", pod["metadata"]["name"], error)
             return

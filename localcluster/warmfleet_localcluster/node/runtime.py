@@ -9,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 from warmfleet_runtime.clock import Clock
-from warmfleet_runtime.kubeclient import ApiError, KubeClient, Object, Resource
+from warmfleet_runtime.kubeclient import ENDPOINT_SLICES, ApiError, KubeClient, Object, Resource
 
 from warmfleet_localcluster.node.access import ApiAccess
 from warmfleet_localcluster.node.addresses import AddressPool
@@ -59,6 +59,13 @@ class Runtime:
         """Forget pulls that are under way."""
         for pull in self._pulls.values():
             pull.cancel()
+
+    async def slices(self, namespace: str, service: str) -> list[Object]:
+        """EndpointSlices of a Service."""
+        found = await self.client.list(
+            ENDPOINT_SLICES, namespace, labelSelector=f"kubernetes.io/service-name={service}"
+        )
+        return list(found["items"])
 
     def fetcher(self, pod: Object) -> Fetch:
         """Reads objects of the pod's namespace."""

@@ -20,6 +20,7 @@ class NodeShape:
         taints: `{key, value, effect}` objects.
         count: How many nodes to register at the start.
         provision_seconds: Logical seconds from the request for a node until it is there and Ready.
+        env: Environment of its containers, as a device plugin and a runtime hook would add it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class NodeShape:
     taints: Sequence[Mapping[str, str]] = ()
     count: int = 1
     provision_seconds: float = 0.0
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.count < 0 or self.provision_seconds < 0:
@@ -86,6 +88,7 @@ class Settings:
         host_ip: Reported as the nodes' and hosts' address.
         min_probe_period: Real seconds; a shorter scaled period is stretched and its threshold lowered.
         min_probe_timeout: Real seconds an answer may take even if the scaled timeout is shorter.
+        service_patience: Real seconds a container waits for the first pod of a Service that its environment names.
         min_stop_window: Real seconds between SIGTERM and SIGKILL at least.
         heartbeat: Real seconds between renewals of the node leases.
         service_account_tokens: Give pods a kubeconfig with their ServiceAccount's token; None: if the API is
@@ -96,6 +99,7 @@ class Settings:
     host_ip: str = "127.0.0.1"
     min_probe_period: float = 0.1
     min_probe_timeout: float = 0.5
+    service_patience: float = 3.0
     min_stop_window: float = 0.5
     heartbeat: float = 10.0
     service_account_tokens: bool | None = None

@@ -137,6 +137,8 @@ async def cluster() -> AsyncIterator[Cluster]:
     clock = ScaledClock(10)
     images = ImageMap({"python:*": ImageEntry([sys.executable, "-S", "-c"])})
     async with embedded_api() as url, KubeClient.for_server(url) as client:
-        shape = NodeShape("gpu", labels={"gpu": "l4"}, allocatable={"nvidia.com/gpu": "1"})
+        shape = NodeShape(
+            "gpu", labels={"gpu": "l4"}, allocatable={"nvidia.com/gpu": "1"}, env={"DEVICE": "L4", "HOSTNAME": "no"}
+        )
         async with ProcessNode(client, clock, [shape], images, settings=FAST) as node:
             yield Cluster(client, node, clock, images)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from warmfleet_localcluster.node import ImageEntry
-from warmfleet_runtime.kubeclient import CONFIG_MAPS, NODES, PODS, SECRETS
+from warmfleet_runtime.kubeclient import CONFIG_MAPS, ENDPOINT_SLICES, NODES, PODS, SECRETS
 
 from .conftest import Cluster, condition, container, is_ready, python, sleeper
 
@@ -191,3 +191,18 @@ async def test_status_is_written_only_when_it_changes(cluster: Cluster) -> None:
     assert after is not None
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
     assert container(after)["restartCount"] == 0
+
+
+async def test_a_container_has_its_nodes_devices_and_the_addresses_of_services(cluster: Cluster) -> None:
+    await cluster.client.create(
+        ENDPOINT_SLICES,
+        {
+            "metadata": {"name": "chat-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "chat"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["127.0.0.9"], "conditions": {"ready": True}}],
+            "ports": [],
+        },
+    )
+    code = "import os; print(os.environ['DEVICE'], os.environ['HOSTNAME'], os.environ['URL'], flush=True)"
+    await cluster.run("p", python(code, env=[{"name": "URL", "value": "http://chat.default.svc:8080"}]))
+    await cluster.said("p", "main", "L4 p http://127.0.0.9:8080")
