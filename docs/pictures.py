@@ -1,7 +1,7 @@
-"""Takes the pictures of terminal and report: ``python docs/pictures.py [--report REPORT.html]``.
+"""Takes the pictures of terminal and report: ``python docs/pictures.py [--demo out/demo]``.
 
-Terminals are what the commands print, as SVG. A report (of ``warmfleet simulate`` or of ``make demo``) is opened in
-Chromium without a window; Debian has it as ``chromium``.
+Terminals are what the commands print, as SVG. The demo's are drawn from the folder that one run of it has left: its
+view as it was shortly after the spike, and its report, opened in Chromium without a window (Debian's ``chromium``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from unittest.mock import patch
 from rich.console import Console
 from rich.text import Text
 from warmfleet_cli import cluster
+from warmfleet_cli.demo import view
+from warmfleet_cli.demo.timeline import Timeline, read_timeline
 from warmfleet_cli.main import main as warmfleet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +31,11 @@ TERMINALS = {
     "plan.svg": "warmfleet plan -f examples/quickstart.yaml --demand chat=60 --explain",
 }
 """File -> command line."""
+MOMENT = 0.88
+"""Of the demo's traffic, at which its view is drawn."""
+WIDTH = 132
+HEIGHT = 1640
+"""Pixels of a report's beginning."""
 
 
 def terminal(command: str, title: str) -> str:
@@ -40,6 +47,23 @@ def terminal(command: str, title: str) -> str:
     if code:
         raise RuntimeError(f"{command} ended with {code}")
     return console.export_svg(title=title, unique_id="terminal")
+
+
+def demo(run: Timeline) -> str:
+    """The demo's view at :data:`MOMENT` of its traffic, as SVG."""
+    at = MOMENT * run.setup.minutes * 60.0
+    seen = Timeline(
+        run.setup,
+        samples=[sample for sample in run.samples if sample.at <= at],
+        events=[event for event in run.events if event.at <= at],
+        drains=[drain for drain in run.drains if drain.at <= at],
+        outlooks=[outlook for outlook in run.outlooks if outlook.at <= at],
+        fault=[step for step in run.fault if step.at <= at],
+    )
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+    requests, failed = view.counted(seen)
+    console.print(view.render(seen, requests=requests, failed=failed, kubeconfig="out/demo/kubeconfig", width=WIDTH))
+    return console.export_svg(title="make demo", unique_id="demo")
 
 
 def report(html: Path, png: Path) -> None:
@@ -57,7 +81,7 @@ def report(html: Path, png: Path) -> None:
                 "--hide-scrollbars",
                 f"--user-data-dir={profile}",
                 "--virtual-time-budget=8000",
-                "--window-size=1280,1500",
+                f"--window-size=1280,{HEIGHT}",
                 f"--screenshot={png}",
                 html.resolve().as_uri(),
             ],
@@ -71,12 +95,14 @@ def report(html: Path, png: Path) -> None:
 def main() -> int:
     """Takes them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--report", type=Path, metavar="REPORT.html", help="report to take a picture of")
+    parser.add_argument("--demo", type=Path, metavar="FOLDER", help="what a run of the demo has left, such as out/demo")
     args = parser.parse_args()
     for name, command in TERMINALS.items():
         (DOCS / name).write_text(terminal(command, command.split()[0] + " " + command.split()[1]), encoding="utf-8")
-    if args.report is not None:
-        report(args.report, DOCS / "report.png")
+    if args.demo is not None:
+        run = read_timeline(args.demo / "timeline.jsonl")
+        (DOCS / "demo.svg").write_text(demo(run), encoding="utf-8")
+        report(args.demo / "report.html", DOCS / "report.png")
     return 0
 
 

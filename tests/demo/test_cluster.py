@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from warmfleet_cli.demo.cluster import ClusterError, EmbeddedCluster, default_crds, wait_for
+from warmfleet_cli.demo.cluster import ClusterError, EmbeddedCluster, wait_for
 from warmfleet_cli.demo.conversations import Shape
+from warmfleet_cli.demo.installation import default_crds
 from warmfleet_cli.demo.processes import Child
 from warmfleet_cli.demo.sizing import plan
-from warmfleet_localcluster.__main__ import ProbeClock, image_entry, node_shape
+from warmfleet_localcluster.__main__ import ProbeClock, image_entry, node_env, node_shape, with_env, with_taints
 from warmfleet_runtime.clock import ScaledClock
 from warmfleet_runtime.kubeclient import NODES, KubeClient
 
@@ -88,6 +89,18 @@ def test_node_shapes_and_images_are_read() -> None:
         image_entry("vllm/*")
 
 
+def test_nodes_have_the_environment_that_is_given_to_their_name() -> None:
+    given = [node_env("l4=DEVICE=L4"), node_env("a100=DEVICE=A=100")]
+    assert with_env(node_shape("a100=1x8"), given).env == {"DEVICE": "A=100"}
+    assert with_env(node_shape("cpu=1x0"), given).env == {}
+    tainted = with_taints(node_shape("a100=1x8"), ["nvidia.com/gpu"]).taints
+    assert tainted == [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]
+    assert not with_taints(node_shape("cpu=1x0"), ["nvidia.com/gpu"]).taints, "routers run somewhere"
+    for text in ("l4", "l4=DEVICE", "=DEVICE=L4"):
+        with pytest.raises(argparse.ArgumentTypeError, match="NAME=KEY=VALUE"):
+            node_env(text)
+
+
 async def test_the_embedded_cluster_starts_and_leaves_nothing(tmp_path: Path) -> None:
     sized = plan(Shape())
     cluster = EmbeddedCluster(sized, folder=tmp_path, env={})
@@ -95,7 +108,10 @@ async def test_the_embedded_cluster_starts_and_leaves_nothing(tmp_path: Path) ->
         await cluster.start()
         async with await KubeClient.from_kubeconfig(cluster.kubeconfig) as kube:
             nodes = [node["metadata"]["name"] for node in (await kube.list(NODES))["items"]]
-        assert sorted(nodes) == ["cpu-0", *(f"l40s-{i}" for i in range(sized.max_workers))]
+        machines = [
+            f"{kind.instance_type.metadata.name}-{i}" for kind in sized.kinds for i in range(sized.machines(kind))
+        ]
+        assert sorted(nodes) == sorted(["cpu-0", *machines])
     finally:
         await cluster.stop()
     assert [child.exit_code() for child in cluster.children] == [0]

@@ -42,11 +42,16 @@ async def test_nothing_is_started_where_it_cannot_be(tmp_path: Path, monkeypatch
     await cluster.stop()
 
 
-def test_the_nodes_have_room_for_the_largest_fleet() -> None:
+def test_the_nodes_have_room_for_both_fleets_at_their_largest_and_for_a_lost_machine() -> None:
     sized = plan(Shape())
     argv = node_arguments(sized)
     shapes = [argv[i + 1] for i, each in enumerate(argv) if each == "--nodes"]
-    assert any(f"={sized.max_workers}x{sized.instance_type.spec.accelerator.count}" in shape for shape in shapes)
+    for kind in sized.kinds:
+        name, count = kind.instance_type.metadata.name, kind.instance_type.spec.accelerator.count
+        machines = next(int(s.split("=")[1].split("x")[0]) for s in shapes if s.startswith(f"{name}="))
+        assert (machines - 1) * count >= 2 * sized.max_workers
+    devices = [argv[i + 1] for i, each in enumerate(argv) if each == "--node-env"]
+    assert devices == [f"{k.name}=WARMFLEET_SIM_ACCELERATOR={k.accelerator}" for k in sized.kinds]
 
 
 def test_nodes_either_join_an_api_or_serve_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -58,47 +57,59 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_amplitude_is_thinned_and_shape_kept() -> None:
-    pattern = traffic.generated(minutes=150)
+    pattern = traffic.generated(minutes=100)
     rates = pattern.rates(0.5)
     assert np.allclose(rates / rates.max(), pattern.requests / pattern.requests.max())
-    assert np.convolve(rates, np.ones(5) / 5, "valid").max() == pytest.approx(0.5)
+    usual = pattern.usual * (0.5 / pattern.peak)
+    assert np.convolve(usual, np.ones(5) / 5, "valid").max() == pytest.approx(0.5)
+    assert np.allclose(pattern.past(0.5) / pattern.history, 0.5 / pattern.peak)
 
 
-def test_arrivals_follow_the_rates_and_the_seed() -> None:
+def test_arrivals_follow_the_rates_and_the_seed_and_are_spread() -> None:
     rates = np.concatenate([np.full(60, 0.2), np.full(60, 0.8)])
     arrivals = traffic.arrivals(rates, seed=3)
     assert np.array_equal(arrivals, traffic.arrivals(rates, seed=3))
     assert not np.array_equal(arrivals[:50], traffic.arrivals(rates, seed=4)[:50])
     assert (np.diff(arrivals) >= 0).all()
     assert arrivals[0] >= 0
-    assert arrivals[-1] < 7200
-    early, late = (arrivals < 3600).sum(), (arrivals >= 3600).sum()
-    assert abs(early - 720) < 5 * 720**0.5
-    assert abs(late - 2880) < 5 * 2880**0.5
+    assert arrivals[-1] <= 7200
+    assert (arrivals < 3600).sum() == pytest.approx(720, abs=1)
+    counts = np.histogram(arrivals, np.arange(0, 7201, 60.0))[0]
+    assert np.abs(counts - rates * 60.0).max() <= 1, "no more noise than the source has"
     gaps = np.diff(arrivals[arrivals >= 3600])
-    assert gaps.std() / gaps.mean() == pytest.approx(1.0, abs=0.1)  # exponential: Poisson
+    assert 0.3 < gaps.std() / gaps.mean() < 0.6, "and not a clock's either"
 
 
-def test_the_generated_pattern_rises_and_falls_twice_and_says_what_it_is() -> None:
-    pattern = traffic.generated(minutes=150)
-    assert pattern.generated
-    assert pattern.source == "generated"
-    turns = np.diff(np.sign(np.diff(pattern.requests)))
-    assert (turns == -2).sum() == 2
+def test_the_generated_morning_is_one_of_its_week() -> None:
+    pattern = traffic.generated(minutes=100)
+    assert (pattern.generated, pattern.source) == (True, "generated")
+    assert len(pattern.history) == 7 * 1440
+    day_before = pattern.history[-1440 : -1440 + 100]
+    usual = pattern.usual
+    assert np.corrcoef(day_before, usual)[0, 1] > 0.95, "the rise of the day before is the rise of today"
+    assert usual[:10].mean() < 0.45 * pattern.peak
+    assert usual[30:45].mean() > 0.9 * pattern.peak
+    assert usual[70:].mean() < 0.5 * pattern.peak
 
 
-def test_the_reference_trace_when_present() -> None:
-    path = traffic.find_trace()
-    if path is None:
-        pytest.skip(f"no reference data: set {traffic.DATA_ENV}")
-    pattern = traffic.from_trace(path, minutes=150)
-    low = pattern.requests.min() / pattern.peak
-    assert low < 0.5, "a window worth scaling for"
+def test_the_spike_is_in_no_history_and_not_the_height_of_the_day() -> None:
+    pattern = traffic.generated(minutes=100)
+    assert pattern.spike is not None
+    spike = slice(pattern.spike.start, pattern.spike.end)
+    same_time = pattern.history[-1440 : -1440 + 100][spike]
+    assert pattern.requests[spike].mean() > 1.8 * same_time.mean()
+    assert pattern.requests[spike].max() < pattern.peak
 
 
-def test_find_trace_follows_the_environment(tmp_path: Path) -> None:
-    assert traffic.find_trace({traffic.DATA_ENV: str(tmp_path)}) is None
-    (tmp_path / "traces").mkdir()
-    file = tmp_path / "traces" / traffic.DEFAULT_TRACE
-    file.touch()
-    assert traffic.find_trace({**os.environ, traffic.DATA_ENV: str(tmp_path)}) == file
+def test_a_trace_brings_its_past_with_its_gaps(tmp_path: Path) -> None:
+    values = hump(400) * 20  # twenty times ten hours
+    missing = [5000 <= minute < 5060 for minute in range(len(values))]
+    trace = write_trace(tmp_path / "t.parquet", values, missing)
+    pattern = traffic.from_trace(trace, minutes=100)
+    assert pattern.start_minute >= traffic.LEAST_HISTORY
+    assert pattern.spike is None
+    assert np.allclose(pattern.usual, pattern.requests)
+    late = traffic.from_trace(trace, minutes=100, start_minute=11_000)
+    assert len(late.history) == traffic.HISTORY_MINUTES
+    assert np.isnan(late.history).sum() == 60
+    assert len(traffic.from_trace(trace, minutes=100, start_minute=0).history) == 0

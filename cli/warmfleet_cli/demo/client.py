@@ -1,4 +1,8 @@
-"""The demo's clients: one streaming chat completion per arrival, no retries, each checked to its last token."""
+"""The demo's clients: one streaming chat completion per arrival and fleet, no retries, each checked to its last token.
+
+Every fleet gets the same requests at the same moments. A session goes on when all of them have answered it, so that
+none of them is asked for the next turn before it could have the last one in its cache.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,8 @@ class Outcome:
         ttft: Sent to first generated text, logical seconds; None when none came.
         tokens: Tokens of a whole answer; 0 otherwise.
         failure: Why it failed; None when it was answered whole.
+        prompt: Tokens of its prompt; 0 unless it was answered whole.
+        cached: Of these, tokens that were in the engine's prefix cache.
     """
 
     sent: float
@@ -37,6 +43,8 @@ class Outcome:
     ttft: float | None
     tokens: int
     failure: str | None
+    prompt: int = 0
+    cached: int = 0
 
 
 @dataclass(slots=True)
@@ -63,26 +71,29 @@ class Clients:
     """Sends each request at its time, whether or not earlier ones have been answered (an open loop).
 
     Args:
-        endpoint: URL of the router, such as http://127.0.0.5:8080.
+        endpoints: URLs of the routers, such as http://127.0.0.5:8080, by the name of the fleet behind each.
         book: Chooses what requests say.
         clock: The demo's clock.
         expected: Text of the answer to a request body; None to check counts and order of events alone.
         timeout: Logical seconds after which a request has failed.
+
+    Attributes:
+        tallies: What has been seen so far, by fleet.
     """
 
     def __init__(
         self,
-        endpoint: str,
+        endpoints: Mapping[str, str],
         book: ConversationBook,
         clock: Clock,
         *,
         expected: Expected | None,
         timeout: float = 1800.0,
     ) -> None:
-        self._url = f"{endpoint.rstrip('/')}/v1/chat/completions"
+        self._urls = {name: f"{url.rstrip('/')}/v1/chat/completions" for name, url in endpoints.items()}
         self._book, self._clock, self._expected = book, clock, expected
         self._timeout = aiohttp.ClientTimeout(total=max(20.0, clock.real(timeout)))
-        self.tally = Tally()
+        self.tallies = {name: Tally() for name in endpoints}
 
     async def run(self, arrivals: FloatArray, *, start: float) -> None:
         """Sends a request at each of ``arrivals`` (logical seconds after ``start``) and waits for all answers."""
@@ -94,48 +105,67 @@ class Clients:
         async with session, asyncio.TaskGroup() as group:
             for at in arrivals:
                 await self._clock.sleep(start + float(at) - self._clock.now())
-                group.create_task(self._request(session))
+                group.create_task(self._everywhere(session))
 
     async def probe(self) -> None:
-        """One request outside the tally: whether the whole way works.
+        """One request to each fleet, outside the tallies: whether the whole way works.
 
         Raises:
             StreamError, OSError, asyncio.TimeoutError, aiohttp.ClientError: It does not.
         """
-        prompt = self._book.next()
-        checker = self._checker(prompt)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10), trust_env=False) as session:
-            await self._stream(session, prompt.body, checker)
-            checker.end()
+            for url in self._urls.values():
+                prompt = self._book.next(self._clock.now())
+                checker = StreamChecker(tokens=prompt.output_tokens, expected=self._text_of(prompt))
+                await self._stream(session, url, prompt.body, checker)
+                checker.end()
 
-    def _checker(self, prompt: Prompt) -> StreamChecker:
-        expected = self._expected(prompt.body) if self._expected else None
-        return StreamChecker(tokens=prompt.output_tokens, expected=expected)
+    def _text_of(self, prompt: Prompt) -> str | None:
+        return self._expected(prompt.body) if self._expected else None
 
-    async def _request(self, session: aiohttp.ClientSession) -> None:
-        prompt, sent = self._book.next(), self._clock.now()
-        checker = self._checker(prompt)
-        self.tally.sent += 1
-        self.tally.in_flight += 1
-        ttft, failure = None, None
+    async def _everywhere(self, session: aiohttp.ClientSession) -> None:
+        """One request to every fleet."""
+        prompt = self._book.next(self._clock.now())
+        text = self._text_of(prompt)
+        answers = await asyncio.gather(
+            *(
+                self._request(session, name, prompt, StreamChecker(tokens=prompt.output_tokens, expected=text))
+                for name in self._urls
+            )
+        )
+        whole = [answer for answer in answers if answer is not None]
+        if len(whole) == len(answers):
+            self._book.answered(prompt, whole[0], self._clock.now())
+
+    async def _request(
+        self, session: aiohttp.ClientSession, name: str, prompt: Prompt, checker: StreamChecker
+    ) -> str | None:
+        """One request; the text of a whole answer."""
+        tally, sent = self.tallies[name], self._clock.now()
+        tally.sent += 1
+        tally.in_flight += 1
+        ttft, failure, text = None, None, None
         try:
-            first = await self._stream(session, prompt.body, checker)
+            first = await self._stream(session, self._urls[name], prompt.body, checker)
             ttft = None if first is None else first - sent
-            self._book.answered(prompt, checker.end())
+            text = checker.end()
         except (StreamError, OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
             failure = f"{type(error).__name__}: {error}"[:400]
-            _LOG.warning("request failed: %s", failure)
+            _LOG.warning("request to %s failed: %s", name, failure)
         finally:
-            self.tally.in_flight -= 1
-        tokens = prompt.output_tokens if failure is None else 0
-        self.tally.outcomes.append(Outcome(sent, self._clock.now(), ttft, tokens, failure))
+            tally.in_flight -= 1
+        tokens, asked, cached = (
+            (prompt.output_tokens, checker.prompt_tokens, checker.cached_tokens) if failure is None else (0, 0, 0)
+        )
+        tally.outcomes.append(Outcome(sent, self._clock.now(), ttft, tokens, failure, asked, cached))
+        return text
 
     async def _stream(
-        self, session: aiohttp.ClientSession, body: Mapping[str, Any], checker: StreamChecker
+        self, session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], checker: StreamChecker
     ) -> float | None:
         """Reads an answer into ``checker``; when its first text came, logical seconds."""
         first: float | None = None
-        async with session.post(self._url, json=body) as answer:
+        async with session.post(url, json=body) as answer:
             if answer.status != 200:
                 text = (await answer.text())[:200]
                 raise StreamError(f"HTTP {answer.status}: {text}")

@@ -16,16 +16,19 @@ from warmfleet_cli.demo.cluster import ClusterError
 from warmfleet_cli.demo.run import CLUSTERS, Options, Result, run_demo
 
 _LOG = logging.getLogger(__name__)
-MAX_MINUTES = 150
+MAX_MINUTES = 100
 """Longest traffic, trace minutes: the whole demo ends within four real minutes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
-    parser.add_argument("--trace", type=Path, help="rate trace (Parquet); default: the reference data when present")
-    parser.add_argument("--generated", action="store_true", help="use the generated pattern even when a trace is there")
+    parser.add_argument(
+        "--trace", type=Path, help="rate trace (Parquet); default: a generated week and its next morning"
+    )
     parser.add_argument("--start-minute", type=int, help="first minute of the trace; default: where it changes most")
-    parser.add_argument("--minutes", type=int, default=150, help="trace minutes, one real second each (150)")
+    parser.add_argument(
+        "--minutes", type=int, default=100, help="trace minutes, one and a half real seconds each (100)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of arrivals and prompts (1)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of report and logs (out/demo)")
     parser.add_argument("--cluster", choices=sorted(CLUSTERS), default="embedded", help="where it runs (embedded)")
@@ -62,14 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def choose_pattern(arguments: argparse.Namespace) -> traffic.Pattern:
-    """The named trace, else the default one, else the generated pattern.
+    """The named trace, else the generated pattern.
 
     Raises:
         TraceError: The trace cannot be used.
     """
     trace: Path | None = arguments.trace
-    if trace is None and not arguments.generated:
-        trace = traffic.find_trace()
     if trace is None:
         return traffic.generated(minutes=arguments.minutes)
     return traffic.from_trace(trace, minutes=arguments.minutes, start_minute=arguments.start_minute)

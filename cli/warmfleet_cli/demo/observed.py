@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 from warmfleet_contracts import labels
 from warmfleet_contracts.agent import AgentState
+from warmfleet_contracts.api.base import parse_duration
 from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
+from warmfleet_contracts.api.trafficforecast import TrafficForecastStatus
 from warmfleet_contracts.reasons import EventReason
+from warmfleet_operator.planning.blend import Basis
+from warmfleet_operator.planning.trace import BASIS_WORDS
+from warmfleet_operator.state.decisions import Stage
 
-from warmfleet_cli.demo.timeline import ScaleEvent, WorkerSample
+from warmfleet_cli.demo.timeline import Outlook, ScaleEvent, WorkerSample
 
 HIT_WINDOW = 10
 """Samples over which hit ratios are taken."""
@@ -113,13 +119,6 @@ class Worker:
         )
 
 
-def hit_ratio(workers: list[Worker]) -> float | None:
-    """Prefix-cache hits per prompt token of all workers together; None without a prompt in the window."""
-    changes = [worker.hits.change for worker in workers]
-    queried = sum(change[0] for change in changes)
-    return sum(change[1] for change in changes) / queried if queried else None
-
-
 def capacity(status: LLMDeploymentStatus) -> float | None:
     """Requests/s that the ready workers are counted on to sustain; None while one of the figures is unknown."""
     total = 0.0
@@ -128,6 +127,41 @@ def capacity(status: LLMDeploymentStatus) -> float | None:
             return None
         total += variant.ready * (variant.requests_per_second or 0.0)
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """How the last decision came to the capacity it wants; see `Sample`."""
+
+    text: str = ""
+    need: float | None = None
+    trusted: bool = False
+
+    @classmethod
+    def of(cls, status: LLMDeploymentStatus) -> Blend:
+        """What the status says of it."""
+        steps = status.scaling.trace if status.scaling is not None else ()
+        step = next((step for step in steps if step.stage == Stage.BLEND), None)
+        if step is None:
+            return cls()
+        return cls(step.message, step.figures.get("need_up"), BASIS_WORDS[Basis.FORECAST] in step.message)
+
+
+def outlook(forecast: Mapping[str, Any], *, at: float, epoch: float) -> Outlook | None:
+    """The forecast that a TrafficForecast publishes; None while it has none.
+
+    Args:
+        forecast: The object.
+        at: Logical seconds since the traffic's start.
+        epoch: Logical seconds since the epoch at the traffic's start.
+    """
+    try:
+        status = TrafficForecastStatus.model_validate(forecast["status"])
+        issued = datetime.fromisoformat(status.issued_at or "").timestamp() - epoch
+    except (KeyError, ValueError):
+        return None
+    points = tuple((parse_duration(p.offset), p.q50, p.q90) for p in status.near)
+    return Outlook(at, issued, status.trusted, status.message, points)
 
 
 def parse_status(deployment: Mapping[str, Any]) -> LLMDeploymentStatus | None:

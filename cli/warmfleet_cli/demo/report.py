@@ -9,7 +9,9 @@ from pathlib import Path
 
 import plotly.io
 
-from warmfleet_cli.demo.plots import figure, quantile
+from warmfleet_cli.demo import story
+from warmfleet_cli.demo.chapters import chapters
+from warmfleet_cli.demo.plots import figure
 from warmfleet_cli.demo.timeline import Timeline
 from warmfleet_cli.demo.view import trace_time
 
@@ -24,6 +26,11 @@ p.lead { margin: 0 0 24px; color: #52606d; }
 .tile b { display: block; font-size: 25px; line-height: 1.2; letter-spacing: -0.01em; }
 .tile span { color: #52606d; font-size: 13px; }
 .good b { color: #147d64; } .bad b { color: #ba2525; }
+ol.story { display: grid; gap: 10px; margin: 0 0 20px; padding: 0; list-style: none; counter-reset: n; }
+ol.story li { display: grid; grid-template-columns: 32px 190px 1fr; align-items: baseline; background: #fff;
+  border: 1px solid #e4e7eb; border-radius: 10px; padding: 10px 16px; counter-increment: n; }
+ol.story li::before { content: counter(n); color: #9aa5b1; font-weight: 700; }
+ol.story span { color: #3e4c59; }
 .card { background: #fff; border: 1px solid #e4e7eb; border-radius: 10px; padding: 12px 8px; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th { text-align: left; color: #52606d; font-weight: 600; border-bottom: 1px solid #cbd2d9; padding: 6px 10px; }
@@ -61,7 +68,7 @@ def render(run: Timeline, totals: Totals) -> str:
         figure(run),
         include_plotlyjs=True,
         full_html=False,
-        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
+        config={"displaylogo": False, "displayModeBar": False, "responsive": True},
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>warmfleet demo</title>'
@@ -69,11 +76,14 @@ def render(run: Timeline, totals: Totals) -> str:
         f"<style>{_STYLE}</style></head><body><main>"
         f'<h1>warmfleet demo</h1><p class="lead">{_lead(run)}</p>'
         f"{_tiles(run, totals)}{_failures(totals)}"
+        f'<ol class="story">{"".join(_chapter(title, text) for title, text in chapters(run))}</ol>'
         f'<div class="card">{plot}</div>'
         f'<p class="note">All times are the trace\'s: one real second is {setup.scale:g} trace seconds, so every real '
         f"millisecond that this machine takes shows as {setup.scale:g} ms of latency.</p>"
-        f"<h2>Scale events</h2>{_event_table(run)}"
+        f"<h2>What was bought, and when the demand came</h2>{_purchase_table(run)}"
+        f"<h2>The machine that was taken away</h2>{_fault_table(run)}"
         f"<h2>Workers that left</h2>{_drain_table(run)}"
+        f"<h2>Events</h2>{_event_table(run)}"
         "</main></body></html>\n"
     )
 
@@ -85,47 +95,36 @@ def write(path: Path, run: Timeline, totals: Totals) -> None:
 
 def _lead(run: Timeline) -> str:
     setup = run.setup
-    until = trace_time(setup.start_minute, setup.minutes * 60.0)
-    if setup.generated:
-        source = f"a generated pattern (no trace was found) of {setup.minutes} minutes"
-    else:
-        source = f"the trace {setup.source}, {trace_time(setup.start_minute, 0.0)} to {until}"
-    share = ""
-    if setup.trace_share:
-        share = f", thinned to one request in {1 / setup.trace_share:,.0f}"
-    return html.escape(f"{setup.model} on up to {setup.max_workers} workers of {setup.worker}, under {source}{share}.")
+    days = setup.history_minutes / 1440
+    first, until = (trace_time(setup.start_minute, at) for at in (0.0, setup.minutes * 60.0))
+    source = "generated traffic" if setup.generated else f"the trace {setup.source}"
+    share = f", thinned to one request in {1 / setup.trace_share:,.0f}" if setup.trace_share else ""
+    types = " and ".join(variant.accelerators for variant in setup.variants)
+    return html.escape(
+        f"{setup.model} on workers of {types}, under {source}{share}: {first} to {until}, after {days:.1f} days of "
+        f"history. A second fleet, {setup.beside}, gets the same requests and hands nothing over."
+    )
 
 
 def _tiles(run: Timeline, totals: Totals) -> str:
-    cost, most = run.cost(), run.cost_at_max()
     ttft = [t for sample in run.samples for t in sample.ttft]
-    within = sum(t <= run.setup.ttft_slo for t in ttft) / len(ttft) if ttft else None
-    hits = [sample.hit_ratio for sample in run.samples if sample.hit_ratio is not None]
-    streams = [drain.streams for drain in run.drains if drain.streams is not None]
+    within, cost, best = story.attained(run), run.cost(), run.optimum
+    most = run.cost_at_largest()
     tiles = (
-        (f"{totals.requests:,}", f"requests, {totals.tokens:,} tokens checked", ""),
+        (f"{totals.requests:,}", f"requests to two fleets, {totals.tokens:,} tokens checked", ""),
         (f"{totals.failed}", "failed or cut off", "bad" if totals.failed else "good"),
-        (f"{run.scale_events('ScaledUp')} / {run.scale_events('ScaledDown')}", "scale-ups / scale-downs", ""),
-        (
-            f"{min(streams)} to {max(streams)}" if streams else "none",
-            f"streams in flight on a worker told to leave ({len(run.drains)} drains)",
-            "",
-        ),
-        (
-            f"{statistics.median(ttft):.1f} s" if ttft else "unknown",
-            f"TTFT p50; p99 {quantile(ttft, 0.99) or 0:.1f} s" if ttft else "TTFT",
-            "",
-        ),
         (
             f"{within:.1%}" if within is not None else "unknown",
-            f"of requests within {run.setup.ttft_slo:g} s to first token",
-            "",
+            f"within {run.setup.ttft_slo:g} s to first token (p50 {statistics.median(ttft):.1f} s); objective "
+            f"{run.setup.attainment:.0%}"
+            if ttft
+            else "of requests within the objective",
+            "good" if within is not None and within >= run.setup.attainment else "",
         ),
-        (f"{statistics.fmean(hits):.0%}" if hits else "unknown", "prefix-cache hit ratio, mean", ""),
         (
             f"${cost:.2f}" if cost is not None else "unknown",
-            f"{1 - cost / most:.0%} less than ${most:.2f} always at max" if cost is not None and most > 0 else "cost",
-            "good" if cost is not None and cost < most else "",
+            _compared(cost, best.cost if best else None, most),
+            "",
         ),
     )
     cells = "".join(
@@ -133,6 +132,42 @@ def _tiles(run: Timeline, totals: Totals) -> str:
         for big, small, kind in tiles
     )
     return f'<div class="tiles">{cells}</div>'
+
+
+def _compared(cost: float | None, best: float | None, most: float | None) -> str:
+    """A cost beside the optimum and beside the fleet that is always at its largest."""
+    if cost is None:
+        return "cost"
+    parts = [f"{cost / best:.2f} x the optimum that knew the future (${best:.2f})"] if best else []
+    parts += [f"{1 - cost / most:.0%} less than always at its largest"] if most else []
+    return "; ".join(parts) or "cost"
+
+
+def _chapter(title: str, text: str) -> str:
+    return f"<li><b>{html.escape(title)}</b><span>{html.escape(text)}</span></li>"
+
+
+def _purchase_table(run: Timeline) -> str:
+    rows = "".join(
+        f'<tr><td class="when">{_when(run, bought.event.at)}</td><td>{_kind(bought)}</td>'
+        f"<td>{html.escape(bought.event.message)}</td><td>{html.escape(bought.blend)}</td></tr>"
+        for bought in story.purchases(run)
+    )
+    head = "<tr><th>trace time</th><th>when</th><th>the decision</th><th>how it came to the need</th></tr>"
+    return f'<div class="card"><table id="purchases">{head}{rows}</table></div>'
+
+
+def _kind(bought: story.Purchase) -> str:
+    if not bought.ahead:
+        return "when it was there"
+    return "ahead" if bought.lead_s is None else f"{bought.lead_s / 60:.0f} min ahead"
+
+
+def _fault_table(run: Timeline) -> str:
+    rows = "".join(
+        f'<tr><td class="when">{_when(run, step.at)}</td><td>{html.escape(step.text)}</td></tr>' for step in run.fault
+    )
+    return f'<div class="card"><table id="fault"><tr><th>trace time</th><th>what</th></tr>{rows}</table></div>'
 
 
 def _failures(totals: Totals) -> str:
@@ -149,7 +184,7 @@ def _event_table(run: Timeline) -> str:
         f'<tr><td class="when">{_when(run, event.at)}</td><td class="what {html.escape(event.reason)}">'
         f"{html.escape(event.reason)}</td><td>{html.escape(event.object)}</td>"
         f"<td>{html.escape(event.message)}</td></tr>"
-        for event in run.events
+        for event in run.own_events
     )
     head = "<tr><th>trace time</th><th>what</th><th>object</th><th>why</th></tr>"
     return f'<div class="card"><table id="events">{head}{rows}</table></div>'

@@ -1,4 +1,4 @@
-"""The demo from start to end: cluster, operator, traffic, view, report."""
+"""The demo from start to end: cluster, operator, forecaster, traffic, fault, view, report."""
 
 from __future__ import annotations
 
@@ -23,20 +23,27 @@ from warmfleet_runtime.kubeclient import KubeClient
 from warmfleet_worker.engines.simulated.tokens import chat_text, expected_text, tokenize
 
 from warmfleet_cli.demo import report, traffic, view
+from warmfleet_cli.demo.clairvoyant import optimum
 from warmfleet_cli.demo.client import Clients, Tally
-from warmfleet_cli.demo.cluster import Cluster, ClusterError, EmbeddedCluster, Installation, default_crds, wait_for
+from warmfleet_cli.demo.cluster import Cluster, ClusterError, EmbeddedCluster, wait_for
 from warmfleet_cli.demo.controlplane import ControlPlaneCluster
 from warmfleet_cli.demo.conversations import ConversationBook, Shape
+from warmfleet_cli.demo.fault import take_machine
+from warmfleet_cli.demo.installation import Installation, default_crds
 from warmfleet_cli.demo.recorder import Recorder
-from warmfleet_cli.demo.sizing import Plan, plan
+from warmfleet_cli.demo.sizing import PEAK_RATE, Plan, plan
 from warmfleet_cli.demo.streams import StreamError
-from warmfleet_cli.demo.timeline import Setup, Timeline
+from warmfleet_cli.demo.timeline import Setup, Timeline, Variant, write_record
 
 _LOG = logging.getLogger(__name__)
-SCALE = 60.0
-"""Logical seconds per real second: one real second is one trace minute."""
-WARM_UP = 8
-"""Minutes of traffic at the window's first rate before it begins: its requests count, its latencies are not shown."""
+SCALE = 40.0
+"""Logical seconds per real second: three real seconds are two trace minutes."""
+WARM_UP = 12
+"""Minutes of the traffic before the window that are played first: the requests count, but nothing of them is shown."""
+COMING_UP = 15
+"""Minutes that cluster and fleets usually need; the history that the forecaster begins with is placed accordingly."""
+FAULT_AT = 0.34
+"""Where in the window a machine is taken away."""
 CLUSTERS: Mapping[str, Callable[..., Cluster]] = {"embedded": EmbeddedCluster, "controlplane": ControlPlaneCluster}
 """Clusters by the name a person chooses them with."""
 _REFRESH = 0.5
@@ -111,7 +118,7 @@ async def _run(options: Options) -> Result:
     sized, clock = plan(shape), ScaledClock(SCALE)
     env = {CLOCK_ENV: clock.to_env()}
     console = view.console()
-    console.print(_opening(options, sized), soft_wrap=True)
+    console.print(_opening(options), soft_wrap=True)
     cluster = CLUSTERS[options.cluster](sized, folder=options.folder, env=env)
     installation = Installation(cluster, sized, folder=options.folder, env=env, crds=default_crds())
     async with contextlib.AsyncExitStack() as stack:
@@ -120,28 +127,70 @@ async def _run(options: Options) -> Result:
         console.print(f"export KUBECONFIG={cluster.kubeconfig.resolve()}", soft_wrap=True)
         kube = await stack.enter_async_context(await KubeClient.from_kubeconfig(cluster.kubeconfig))
         stack.push_async_callback(installation.stop)
-        endpoint = await installation.start(kube)
-        setup = _setup(options, sized)
+        pattern, planned = options.pattern, _whole_minute(clock, (COMING_UP + WARM_UP) * 60.0)
+        endpoints = await installation.start(kube, *_history(pattern, clock, planned))
+        timeline = Timeline(_setup(options, sized))
         out = stack.enter_context((options.folder / "timeline.jsonl").open("w", encoding="utf-8"))
-        metadata = sized.deployment.metadata
-        recorder = Recorder(
-            kube, Timeline(setup), name=metadata.name, namespace=metadata.namespace, clock=clock, out=out
-        )
-        book = ConversationBook(shape, model=setup.model, seed=options.seed)
-        clients = Clients(endpoint, book, clock, expected=expected_answer)
+        namespace = sized.deployment.metadata.namespace
+        recorder = Recorder(kube, timeline, namespace=namespace, clock=clock, out=out)
+        book = ConversationBook(shape, model=timeline.setup.model, seed=options.seed)
+        clients = Clients(endpoints, book, clock, expected=expected_answer)
         await _first_answer(clients, installation)
-        await stack.enter_async_context(_watching(recorder, clients.tally, console, cluster.kubeconfig))
-        start = clock.now() + WARM_UP * 60.0
-        recorder.begin(clients.tally, start=start)
-        await clients.run(_arrivals(options, sized), start=start)
-    return _finish(options, recorder.timeline, clients.tally)
+        await stack.enter_async_context(_watching(recorder, clients.tallies, console, cluster.kubeconfig))
+        start = max(planned, _whole_minute(clock, WARM_UP * 60.0))
+        recorder.begin(clients.tallies, start=start)
+        installation.remember(*_history(pattern, clock, start))  # in place of the silence until now
+        async with asyncio.TaskGroup() as group:
+            fault = group.create_task(_fault(kube, sized, recorder, clock, start + _fault_at(pattern)))
+            await clients.run(_arrivals(options, (start - clock.now()) / 60.0), start=start)
+            fault.cancel()
+        timeline.optimum = await asyncio.to_thread(optimum, timeline)
+        if timeline.optimum is not None:
+            write_record(out, timeline.optimum)
+    return _finish(options, timeline, clients.tallies)
 
 
-def _arrivals(options: Options, sized: Plan) -> FloatArray:
-    """Arrival times in logical seconds from the window's start; negative while caches and windows warm up."""
-    rates = options.pattern.rates(sized.peak_rate)
-    warm = np.full(WARM_UP, rates[:WARM_UP].mean())
-    return traffic.arrivals(np.concatenate([warm, rates]), seed=options.seed) - WARM_UP * 60.0
+def _whole_minute(clock: ScaledClock, after: float) -> float:
+    """The first moment at least ``after`` seconds from now at which a minute of the wall clock begins, on the clock."""
+    wall = clock.wall().timestamp() + after
+    return clock.now() + after + (-wall % 60.0)
+
+
+def _history(pattern: traffic.Pattern, clock: ScaledClock, start: float) -> tuple[FloatArray, float]:
+    """The past up to now, requests/s by minute, and where it ends, seconds since the epoch."""
+    ahead = start - clock.now()
+    minutes = max(0, int(ahead // 60.0))
+    end = round(clock.wall().timestamp() + ahead) - minutes * 60
+    past = pattern.past(PEAK_RATE)
+    return past[: len(past) - minutes], float(end)
+
+
+def _fault_at(pattern: traffic.Pattern) -> float:
+    return FAULT_AT * len(pattern.requests) * 60.0
+
+
+async def _fault(kube: KubeClient, sized: Plan, recorder: Recorder, clock: ScaledClock, at: float) -> None:
+    """Takes a machine away from each fleet at ``at``; only what becomes of the first is told."""
+    alone = next(k.name for k in sized.kinds if k.instance_type.spec.accelerator.count == 1)
+    await clock.sleep(at - clock.now())
+    notes = [recorder.note, *[lambda _: None] * (len(sized.deployments) - 1)]
+    await asyncio.gather(
+        *(
+            take_machine(kube, d.metadata.name, d.metadata.namespace, variant=alone, clock=clock, note=note)
+            for d, note in zip(sized.deployments, notes, strict=True)
+        )
+    )
+
+
+def _arrivals(options: Options, minutes: float) -> FloatArray:
+    """Arrival times in logical seconds from the window's start, which is ``minutes`` ahead; negative before it."""
+    count = int(minutes)
+    rates = options.pattern.rates(PEAK_RATE)
+    before = options.pattern.past(PEAK_RATE)[-count:] if count else rates[:0]
+    known = before[np.isfinite(before)]
+    warm = np.full(count, known.mean() if len(known) else rates[:WARM_UP].mean())
+    warm[count - len(before) :] = np.where(np.isfinite(before), before, warm[count - len(before) :])
+    return traffic.arrivals(np.concatenate([warm, rates]), seed=options.seed) - count * 60.0
 
 
 def expected_answer(body: Mapping[str, Any]) -> str:
@@ -174,21 +223,24 @@ async def _first_answer(clients: Clients, installation: Installation) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _watching(recorder: Recorder, tally: Tally, console: Console, kubeconfig: Path) -> AsyncIterator[None]:
+async def _watching(
+    recorder: Recorder, tallies: Mapping[str, Tally], console: Console, kubeconfig: Path
+) -> AsyncIterator[None]:
     """Records and shows while the body runs; an error in either ends the body."""
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(recorder.run()),
-            group.create_task(_show(recorder.timeline, tally, console, kubeconfig)),
+            group.create_task(_show(recorder.timeline, tallies, console, kubeconfig)),
         ]
         yield
         for task in tasks:
             task.cancel()
 
 
-async def _show(timeline: Timeline, tally: Tally, console: Console, kubeconfig: Path) -> None:
+async def _show(timeline: Timeline, tallies: Mapping[str, Tally], console: Console, kubeconfig: Path) -> None:
     def counts() -> dict[str, int]:
-        return {"requests": tally.sent, "failed": len(tally.failures)}
+        sent = sum(tally.sent for tally in tallies.values())
+        return {"requests": sent, "failed": sum(len(tally.failures) for tally in tallies.values())}
 
     if not console.is_terminal:
         while True:
@@ -201,41 +253,49 @@ async def _show(timeline: Timeline, tally: Tally, console: Console, kubeconfig: 
             await asyncio.sleep(_REFRESH)
 
 
-def _opening(options: Options, sized: Plan) -> str:
+def _opening(options: Options) -> str:
     pattern = options.pattern
-    source = "a generated pattern (no trace found)" if pattern.generated else f"trace {pattern.source}"
+    source = "a generated morning" if pattern.generated else f"trace {pattern.source}"
+    minutes = len(pattern.requests)
     return (
-        f"warmfleet demo: {len(pattern.requests)} minutes of {source} in {len(pattern.requests)} s, "
-        f"up to {sized.max_workers} workers, {sized.worker_rate:.3f} req/s each, "
-        f"peak {sized.peak_rate:.2f} req/s; logs in {options.folder}"
+        f"warmfleet demo: {minutes} minutes of {source} in {minutes * 60 / SCALE:.0f} s, after "
+        f"{len(pattern.history) / traffic.DAY_MINUTES:.1f} days of history; two fleets, with and without hand-over; "
+        f"logs in {options.folder}"
     )
 
 
 def _setup(options: Options, sized: Plan) -> Setup:
     pattern, spec = options.pattern, sized.deployment.spec
-    accelerators = spec.variants[0].accelerators
-    share = None if pattern.generated else sized.peak_rate * 60.0 / pattern.peak
+    spike = pattern.spike
     return Setup(
         source=pattern.source,
         generated=pattern.generated,
         start_minute=pattern.start_minute,
         minutes=len(pattern.requests),
         scale=SCALE,
+        fleet=sized.deployment.metadata.name,
+        beside=sized.beside.metadata.name,
         model=spec.model.name,
-        worker=f"{accelerators} x {sized.instance_type.spec.accelerator.name}",
+        variants=tuple(
+            Variant(k.name, f"{v.accelerators} x {k.accelerator}", k.cost, k.rate, k.lead_s, sized.max_workers)
+            for k, v in zip(sized.kinds, spec.variants, strict=True)
+        ),
         ttft_slo=spec.slo.ttft,
+        attainment=spec.slo.attainment,
         max_workers=sized.max_workers,
-        worker_cost=sized.worker_cost,
-        trace_share=share,
+        history_minutes=len(pattern.history),
+        trace_share=None if pattern.generated else PEAK_RATE * 60.0 / pattern.peak,
+        spike=None if spike is None else (spike.start * 60.0, spike.end * 60.0),
     )
 
 
-def _finish(options: Options, timeline: Timeline, tally: Tally) -> Result:
-    reasons = Counter(outcome.failure for outcome in tally.failures if outcome.failure)
+def _finish(options: Options, timeline: Timeline, tallies: Mapping[str, Tally]) -> Result:
+    outcomes = [outcome for tally in tallies.values() for outcome in tally.outcomes]
+    reasons = Counter(outcome.failure for outcome in outcomes if outcome.failure)
     totals = report.Totals(
-        requests=tally.sent,
-        failed=len(tally.failures),
-        tokens=sum(outcome.tokens for outcome in tally.outcomes),
+        requests=sum(tally.sent for tally in tallies.values()),
+        failed=sum(len(tally.failures) for tally in tallies.values()),
+        tokens=sum(outcome.tokens for outcome in outcomes),
         failures=tuple(reasons.most_common(10)),
     )
     path = options.folder / "report.html"
@@ -243,7 +303,7 @@ def _finish(options: Options, timeline: Timeline, tally: Tally) -> Result:
     return Result(
         requests=totals.requests,
         failed=totals.failed,
-        scale_ups=timeline.scale_events("ScaledUp"),
-        scale_downs=timeline.scale_events("ScaledDown"),
+        scale_ups=len(timeline.scalings("ScaledUp")),
+        scale_downs=len(timeline.scalings("ScaledDown")),
         report=path,
     )

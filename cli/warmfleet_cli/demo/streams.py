@@ -25,12 +25,16 @@ class StreamChecker:
         tokens: Tokens the answer must have.
         finish: Finish reason the answer must have.
         text: What has arrived.
+        prompt_tokens: Tokens of the prompt, by the usage; 0 before it.
+        cached_tokens: Of these, tokens that the engine had in its cache; 0 where it does not say.
     """
 
     tokens: int
     expected: str | None = None
     finish: str = "length"
     text: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
     _buffer: bytes = b""
     _finish: str | None = None
     _usage: int | None = None
@@ -95,6 +99,8 @@ class StreamChecker:
         usage = chunk.get("usage")
         if usage:
             self._usage = int(usage["completion_tokens"])
+            self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
+            self.cached_tokens = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         for choice in chunk.get("choices") or []:
             content = (choice.get("delta") or {}).get("content")
             if content:

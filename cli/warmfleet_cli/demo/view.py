@@ -13,9 +13,13 @@ from rich.table import Table
 from rich.text import Text
 from warmfleet_contracts.agent import Phase
 
-from warmfleet_cli.demo.timeline import Sample, ScaleEvent, Timeline
+from warmfleet_cli.demo import story
+from warmfleet_cli.demo.story import DEMAND_SAMPLES, smoothed
+from warmfleet_cli.demo.timeline import Sample, Timeline
 
 DASH = "-"
+EVENTS = 7
+"""Lines of what happened."""
 _BARS = "▁▂▃▄▅▆▇█"
 _PHASE_STYLE = {
     "Pending": "bright_black",
@@ -69,11 +73,24 @@ def render(timeline: Timeline, *, requests: int, failed: int, kubeconfig: str, w
     parts: list[RenderableType] = [_header(timeline, now, kubeconfig)]
     if now is None:
         return Group(*parts, Text("waiting for the first sample", style="bright_black"))
-    parts.append(Panel(_curves(timeline, now, width), title="fleet", title_align="left", border_style="blue"))
-    parts.append(_workers(now))
-    parts.append(Panel(_events(timeline), title="scale events", title_align="left", border_style="blue"))
+    parts.append(
+        Panel(_curves(timeline, now, width), title=timeline.setup.fleet, title_align="left", border_style="blue")
+    )
+    parts.append(_workers(timeline, now))
+    parts.append(Panel(_happened(timeline), title="what happened", title_align="left", border_style="blue"))
     parts.append(_totals(timeline, now, requests=requests, failed=failed))
     return Group(*parts)
+
+
+def counted(timeline: Timeline) -> tuple[int, int]:
+    """Requests of both fleets and failures among them, as far as the samples tell them."""
+    sent, before = 0.0, 0.0
+    for sample in timeline.samples:
+        sent += sample.offered * (sample.at - before)
+        before = sample.at
+    last = timeline.samples[-1] if timeline.samples else None
+    other = last.beside.failed if last is not None and last.beside is not None else 0
+    return round(2 * sent), (last.failed if last is not None else 0) + other
 
 
 def plain_line(timeline: Timeline, *, requests: int, failed: int) -> str:
@@ -86,18 +103,22 @@ def plain_line(timeline: Timeline, *, requests: int, failed: int) -> str:
         f"demand {number(now.demand)} of {number(now.capacity)} req/s  "
         f"workers {now.count('Serving')} serving, {len(now.workers)} in all, {number(now.desired, '{:.0f}')} wanted "
         f"({now.chosen_by or 'no decision'})  in flight {now.in_flight}  "
-        f"hit ratio {number(now.hit_ratio, '{:.0%}')}  requests {requests}, failed {failed}"
+        f"hit ratio {number(story.hits(timeline)[-1], '{:.0%}')}, without hand-over "
+        f"{number(story.hits(timeline, beside=True)[-1], '{:.0%}')}  requests {requests}, failed {failed}"
     )
 
 
 def _header(timeline: Timeline, now: Sample | None, kubeconfig: str) -> RenderableType:
     setup = timeline.setup
     at = now.at if now else 0.0
-    source = "generated pattern" if setup.generated else f"trace {setup.source}"
+    source = "generated morning" if setup.generated else f"trace {setup.source}"
     left = Text.assemble(
         ("warmfleet demo  ", "bold"),
         (trace_time(setup.start_minute, at), "bold cyan"),
-        (f"  {source}, 1 s = {setup.scale / 60:g} min", "bright_black"),
+        (
+            f"  {source} after {setup.history_minutes / 1440:.0f} days of history, 1 s = {setup.scale:g} s",
+            "bright_black",
+        ),
     )
     grid = Table.grid(expand=True)
     grid.add_column()
@@ -109,24 +130,24 @@ def _header(timeline: Timeline, now: Sample | None, kubeconfig: str) -> Renderab
 
 def _curves(timeline: Timeline, now: Sample, width: int) -> RenderableType:
     samples = timeline.samples
-    room = max(20, width - 40)
-    demand = [sample.demand for sample in samples]
+    room = max(20, width - 62)
+    demand = smoothed([sample.offered for sample in samples], DEMAND_SAMPLES)
+    need = [sample.need for sample in samples]
     capacity = [sample.capacity for sample in samples]
-    top = max([value for value in (*demand, *capacity) if value is not None] or [1.0])
+    top = max([value for value in (*demand, *need, *capacity) if value is not None] or [1.0])
     ttft = [statistics.median(sample.ttft) if sample.ttft else None for sample in samples]
     ttft_top = max([value for value in ttft if value is not None] or [1.0])
-    rows = (
-        ("demand", demand, top, f"{number(now.demand)} req/s", "cyan"),
-        ("capacity", capacity, top, f"{number(now.capacity)} req/s", "green"),
-        (
-            "queue",
-            [s.queue for s in samples],
-            max([s.queue or 0 for s in samples] + [1]),
-            f"{number(now.queue, '{}')}",
-            "yellow",
-        ),
-        ("hit ratio", [s.hit_ratio for s in samples], 1.0, number(now.hit_ratio, "{:.0%}"), "magenta"),
-        ("TTFT", ttft, ttft_top, f"{_recent_ttft(samples)} p50", "blue"),
+    with_it, without = story.hits(timeline), story.hits(timeline, beside=True)
+    queue = [sample.queue for sample in samples]
+    basis = "by its forecast" if now.trusted else "by the built-in margin"
+    rows: tuple[tuple[str, Sequence[float | None], float, str, str], ...] = (
+        ("demand", demand, top, f"{demand[-1]:.2f} req/s", "red"),
+        ("planned for", need, top, f"{number(now.need)} req/s, {basis}", "magenta"),
+        ("capacity", capacity, top, f"{number(now.capacity)} req/s", "blue"),
+        ("waiting", queue, max([q or 0 for q in queue] + [1]), number(now.queue, "{} requests"), "yellow"),
+        ("time to first token", ttft, ttft_top, f"{_recent_ttft(samples)} p50", "cyan"),
+        ("hits, with hand-over", with_it, 1.0, number(with_it[-1], "{:.0%} of prompt tokens"), "green"),
+        ("the same without", without, 1.0, number(without[-1], "{:.0%}"), "bright_black"),
     )
     grid = Table.grid(padding=(0, 2))
     for name, values, most, figure, style in rows:
@@ -141,16 +162,17 @@ def _recent_ttft(samples: Sequence[Sample]) -> str:
     return f"{statistics.median(recent):.1f} s" if recent else DASH
 
 
-def _workers(now: Sample) -> RenderableType:
+def _workers(timeline: Timeline, now: Sample) -> RenderableType:
+    types = {variant.name: variant.accelerators for variant in timeline.setup.variants}
     table = Table(expand=True, box=box.SIMPLE_HEAD, header_style="bright_black")
-    for name in ("worker", "variant", "phase"):
+    for name in ("worker", "on", "phase"):
         table.add_column(name, no_wrap=True)
-    for name in ("running", "waiting", "KV in use", "hit ratio"):
+    for name in ("running", "waiting", "KV in use", "hits"):
         table.add_column(name, justify="right")
     for worker in now.workers:
         table.add_row(
             worker.name,
-            worker.variant,
+            types.get(worker.variant, worker.variant),
             Text(worker.phase, style=_PHASE_STYLE.get(worker.phase, "red")),
             number(worker.running, "{}"),
             number(worker.waiting, "{}"),
@@ -160,42 +182,48 @@ def _workers(now: Sample) -> RenderableType:
     return table
 
 
-def _events(timeline: Timeline) -> RenderableType:
-    shown = [event for event in timeline.events if event.reason not in QUIET_EVENTS][-6:]
+def _happened(timeline: Timeline) -> RenderableType:
+    """The newest events and what became of the fault, by time."""
+    events = [
+        (event.at, event.reason, _EVENT_STYLE.get(event.reason, ""), event.message)
+        for event in timeline.own_events
+        if event.reason not in QUIET_EVENTS
+    ]
+    events += [(step.at, "Fault", "bold yellow", step.text) for step in timeline.fault]
+    shown = sorted(events, key=lambda event: event[0])[-EVENTS:]
     if not shown:
-        return Text("none yet", style="bright_black")
+        return Text("nothing yet", style="bright_black")
     grid = Table.grid(padding=(0, 2))
-    for event in shown:
+    for at, what, style, text in shown:
         grid.add_row(
-            Text(_clock(timeline, event), style="bright_black"),
-            Text(event.reason, style=_EVENT_STYLE.get(event.reason, "")),
-            Text(event.message, overflow="ellipsis", no_wrap=True),
+            Text(_clock(timeline, at), style="bright_black"),
+            Text(what, style=style),
+            Text(text, overflow="ellipsis", no_wrap=True),
         )
     return grid
 
 
-def _clock(timeline: Timeline, event: ScaleEvent) -> str:
-    return "start" if event.at < 0 else trace_time(timeline.setup.start_minute, event.at).partition(", ")[2]
+def _clock(timeline: Timeline, at: float) -> str:
+    return "start" if at < 0 else trace_time(timeline.setup.start_minute, at).partition(", ")[2]
 
 
 def _totals(timeline: Timeline, now: Sample, *, requests: int, failed: int) -> RenderableType:
-    cost, most = timeline.cost(), timeline.cost_at_max()
-    saved = f" ({1 - cost / most:.0%} less than always at max)" if cost is not None and most > 0 else ""
+    cost, most = timeline.cost(), timeline.cost_at_largest()
+    saved = f" ({1 - cost / most:.0%} less than always at its largest)" if cost is not None and most else ""
+    other = f" + {now.beside.serving}" if now.beside is not None else ""
     return Text.assemble(
         ("requests ", "bright_black"),
         f"{requests}",
         ("   failed ", "bright_black"),
         (f"{failed}", "bold red" if failed else "bold green"),
-        ("   in flight ", "bright_black"),
-        f"{now.in_flight}",
-        ("   scale-ups ", "bright_black"),
-        f"{timeline.scale_events('ScaledUp')}",
-        ("   scale-downs ", "bright_black"),
-        f"{timeline.scale_events('ScaledDown')}",
+        ("   workers ", "bright_black"),
+        f"{now.count('Serving')}{other}",
+        ("   bought ", "bright_black"),
+        f"{len(timeline.scalings('ScaledUp'))}",
+        ("   let go ", "bright_black"),
+        f"{len(timeline.scalings('ScaledDown'))}",
         ("   cost ", "bright_black"),
         f"${number(cost)}{saved}",
-        ("   rule ", "bright_black"),
-        now.chosen_by or DASH,
     )
 
 

@@ -19,7 +19,7 @@ from warmfleet_operator.state.decisions import Note, Stage
 MOST_VICTIMS = 8
 """Victims that are named; the others are counted."""
 
-_BASIS = {
+BASIS_WORDS = {
     Basis.FORECAST: "by the trusted forecast",
     Basis.PRIOR: "by the built-in margin, no forecast being trusted",
     Basis.EVENT: "for a declared event",
@@ -107,8 +107,8 @@ def _blend(draft: Draft) -> Note:
         ahead = "" if need.forecast is None else f"up to {need.forecast:.3g} req/s until a new worker serves, "
         risk = "" if need.chance is None else f", exceeded with a chance of {need.chance:.2g}"
         text = (
-            f"{ahead}{_BASIS[need.basis]}{risk}: {need.up:.3g} req/s of capacity are needed, {need.down:.3g} must stay "
-            "when workers leave"
+            f"{ahead}{BASIS_WORDS[need.basis]}{risk}: {need.up:.3g} req/s of capacity are needed, {need.down:.3g} must "
+            "stay when workers leave"
         )
         return Note(Stage.BLEND, text, figures)
     text = (
