@@ -31,7 +31,7 @@ def test_nothing_is_bought_ahead_without_a_trusted_forecast(make_run: Make) -> N
     run = make_run(forecast=False)
     assert run.scalings("ScaledUp")
     assert not any(p.ahead for p in story.purchases(run)), "a margin is no forecast, whatever it buys"
-    text = dict(chapters(run))["Bought ahead"]
+    text = dict(chapters(run))["Buying ahead"]
     assert text.startswith("None of")
 
 
@@ -56,7 +56,7 @@ def test_hits_are_those_of_the_answers_and_of_each_fleet(make_run: Make) -> None
     assert other.lowest == pytest.approx(0.68)
     run.samples = [dataclasses.replace(s, prompt_tokens=0, cached_tokens=0, beside=Beside(3)) for s in run.samples]
     assert set(story.hits(run)) == {None}
-    assert "unknown" in dict(chapters(run))["Caches stay"]
+    assert "unknown" in dict(chapters(run))["Hand-over"]
 
 
 def test_the_band_is_what_was_said_a_start_up_time_before(make_run: Make) -> None:
@@ -88,12 +88,12 @@ def test_the_optimum_serves_the_same_requests_for_less(make_run: Make) -> None:
 def test_every_chapter_has_figures_of_the_run(make_run: Make) -> None:
     run = make_run()
     told = dict(chapters(run))
-    assert list(told) == ["Bought ahead", "A machine goes", "Caches stay", "A spike is caught", "What it cost"]
-    assert "88% before" in told["Caches stay"]
-    assert "lowest 68%" in told["Caches stay"]
+    assert list(told) == ["Buying ahead", "A machine goes", "Hand-over", "The spike", "The cost"]
+    assert "88% before" in told["Hand-over"]
+    assert "lowest 68%" in told["Hand-over"]
     assert "Machine l4-3 is taken away" in told["A machine goes"]
     assert "No requests failed" in told["A machine goes"]
-    assert "up to 9 requests waited" in told["A spike is caught"]
-    assert f"${run.cost():.2f}" in told["What it cost"]
+    assert "up to 9 requests waited" in told["The spike"]
+    assert f"${run.cost():.2f}" in told["The cost"]
     empty = dataclasses.replace(run.setup, spike=None)
     assert chapters(Timeline(empty)) == []

@@ -10,11 +10,11 @@ from warmfleet_cli.demo.timeline import Sample, Timeline
 def chapters(run: Timeline) -> list[tuple[str, str]]:
     """Title and text of each; what a run has nothing to say about is left out."""
     found = [
-        ("Bought ahead", _ahead(run)),
+        ("Buying ahead", _ahead(run)),
         ("A machine goes", _fault(run)),
-        ("Caches stay", _hits(run)),
-        ("A spike is caught", _spike(run)),
-        ("What it cost", _cost(run)),
+        ("Hand-over", _hits(run)),
+        ("The spike", _spike(run)),
+        ("The cost", _cost(run)),
     ]
     return [(title, text) for title, text in found if text]
 
