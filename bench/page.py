@@ -36,10 +36,11 @@ clairvoyant that knows the traffic. `/ optimum` is cost over the clairvoyant's l
 
 How to read it:
 
-- Every policy has one declared knob. All knobs are swept over the same multiples of their defaults. *Tuned* is the
-  value that days 0-2 recommend (the first day where a scenario has three), scored on the days after. *Default* is the
-  documented default, untuned. *Equal attainment* reads the swept curve where it crosses the objective on the scored
-  days, with three more knobs where it crosses: it compares, it promises nothing.
+- Every policy has one declared knob. All knobs are swept over the same multiples of their defaults, but for the shipped
+  planner's, which steers by itself and costs the most to run: three of them. *Tuned* is the value that days 0-2
+  recommend (the first day where a scenario has three), scored on the days after. *Default* is the documented default,
+  untuned. *Equal attainment* reads the swept curve where it crosses the objective on the scored days, with three more
+  knobs where it crosses: it compares, it promises nothing.
 - A tuned point that misses the objective is marked with `!`: cheap and late is not cheap.
 - It is a fluid model: queues, start-up, limits and interruptions are in it; queueing inside a batch, prefix caches and
   routing are not. Rebuilt rivals are not the rivals: they get the same signals in the same steps, the best simple

@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from math import isnan
 from pathlib import Path
@@ -139,7 +140,11 @@ def write(found: dict[str, Any]) -> None:
 
 
 def run(families: list[str], jobs: int, folder: Path, only: frozenset[str], seeds: int) -> None:
-    """Runs families and writes their result files."""
+    """Runs families and writes their result files.
+
+    Raises:
+        SystemExit: Scenarios failed; the results of the others are written.
+    """
     suite = scenarios.suite(folder / "traces", SEED)
     sizes = {
         "weeks": 6,
@@ -161,9 +166,16 @@ def run(families: list[str], jobs: int, folder: Path, only: frozenset[str], seed
             count = sizes.get(family) or len(suite[family]())
             futures += [pool.submit(run_one, family, i, str(folder), only) for i in range(count)]
         task = bar.add_task("scenarios", total=len(futures))
+        failed = 0
         for future in as_completed(futures):
-            write(future.result())
+            if (error := future.exception()) is not None:
+                failed += 1
+                sys.stderr.write("".join(traceback.format_exception(error)))
+            else:
+                write(future.result())
             bar.advance(task)
+    if failed:
+        raise SystemExit(f"{failed} of {len(futures)} scenarios failed; the results of the others are written")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""A fleet from the manifests a user applies: InstanceTypes and LLMDeployments in one YAML file.
+"""A fleet from the manifests a user applies: InstanceTypes, LLMDeployments and their PriorityClasses in one YAML file.
 
 Capacities, prices and start-up times come from the planner's own survey of the variants, so that ``--fleet`` simulates
 what the operator would count on.
@@ -7,6 +7,7 @@ what the operator would count on.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def load_fleet(path: Path, traces: tuple[RateTrace, ...]) -> Fleet:
     """The fleet of a manifest file for the given traffic, one trace per LLMDeployment in order.
 
     Args:
-        path: YAML documents; kinds other than InstanceType and LLMDeployment are ignored.
+        path: YAML documents; kinds other than InstanceType, LLMDeployment and PriorityClass are ignored.
         traces: Their mean lengths decide what a worker sustains.
 
     Raises:
@@ -40,6 +41,7 @@ def load_fleet(path: Path, traces: tuple[RateTrace, ...]) -> Fleet:
     """
     types: dict[str, InstanceType] = {}
     deployments: list[LLMDeployment] = []
+    priorities: dict[str, int] = {}
     for index, body in enumerate(_documents(path)):
         try:
             if body.get("kind") == "InstanceType":
@@ -47,6 +49,9 @@ def load_fleet(path: Path, traces: tuple[RateTrace, ...]) -> Fleet:
                 types[parsed.metadata.name] = parsed
             elif body.get("kind") == "LLMDeployment":
                 deployments.append(LLMDeployment.model_validate(body))
+            elif body.get("kind") == "PriorityClass":
+                name, value = _priority(body, path, index)
+                priorities[name] = value
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -60,9 +65,19 @@ def load_fleet(path: Path, traces: tuple[RateTrace, ...]) -> Fleet:
     records = {name: InstanceTypeRecord(name, name, 1, t.spec) for name, t in types.items()}
     names = list(types)
     offers = [_offers(path, d, records, _lengths(t)) for d, t in zip(deployments, traces, strict=True)]
-    services = tuple(_service(d, o, names) for d, o in zip(deployments, offers, strict=True))
+    services = tuple(
+        replace(_service(d, o, names), priority=priorities.get(d.spec.priority_class_name or "", 0))
+        for d, o in zip(deployments, offers, strict=True)
+    )
     flat = {o.instance_type: o for own in offers for o in own}
     return Fleet(tuple(_type(types[name], flat.get(name)) for name in names), services)
+
+
+def _priority(body: dict[str, Any], path: Path, index: int) -> tuple[str, int]:
+    meta, value = body.get("metadata"), body.get("value")
+    if not isinstance(meta, dict) or not isinstance(value, int):
+        raise FleetError(f"{path.name}: document {index}: value: a PriorityClass needs a name and a whole number")
+    return str(meta.get("name")), value
 
 
 def _documents(path: Path) -> list[dict[str, Any]]:

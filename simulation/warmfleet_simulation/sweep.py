@@ -101,6 +101,7 @@ def sweep(  # noqa: PLR0913 - keyword arguments
         progress: Called with steps done and all steps.
     """
     objective = max(service.attainment for service in fleet.services)
+    answers = optima(fleet, load)  # first: what has no answer is said before hours of simulation
     runs = [(policy, policy.knob.values((grids or {}).get(policy.name, grid))) for policy in policies]
     lanes = simulate(fleet, load, runs, seed=seed, disturbance=disturbance, keep_actions=True, progress=progress)
     swept = _by_policy(runs, lanes)
@@ -114,7 +115,6 @@ def sweep(  # noqa: PLR0913 - keyword arguments
         between = found.get(policy.name, ())
         cost = cost_at((*own, *between), objective)
         curves.append(Curve(policy.name, policy.knob.name, own, default, tuned(own, objective), cost, between))
-    answers = optima(fleet, load)
     return Result(
         scenario=scenario,
         objective=objective,

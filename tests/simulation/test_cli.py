@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from warmfleet_cli.main import main
+from warmfleet_simulation.manifests import FleetError, load_fleet
+from warmfleet_simulation.scenarios import synthetic
 
 KEYS = ["policy", "cost", "optimum", "over_provisioning", "slo_attainment", "lost_requests", "scale_actions"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +59,26 @@ def test_manifests_are_simulated_as_they_are_applied(trace: str, capsys: pytest.
     assert call("--trace", trace, "--fleet", fleet, "--policy", "warmfleet", "--untuned", "--json", "-") == 0
     row = json.loads(capsys.readouterr().out)[0]
     assert row["slo_attainment"] > 0.9
+
+
+def test_two_deployments_share_types_and_have_their_priorities(tmp_path: Path) -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text(encoding="utf-8")
+    chat = next(part for part in text.split("---") if "kind: LLMDeployment" in part)
+    urgent = chat.replace("name: chat", "name: urgent", 1).replace("spec:", "spec:\n  priorityClassName: high", 1)
+    ranked = "kind: PriorityClass\nmetadata: {name: high}\nvalue: 1000\n"
+    path = tmp_path / "two.yaml"
+    path.write_text("---\n".join([text, urgent + "\n", ranked]), encoding="utf-8")
+    traces = (synthetic("a", np.full(9, 5.0), np.full(9, 1000.0), np.full(9, 200.0)),) * 2
+    fleet = load_fleet(path, traces)
+    assert [(s.name, s.priority) for s in fleet.services] == [("chat", 0), ("urgent", 1000)]
+    assert {t.name: t.limit for t in fleet.types} == {"h100": 16, "l40s": None}
+    assert fleet.services[0].capacity == fleet.services[1].capacity
+    assert min(fleet.services[0].capacity) > 0
+    with pytest.raises(FleetError, match="2 LLMDeployments need as many --trace options, not 1"):
+        load_fleet(path, traces[:1])
+    path.write_text(path.read_text().replace("value: 1000", "value: high"))
+    with pytest.raises(FleetError, match="document 4: value: a PriorityClass needs"):
+        load_fleet(path, traces)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,29 @@ def test_the_same_seed_gives_the_same_run(one_type: Fleet) -> None:
     assert [(a.score.cost, a.score.on_time) for a in first] == [(b.score.cost, b.score.on_time) for b in second]
 
 
+def test_progress_is_told_from_the_first_step_to_the_last(one_type: Fleet) -> None:
+    told: list[tuple[int, int]] = []
+    load = flat(one_type, [1.0] * 1000)
+    simulate(one_type, load, [(Script({0.0: [1]}), np.ones(1))], seed=1, progress=lambda *now: told.append(now))
+    assert told[0] == (0, 1000)
+    assert told[-1] == (1000, 1000)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert 100 <= len(told) <= 300
+
+
+def test_where_no_requests_are_known_tokens_are_the_demand(one_type: Fleet) -> None:
+    minutes = np.arange(60, dtype=np.int64)
+    tokens = np.where(minutes < 30, 600.0, 1200.0)
+    trace = RateTrace("tokens", minutes, None, tokens, None, minutes == 5)
+    load = make_load((trace,), one_type, seed=1, step_s=60.0, tune_days=0.0)
+    assert load.unit == "input tokens"
+    assert load.arrivals[[0, 59], 0, 0].tolist() == [
+        600.0,
+        1200.0,
+    ]  # as they are: single tokens do not arrive by chance
+    assert np.flatnonzero(~load.score).tolist() == [5]
+
+
 def test_lanes_do_not_touch_each_other(one_type: Fleet) -> None:
     load = make_load((constant(300, 20.0),), one_type, seed=4, tune_days=0.1)
     for policy in RIVALS.values():
