@@ -1,8 +1,9 @@
 """The decision loop: observe, decide for all deployments at once, hand the parts out.
 
 There is one task. It decides at every tick, or soon after something changed that may matter; a burst of changes is
-gathered for :data:`DEBOUNCE`. The planner is a pure function, called here with a snapshot, its own memory and the time;
-a standby replica goes through the same motions up to the decision, so that it can take over with full windows.
+gathered for :data:`DEBOUNCE`. The planner is a pure function, called with a snapshot, its own memory and the time, in a
+thread of its own: it takes seconds for thousands of workers, in which answers must not come too late to be read. A
+standby replica goes through the same motions up to the decision, so that it can take over with full windows.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class DecisionLoop:
             memory = self._memory if self._memory is not None else await self._checkpoints.load(snapshot)
             now = self._clock.now()
             with self._metrics.plan_seconds.time(), phase("plan").time():
-                plan, memory = self._planner(snapshot, memory, now)
+                plan, memory = await asyncio.to_thread(self._planner, snapshot, memory, now)
         except KubeError as error:
             _LOG.warning("memory could not be read, deciding later: %s", error)
             self._metrics.ticks.labels("error").inc()

@@ -6,16 +6,21 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
 from aiohttp import web
-from warmfleet_operator.adapters.agents import NoAnswerError
+from warmfleet_contracts.agent import AgentState
+from warmfleet_operator.adapters.agents import AgentClient, NoAnswerError
 from warmfleet_operator.adapters.prometheus import DEPLOYMENT, MOST_BYTES, PrometheusSource, parse, queries
+from warmfleet_operator.adapters.telemetry import Telemetry
 from warmfleet_operator.state.fleetsamples import FleetSample
 from warmfleet_operator.state.readings import Readings
-from warmfleet_operator.state.records import Key, WorkerPhase, WorkerRecord
+from warmfleet_operator.state.records import FleetSnapshot, Key, WorkerPhase, WorkerRecord
+from warmfleet_runtime.clock import ManualClock
 
 CHAT = Key("prod", "chat")
 
@@ -121,3 +126,35 @@ async def test_a_prometheus_that_is_not_there_is_no_answer() -> None:
         source = PrometheusSource("http://127.0.0.1:9", session, rate_window=60, mean_window=300)
         with pytest.raises(NoAnswerError):
             await source.read(0.0)
+
+
+async def test_a_step_of_traffic_does_not_wait_for_agents_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrivals = iter((1.0, 50.0))
+
+    class Steps:
+        async def read(self, now: float) -> Mapping[Key, FleetSample]:
+            return {CHAT: FleetSample(arrivals=next(arrivals))}
+
+    async def hang(client: AgentClient, of: WorkerRecord) -> AgentState:
+        await asyncio.sleep(60)
+        raise NoAnswerError("timeout")
+
+    monkeypatch.setattr(AgentClient, "state", hang)
+    starting = replace(worker("a", WorkerPhase.STARTING), ip="127.0.0.1")
+    store = Mock(routers=lambda: ())
+    store.snapshot.return_value = FleetSnapshot({}, {}, (starting,), {}, {}, {})
+    told, readings = asyncio.Event(), Readings(20, 300, stale_after=60)
+    telemetry = Telemetry(
+        store, readings, ManualClock(), period=2.0, on_news=told.set, on_failure=Mock(), timeout_seconds=0.5,
+        fleets=Steps(),
+    )  # fmt: skip
+    async with aiohttp.ClientSession(trust_env=False) as session:
+        await telemetry.round(session)
+        readings.decided_on()
+        told.clear()
+        running = asyncio.create_task(telemetry.round(session))
+        async with asyncio.timeout(20):
+            await told.wait()
+        assert not running.done(), "the agent was waited for"
+        await running
+        await telemetry._turns.close()

@@ -124,6 +124,7 @@ class Telemetry:
         )
         if self._fleets is not None:
             await self._measure(self._fleets)
+            self._tell()  # before agents that are starting have been asked, which may not answer
         asked = [w for w in _askable(snapshot) if self._fleets is None or w.phase is not WorkerPhase.READY or w.leaving]
         await asyncio.gather(*map(self._keys.refresh, {worker.key.namespace for worker in asked}))
         client = AgentClient(session, self._timeout, keys=self._keys)
@@ -132,6 +133,10 @@ class Telemetry:
         self._readings.forget(now)
         self.last_round = now
         if self._readings.news() or self._fleets is None:
+            self._on_news()
+
+    def _tell(self) -> None:
+        if self._readings.news():
             self._on_news()
 
     async def _measure(self, fleets: FleetSource) -> None:
@@ -175,8 +180,7 @@ class Telemetry:
         except NoAnswerError as error:
             self._readings.agent_silent(worker, self._clock.now())
             problem = str(error)
-        if self._readings.news():
-            self._on_news()  # before the others have been asked: of thousands the last is asked seconds later
+        self._tell()  # before the others have been asked: of thousands the last is asked seconds later
         if problem is None:
             self._logged.pop(worker.uid, None)
         elif worker.phase is WorkerPhase.READY:
