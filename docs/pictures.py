@@ -49,6 +49,11 @@ def terminal(command: str, title: str) -> str:
     return console.export_svg(title=title, unique_id="terminal")
 
 
+def terminals() -> dict[Path, str]:
+    """The pictures of terminals by file."""
+    return {DOCS / name: terminal(command, " ".join(command.split()[:2])) for name, command in TERMINALS.items()}
+
+
 def demo(run: Timeline) -> str:
     """The demo's view at :data:`MOMENT` of its traffic, as SVG."""
     at = MOMENT * run.setup.minutes * 60.0
@@ -97,8 +102,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--demo", type=Path, metavar="FOLDER", help="what a run of the demo has left, such as out/demo")
     args = parser.parse_args()
-    for name, command in TERMINALS.items():
-        (DOCS / name).write_text(terminal(command, command.split()[0] + " " + command.split()[1]), encoding="utf-8")
+    for path, picture in terminals().items():
+        path.write_text(picture, encoding="utf-8")
     if args.demo is not None:
         run = read_timeline(args.demo / "timeline.jsonl")
         (DOCS / "demo.svg").write_text(demo(run), encoding="utf-8")

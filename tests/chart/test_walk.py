@@ -28,8 +28,9 @@ from warmfleet_localcluster.node import ImageEntry, NodeShape, ProcessNode
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
 from warmfleet_runtime.kubeclient import KubeClient
 
-NOT_HERE = ("make", "cosign", "docker", "warmfleet forecast", "warmfleet simulate", "kubectl port-forward")
-"""Beginnings of commands that are not run. The node's network needs no port-forward: its pods are at hand."""
+NOT_HERE = ("make", "cosign", "docker", "warmfleet forecast", "warmfleet simulate", "kubectl port-forward", "curl -s")
+"""Beginnings of commands that are not run. The node's network needs no port-forward: its pods are at hand. `curl -s`
+asks one's own Prometheus."""
 FIRST = DOCS / "quickstart.md"
 SECONDS = 150.0
 

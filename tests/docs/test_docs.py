@@ -25,7 +25,10 @@ from warmfleet_localcluster.api.errors import ApiError
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(p for p in [ROOT / "README.md", *DOCS.rglob("*.md")] if "decisions" not in p.parts)
-_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BESIDE = [ROOT / "charts/warmfleet/README.md", ROOT / "examples/kind/README.md"]
+"""Pages outside of docs/ with commands."""
+RUNBOOKS = sorted((DOCS / "runbooks").glob("Warmfleet*.md"))
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -38,8 +41,8 @@ def fences(path: Path, language: str) -> list[str]:
 
 
 @cache
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -48,11 +51,19 @@ def generator() -> ModuleType:
 
 
 def test_generated_pages_are_what_the_code_says() -> None:
-    for path, text in generator().pages().items():
+    for path, text in script("generate").pages().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python docs/generate.py`"
 
 
-@pytest.mark.parametrize("page", [*PAGES, *sorted((DOCS / "decisions").glob("*.md"))], ids=page_ids)
+def test_pictures_of_terminals_are_what_the_commands_print() -> None:
+    found = script("pictures").terminals()
+    shown = {name for page in PAGES for name in _LINK.findall(page.read_text(encoding="utf-8"))}
+    assert {path.name for path in found} <= {Path(name).name for name in shown}
+    for path, picture in found.items():
+        assert path.read_text(encoding="utf-8") == picture, f"{path.name}: run `python docs/pictures.py`"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *BESIDE, *sorted((DOCS / "decisions").glob("*.md"))], ids=page_ids)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in _LINK.findall(page.read_text(encoding="utf-8")):
         if "://" not in target and not target.startswith("mailto:"):
@@ -172,7 +183,35 @@ def commands(page: Path) -> Iterator[list[str]]:
                 yield words[1:] if words[:2] == ["kubectl", "warmfleet"] else words
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_ids)
+_STEP = re.compile(r"^\d+\. .*$", re.MULTILINE)
+_INLINE = re.compile(r"`(kubectl [^`]+)`")
+
+
+def steps(runbook: Path) -> Iterator[list[str]]:
+    """Commands in the numbered steps of a runbook, with their placeholders."""
+    for step in _STEP.findall(runbook.read_text(encoding="utf-8")):
+        for command in _INLINE.findall(step):
+            words = shlex.split(command)
+            yield words[1:] if words[:2] == ["kubectl", "warmfleet"] else words
+
+
+def test_runbooks_say_what_to_type() -> None:
+    assert sum(len(list(steps(page))) for page in RUNBOOKS) > 20
+
+
+_COMMAND = re.compile(r"^(warmfleet|kubectl|helm|curl|make|cosign|docker) ", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *BESIDE], ids=page_ids)
+def test_no_command_stands_where_it_is_not_looked_for(page: Path) -> None:
+    if "reference" in page.parts:
+        return  # forms of commands, generated from their parsers
+    blocks = _FENCE.findall(page.read_text(encoding="utf-8"))
+    hidden = [found for language, body in blocks if language != "sh" for found in _COMMAND.findall(body)]
+    assert not hidden, f"{page.name}: a block with a command begins with ```sh"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *BESIDE], ids=page_ids)
 def test_commands_exist(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
