@@ -187,6 +187,18 @@ def _agents(mode: str) -> Play:
     return play
 
 
+async def agents_restart(stage: Stage) -> None:
+    """Agents crash and come back, in the middle of drains too, of which they then know nothing."""
+    for turn in range(12):
+        if turn % 3 == 0:
+            await stage.churn()
+        await stage.wait(1 / 8)
+        for pod in stage.world.workers():
+            agent = stage.world.agents.get(pod["metadata"]["uid"])
+            if agent is not None and pod["metadata"]["namespace"] == PROD:
+                agent.crash()
+
+
 async def engines_restart(stage: Stage) -> None:
     """Engines crash and come back; their counters begin anew."""
     pods = [p for p in stage.world.workers() if p["metadata"]["namespace"] == PROD and is_ready(p)]
@@ -364,6 +376,7 @@ ACTS: tuple[Act, ...] = (
     Act("a type is out of stock", "fleet", stock_out),
     Act("a worker's pod is deleted", "fleet", pods_deleted),
     Act("engines restart", "fleet", engines_restart),
+    Act("agents restart", "fleet", agents_restart),
     Act("a rollout at peak", "fleet", rollout_at_peak),
     Act("a rollout of a bad image", "fleet", bad_image),
     *(

@@ -109,6 +109,7 @@ class Agent:
         self.ip = ""
         self.finished = 0.0
         self.drain_at: float | None = None
+        self.has_drained = False
         self._runner: web.AppRunner | None = None
 
     @property
@@ -116,6 +117,11 @@ class Agent:
         """Whether its drain is over."""
         now = self._world.clock.now()
         return self.drain_at is not None and now - self.drain_at >= DRAIN_SECONDS
+
+    def crash(self) -> None:
+        """It is started again beside an engine that goes on, and knows nothing of what it was told."""
+        self.has_drained = self.has_drained or self.drained
+        self.drain_at = None
 
     def begin_drain(self) -> None:
         """Start to drain, or go on."""

@@ -95,7 +95,7 @@ def look_on(world: FaultWorld) -> Observer:
 
     def drained(uid: str) -> bool | None:
         agent = world.agents.get(uid)
-        return None if agent is None else agent.drained
+        return None if agent is None else agent.drained or agent.has_drained
 
     observer = Observer(
         world.clock, excuse=world.lost.get, drained=drained, leaving_node=leaving_node, room=room, limits={"h100": 12}
