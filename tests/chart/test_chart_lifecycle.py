@@ -13,8 +13,10 @@ from objects import eventually, get
 from releases import (
     BASE,
     CHART,
+    CLUSTER_KINDS,
     CRD_NAMES,
     CRD_SECONDS,
+    OWN_KINDS,
     SYSTEM,
     crds,
     crds_gone,
@@ -26,6 +28,7 @@ from releases import (
     names,
     remove_namespace,
 )
+from warmfleet_contracts.bearer import METRICS_SECRET_NAME
 from world import instance_type
 
 NO_HOOK = "--skip-tests"
@@ -148,11 +151,37 @@ def test_kubectl_applies_and_deletes_the_same_objects(servers: ControlPlane) -> 
     servers.kubectl("apply", "--server-side", "-k", str(BASE))
     by_kubectl = {name for name in left(servers, before) if not name.startswith(_MADE_BY_OTHERS)}
     assert by_kubectl == by_helm
-    servers.kubectl("apply", "--server-side", "-k", str(BASE))  # twice is as good as once
     servers.kubectl("wait", "crds", *sorted(CRD_NAMES), "--for=condition=Established", "--timeout=30s")
+    a_sync_loop_leaves_it_alone(servers)
     servers.kubectl("delete", "-k", str(BASE), "--wait=false")
     eventually(lambda: crds_gone(servers), seconds=CRD_SECONDS)
     eventually(lambda: not left(servers, before), seconds=60)
+
+
+def a_sync_loop_leaves_it_alone(servers: ControlPlane) -> None:
+    """The same manifests again: no difference, nothing written, and the token that the operator keeps stays."""
+    own = f"-n={SYSTEM}"
+    filled = json.dumps({"data": {"token": "dG9rZW4="}})  # as the operator does, with its own name as the manager
+    manager = "--field-manager=warmfleet-operator"
+    servers.kubectl("patch", "secret", METRICS_SECRET_NAME, own, "--type=merge", f"-p={filled}", manager)
+    kinds = f"{CLUSTER_KINDS},{OWN_KINDS}".replace(",pods,", ",").replace(",leases,", ",")
+
+    def written() -> dict[str, object]:
+        """What counts the writes of each object: controllers touch no more than the status of what they run."""
+        bodies = get(servers, kinds, own)["items"]
+        metas = {
+            f"{b['kind']}/{b['metadata']['name']}": b["metadata"] for b in bodies if "warmfleet" in str(b["metadata"])
+        }
+        return {name: meta.get("generation") or meta["resourceVersion"] for name, meta in metas.items()}
+
+    before = written()
+    assert len(before) > 15
+    for words in (["apply"], ["diff"], ["apply"], ["diff"]):
+        command = [servers.kubectl_path, *words, "--server-side", "-k", str(BASE)]
+        said = servers.run(command, timeout=240).stdout  # diff ends with 1 when it finds one
+        assert said == "" if words == ["diff"] else "serverside-applied" in said
+    assert written() == before
+    assert get(servers, f"secret/{METRICS_SECRET_NAME}", own)["data"] == {"token": "dG9rZW4="}
 
 
 _MADE_BY_OTHERS = ("pod/", "replicaset.apps/", "controllerrevision.apps/", "secret/sh.helm.release")
