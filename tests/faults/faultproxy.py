@@ -133,6 +133,11 @@ class FaultProxy:
     _streams: set[asyncio.Transport] = field(default_factory=set)
     _lists: dict[tuple[str, str], deque[bytes]] = field(default_factory=dict)
 
+    @property
+    def away(self) -> bool:
+        """Whether nothing at all is answered, the Lease included."""
+        return any(f.kind is FaultKind.DROP and f.share >= 1.0 and not f.spared and not f.verbs for f in self.faults)
+
     def cut_watches(self) -> int:
         """Resets every open watch; returns how many there were."""
         streams = list(self._streams)

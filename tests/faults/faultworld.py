@@ -382,14 +382,18 @@ class FaultWorld:
         await self.lose_node(node, f"its notice of {seconds:.0f} s was over" if excused else None)
 
     async def _feel(self) -> None:
-        """Adds up how long this process, or an operator that renews its Lease twice a second, stood still."""
+        """Adds up how long this process, or an operator that renews its Lease twice a second, stood still.
+
+        While nothing at all is answered no operator can do anything, however often it asks.
+        """
         loop = asyncio.get_running_loop()
         before = loop.time()
         while True:
             await asyncio.sleep(0.1)
             now = loop.time()
             silent = now - self.proxy.lease_asked if self.proxy.lease_asked is not None else math.inf
-            self.stood_still += max(0.0, now - before - 0.3) + (now - before if silent > 1.2 else 0.0)
+            idle = silent > 1.2 or self.proxy.away
+            self.stood_still += max(0.0, now - before - 0.3) + (now - before if idle else 0.0)
             before = now
 
     # Kubelet
