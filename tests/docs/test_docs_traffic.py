@@ -45,6 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table = pd.DataFrame(days(10), columns=["timestamp", "requests"])
     table.to_parquet(tmp_path / "requests.parquet")
     table.to_csv(tmp_path / "requests.csv", index=False)
+    table.set_axis(["timestamp", "input_tokens"], axis=1).to_parquet(tmp_path / "tokens.parquet")
     table.set_axis(["when", "hits"], axis=1).to_csv(tmp_path / "load.csv", index=False)
     single = [START + timedelta(seconds=30 * number) for number in range(4 * 2880)]
     pd.DataFrame({"arrived": [at.isoformat() for at in single]}).to_csv(tmp_path / "access.csv", index=False)

@@ -68,4 +68,4 @@ def test_a_step_s_own_line_takes_the_place_of_the_plain_one(monkeypatch) -> None
 
 def test_every_reason_to_stop_buying_has_words() -> None:
     assert set(trace._SHORT) == set(Short)
-    assert set(trace._BASIS) == set(Basis) - {Basis.REACTIVE}
+    assert set(trace.BASIS_WORDS) == set(Basis) - {Basis.REACTIVE}
