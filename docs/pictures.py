@@ -1,4 +1,4 @@
-"""Takes the pictures of terminal and report: ``python docs/pictures.py [--demo out/demo]``.
+"""Takes the pictures of terminal and report: ``python docs/pictures.py [--demo out/demo] [--simulation R.html]``.
 
 Terminals are what the commands print, as SVG. The demo's are drawn from the folder that one run of it has left: its
 view as it was shortly after the spike, and its report, opened in Chromium without a window (Debian's ``chromium``).
@@ -36,6 +36,8 @@ MOMENT = 0.88
 WIDTH = 132
 HEIGHT = 1640
 """Pixels of a report's beginning."""
+SIMULATION_HEIGHT = 1740
+"""Pixels of a simulation's report, down to the savings."""
 
 
 def terminal(command: str, title: str) -> str:
@@ -71,8 +73,8 @@ def demo(run: Timeline) -> str:
     return console.export_svg(title="make demo", unique_id="demo")
 
 
-def report(html: Path, png: Path) -> None:
-    """A picture of a report's beginning."""
+def report(html: Path, png: Path, height: int = HEIGHT) -> None:
+    """A picture of a report's beginning, ``height`` pixels of it."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         raise FileNotFoundError("chromium is not installed; on Debian: apt-get install chromium")
@@ -86,7 +88,7 @@ def report(html: Path, png: Path) -> None:
                 "--hide-scrollbars",
                 f"--user-data-dir={profile}",
                 "--virtual-time-budget=8000",
-                f"--window-size=1280,{HEIGHT}",
+                f"--window-size=1280,{height}",
                 f"--screenshot={png}",
                 html.resolve().as_uri(),
             ],
@@ -101,6 +103,7 @@ def main() -> int:
     """Takes them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--demo", type=Path, metavar="FOLDER", help="what a run of the demo has left, such as out/demo")
+    parser.add_argument("--simulation", type=Path, metavar="R.html", help="what `warmfleet simulate --report` wrote")
     args = parser.parse_args()
     for path, picture in terminals().items():
         path.write_text(picture, encoding="utf-8")
@@ -108,6 +111,8 @@ def main() -> int:
         run = read_timeline(args.demo / "timeline.jsonl")
         (DOCS / "demo.svg").write_text(demo(run), encoding="utf-8")
         report(args.demo / "report.html", DOCS / "report.png")
+    if args.simulation is not None:
+        report(args.simulation, DOCS / "simulation.png", SIMULATION_HEIGHT)
     return 0
 
 

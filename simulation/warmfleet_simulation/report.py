@@ -22,7 +22,8 @@ _MOST_ACTIONS = 400
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%;font-size:13px}td,th{padding:.25rem .5rem;border-bottom:1px solid #ddd;
-text-align:right}td:first-child,th:first-child,td.t{text-align:left}.n{color:#666;font-size:13px}
+text-align:right}td:first-child,th:first-child,td.t{text-align:left}td:not(.t){white-space:nowrap}
+.n{color:#666;font-size:13px}
 """
 
 
