@@ -108,7 +108,7 @@ async def _follow(
             once("drains", f"{taken.worker} drains: it takes no new requests, finishes its streams, hands over")
         if old is None and "gone" not in told:
             await _remove(kube, taken.node)
-            once("drains", f"{taken.worker} drained")
+            told.add("drains")  # where it was not seen to drain, nothing is said of it
             once("gone", f"{taken.worker} has left, the machine is gone")
         await asyncio.sleep(_LOOK)
 
