@@ -207,7 +207,7 @@ async def soak(minutes: float, seed: int, folder: Path, only: str = "") -> tuple
     """Plays episodes until the time is over; every fault once first, if there is time for that."""
     draw = random.Random(seed)
     episodes: list[Episode] = []
-    chosen = [act for act in ACTS if only in act.name]
+    chosen = [act for act in ACTS if any(part in act.name for part in only.split(","))]
     begin = time.monotonic()
     async with fault_world(folder, seed) as world:
         prepare(world)
@@ -297,7 +297,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Churn with faults, watched by an independent observer")
     parser.add_argument("--minutes", type=float, default=float(os.environ.get("SOAK_MINUTES") or 60))
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SOAK_SEED") or time.time_ns() % 1_000_000))
-    parser.add_argument("--only", default="", help="play only faults whose name has this in it")
+    parser.add_argument("--only", default="", help="play only faults whose name has one of these, comma-separated, in it")
     parser.add_argument("--page", type=Path, help="write the table between the markers of this file")
     parser.add_argument("--keep", type=Path, help="keep the operator's logs in this folder")
     given = parser.parse_args()
