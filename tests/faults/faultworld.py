@@ -48,6 +48,7 @@ NEW_NODE_AFTER = 60.0
 _POLL = 0.1
 _STILL = 0.5
 """Real seconds of standing still beyond which a notice was too short."""
+_ENGINE_RESTARTED = "engine restarted"
 _RESTART_SECONDS = 1.0
 """Real seconds until an operator that ended is started again, as a kubelet would."""
 
@@ -493,12 +494,14 @@ class FaultWorld:
             if ready != shown:
                 self._show(live, ready=ready, ip=agent.ip)
                 shown = ready
+                if ready and self.lost.get(uid) == _ENGINE_RESTARTED:
+                    del self.lost[uid]  # it serves again, and may be asked about as any other
             await asyncio.sleep(_POLL)
 
     async def restart_engine(self, pod: Json, seconds: float) -> None:
         """The engine of a worker crashes and comes back."""
         uid = pod["metadata"]["uid"]
-        self.lost[uid] = "engine restarted"
+        self.lost[uid] = _ENGINE_RESTARTED
         self._restarting.add(uid)
         agent = self.agents.get(uid)
         if agent is not None:

@@ -186,7 +186,7 @@ class Observer:
             worker.going = True
             self._going(worker, before, at_once=deleted)
         worker.served = worker.served or is_ready(pod)
-        if is_ready(pod):
+        if serves(pod):
             worker.fell, worker.spent = None, False
         elif worker.fell is None:
             worker.fell = self.clock.now()
@@ -221,7 +221,9 @@ class Observer:
         if why is not None and changed is not None:
             changed.spent = True
         cramped = count == fleet.floor - 1 and not self.room(pod_labels(pod).get(labels.INSTANCE_TYPE, ""))
-        if why is None and not cramped and not (is_leaving(pod) and self._just_lost(key, fleet.floor - count)):
+        missing = fleet.floor - count
+        held_back = is_leaving(pod) and (self._just_lost(key, missing) or self._forced(pod, key, missing))
+        if why is None and not cramped and not held_back:
             name = pod["metadata"]["name"]
             state = ", ".join(f"{p['metadata']['name']}={_word(p)}" for p in self._of(key))
             self.broken("min serving", f"{key}: {count} of {fleet.floor} serve after a change of {name}: {state}")
@@ -236,6 +238,12 @@ class Observer:
         for worker in lost[:missing]:
             worker.spent = True
         return len(lost) >= missing
+
+    def _forced(self, pod: Json, key: FleetKey, missing: int) -> bool:
+        """Whether a worker leaves because its machine does, while the world itself keeps so many others from serving."""
+        mine = {p["metadata"]["uid"] for p in self._of(key)} - {pod["metadata"]["uid"]}
+        down = [w for uid, w in self._workers.items() if uid in mine and not is_ready(w.body) and self._excused(w)]
+        return self.leaving_node(pod) and len(down) >= missing
 
     def _excused(self, worker: _Worker) -> bool:
         return self.excuse(worker.body["metadata"]["uid"]) is not None

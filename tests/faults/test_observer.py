@@ -145,3 +145,26 @@ def test_a_drain_that_was_under_way_when_the_world_took_another_worker_is_excuse
     scene.clock.advance(later)
     scene.tell()
     assert scene.broken == broken
+
+
+@pytest.mark.parametrize(("leaving", "broken"), [(True, []), (False, ["min serving"])])
+def test_a_worker_whose_machine_leaves_may_leave_while_the_world_keeps_another_from_serving(
+    scene: Scene, leaving: bool, broken: list[str]
+) -> None:
+    scene.observer.saw_fleet(fleet(replicas=2))
+    scene.clock.advance(100.0)
+    scene.observer.leaving_node = lambda _: leaving
+    scene.lost["uid-w1"] = "engine restarted"
+    scene.observer.saw_pod(pod("w1", ready=False))
+    scene.clock.advance(90.0)
+    scene.tell()
+    assert scene.broken == broken
+
+
+def test_a_worker_that_is_told_to_leave_for_a_notice_serves_no_more_before_it_is_unready(scene: Scene) -> None:
+    scene.observer.saw_fleet(fleet(replicas=2))
+    scene.clock.advance(100.0)
+    scene.lost["uid-w1"] = "notice of 30 s"
+    scene.observer.saw_pod(changed(pod("w1"), annotations={labels.DRAINING: "NodeLeaving"}))
+    scene.tell()  # decided before the notice, and under way when it came
+    assert scene.broken == []
