@@ -252,13 +252,20 @@ def curve(before: str, deployments: int) -> list[int]:
     return [n for n in map(int, filter(None, before.split(","))) if n * 2 <= deployments] + [deployments]
 
 
+def told(error: BaseException) -> str:
+    """An error in words; of a group, each of its members."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(told, error.exceptions))
+    return f"{type(error).__name__}: {error}"
+
+
 async def phase(report: Report, name: str, work: Awaitable[Any], limit: float) -> Any:
     """Await a phase; its failure is noted, not raised."""
     say(f"[{time.strftime('%H:%M:%S')}] {name}")
     try:
         return await asyncio.wait_for(work, limit)
     except Exception as error:  # noqa: BLE001 - the other phases' figures are still wanted
-        report.failures.append(f"{name}: {type(error).__name__}: {error}"[:2000])
+        report.failures.append(f"{name}: {told(error)}"[:2000])
         say(f"  FAILED: {report.failures[-1]}")
         return None
 
@@ -316,7 +323,7 @@ def main() -> int:
     try:
         asyncio.run(measure(report, options))
     except Exception as error:  # noqa: BLE001 - what was measured is printed all the same
-        report.failures.append(f"{type(error).__name__}: {error}"[:2000])
+        report.failures.append(told(error)[:2000])
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(report.to_json())
     if options.page is not None:

@@ -24,6 +24,8 @@ _URL = "http://127.0.0.1:2379/v3/kv/txn"
 _BATCH = 64
 """Objects in one transaction: etcd takes 128 and 1.5 MB."""
 _PARALLEL = 4
+_PAUSES = (1.0, 2.0, 4.0, 8.0)
+"""Real seconds between attempts: etcd says so when its disk does not keep up."""
 _FIRST_ADDRESS = 8 * 256
 """Of the pod network 10.244.0.0/16; below are the test's own, from 10.244.128.0 kwok's."""
 
@@ -64,21 +66,34 @@ async def put(objects: Iterable[tuple[str, Json]]) -> None:
     """Put objects into etcd.
 
     Raises:
-        RuntimeError: It refused.
+        RuntimeError: It refused, again and again.
     """
     todo = iter(objects)
     gate = asyncio.Semaphore(_PARALLEL)
 
     async def one(session: aiohttp.ClientSession, batch: list[tuple[str, Json]]) -> None:
         puts = [{"requestPut": {"key": _text(key), "value": _text(json.dumps(body))}} for key, body in batch]
-        async with gate, session.post(_URL, json={"success": puts}) as answer:
-            if answer.status != 200:
-                raise RuntimeError(f"etcd: {answer.status} {await answer.text()}")
+        async with gate:
+            for pause in (*_PAUSES, None):
+                if (problem := await _refused(session, puts)) is None:
+                    return
+                if pause is None:
+                    raise RuntimeError(f"etcd: {problem}")
+                await asyncio.sleep(pause)
 
     async with aiohttp.ClientSession(trust_env=False) as session, asyncio.TaskGroup() as tasks:
         while batch := list(islice(todo, _BATCH)):
             tasks.create_task(one(session, batch))
             await asyncio.sleep(0)
+
+
+async def _refused(session: aiohttp.ClientSession, puts: list[Json]) -> str | None:
+    """Why a transaction failed; a put that was carried out may be repeated. None: it did not."""
+    try:
+        async with session.post(_URL, json={"success": puts}) as answer:
+            return None if answer.status == 200 else f"{answer.status} {await answer.text()}"
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _text(value: str) -> str:

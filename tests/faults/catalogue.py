@@ -11,8 +11,9 @@ from datetime import timedelta
 from typing import Any
 
 from faultproxy import LISTS, WRITES, Fault, FaultKind
-from faultworld import FaultWorld, Json, Node, fleet, is_ready
+from faultworld import FaultWorld
 from observer import FORGED
+from parts import Json, Node, fleet, is_ready
 
 PROD, AUTO, FIXED = "prod", "auto", "fixed"
 GUEST = "guest"
@@ -203,7 +204,7 @@ async def engines_restart(stage: Stage) -> None:
     """Engines crash and come back; their counters begin anew."""
     pods = [p for p in stage.world.workers() if p["metadata"]["namespace"] == PROD and is_ready(p)]
     chosen = stage.random.sample(pods, min(2, len(pods)))
-    await asyncio.gather(*(stage.world.restart_engine(pod, stage.seconds) for pod in chosen))
+    await asyncio.gather(*(stage.world.kubelet.restart_engine(pod, stage.seconds) for pod in chosen))
 
 
 def _router(mode: str) -> Play:

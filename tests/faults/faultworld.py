@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import math
 import os
@@ -19,36 +18,28 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from aiohttp import web
 from faultproxy import FaultProxy, proxied
+from kubelet import START_SECONDS, Kubelet
+from parts import DRAIN_SECONDS, POOL, Agent, Json, Node, Router, is_ready, listen, merged
 from warmfleet_cli.demo.processes import Child
 from warmfleet_contracts import labels
 from warmfleet_localcluster.api import ApiError, EmbeddedApi, serve, server_url, write_kubeconfig
 from warmfleet_localcluster.api.deletion import DeleteOptions, delete
 from warmfleet_localcluster.api.patches import MERGE_PATCH
-from warmfleet_localcluster.api.subresources import bind
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
 
-Json = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
-POOL = "warmfleet.test/pool"
 NOTICE = "aws-node-termination-handler/spot-itn"
 UNREACHABLE = "node.kubernetes.io/unreachable"
-START_SECONDS = 20.0
-"""From a node to a ready engine, logical seconds."""
-DRAIN_SECONDS = 8.0
-"""How long an agent needs to drain."""
-DRAIN_DEADLINE = 60.0
 EVICTED_AFTER = 40.0
 """From the loss of a node until its pods are removed from the API."""
 NEW_NODE_AFTER = 60.0
 _POLL = 0.1
 _STILL = 0.5
 """Real seconds of standing still beyond which a notice was too short."""
-_ENGINE_RESTARTED = "engine restarted"
 _RESTART_SECONDS = 1.0
 """Real seconds until an operator that ended is started again, as a kubelet would."""
 
@@ -68,162 +59,6 @@ OPERATOR_ENV = {
     "WARMFLEET_LEASE_RETRY_SECONDS": "0.5",
     "WARMFLEET_CHECKPOINT_SECONDS": "60",
 }
-
-_ADDRESSES = (
-    f"127.{130 + n // 60_000 % 50}.{n // 250 % 240}.{n % 250 + 1}" for n in itertools.count(os.getpid() * 53 % 900_000)
-)
-
-
-async def listen(runner: web.AppRunner, port: int) -> str:
-    """Serve on the port of an address that nobody uses, and return the address."""
-    for ip in itertools.islice(_ADDRESSES, 200):
-        try:
-            await web.TCPSite(runner, ip, port).start()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            return ip
-    raise AssertionError(f"no free address for port {port}")
-
-
-def merged(meta: Json, kind: str) -> dict[str, str]:
-    """Labels or annotations of an object, never None."""
-    return meta.get(kind) or {}
-
-
-def is_ready(pod: Json) -> bool:
-    """Whether the pod's Ready condition is True."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-
-
-class Agent:
-    """The agent of one worker: answers as its mode says.
-
-    Modes: good, hang, silent, garbage, huge, negative, nan, foreign (another pod's answer) and boast (10**12 running).
-    """
-
-    def __init__(self, world: FaultWorld, pod: Json) -> None:
-        self._world, self.uid = world, pod["metadata"]["uid"]
-        self.mode = "good"
-        self.ip = ""
-        self.finished = 0.0
-        self.drain_at: float | None = None
-        self.has_drained = False
-        self._runner: web.AppRunner | None = None
-
-    @property
-    def drained(self) -> bool:
-        """Whether its drain is over."""
-        now = self._world.clock.now()
-        return self.drain_at is not None and now - self.drain_at >= DRAIN_SECONDS
-
-    def crash(self) -> None:
-        """It is started again beside an engine that goes on, and knows nothing of what it was told."""
-        self.has_drained = self.has_drained or self.drained
-        self.drain_at = None
-
-    def begin_drain(self) -> None:
-        """Start to drain, or go on."""
-        if self.drain_at is None:
-            self.drain_at = self._world.clock.now()
-
-    def state(self) -> Json:
-        """A truthful answer."""
-        phase = "Serving" if self.drain_at is None else "Drained" if self.drained else "Settling"
-        count = int(self.finished)
-        answer: Json = {
-            "version": "v1",
-            "podUid": self.uid,
-            "phase": phase,
-            "engine": {"ready": True, "running": 2, "waiting": 0},
-            "counters": {"requests": count, "promptTokens": count * 100, "generationTokens": count * 10},
-            "latency": {},
-        }
-        if self.drain_at is not None:
-            report = {"keptTokens": 7, "message": "fine"} if self.drained else None
-            answer["drain"] = {"reason": "x", "remainingSeconds": 1, "cancellable": not self.drained, "report": report}
-        return answer
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Any request."""
-        if self.mode == "hang":
-            await asyncio.sleep(3600)
-        if (lie := self._lie()) is not None:
-            return lie
-        if request.method == "POST":
-            self.begin_drain()
-            return web.json_response(self.state(), status=202)
-        if request.method == "DELETE":
-            if self.drained:
-                return web.json_response(self.state(), status=409)
-            self.drain_at = None
-        return web.json_response(self.state())
-
-    def _lie(self) -> web.Response | None:
-        state = self.state()
-        lies: dict[str, Any] = {
-            "silent": None,
-            "garbage": b"\xff\xfe{]" * 100,
-            "huge": b'{"phase":"' + b"x" * 3_000_000,
-            "nan": b'{"phase":"Serving","engine":{"ready":true,"running":NaN,"kvUsage":Infinity}}',
-            "negative": {**state, "engine": {"ready": True, "running": -5, "waiting": -1}},
-            "boast": {**state, "engine": {"ready": True, "running": 10**12}},
-            "foreign": {**state, "podUid": "00000000-aaaa", "phase": "Drained"},
-        }
-        if self.mode not in lies:
-            return None
-        body = lies[self.mode]
-        if body is None:
-            return web.Response(status=503)
-        return web.Response(body=body) if isinstance(body, bytes) else web.json_response(body)
-
-    async def start(self) -> None:
-        """Listen, at a new address."""
-        app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", self.handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        self.ip = await listen(self._runner, labels.AGENT_PORT)
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            await runner.cleanup()
-
-
-@dataclass
-class Node:
-    """A machine with room for one worker."""
-
-    name: str
-    pool: str
-    up: bool = True
-    taints: list[str] = field(default_factory=list)
-    cordoned: bool = False
-
-
-@dataclass
-class Router:
-    """The router of one fleet: counts what arrives."""
-
-    served: float = 0.0
-    mode: str = "good"
-    ip: str = ""
-    runner: web.AppRunner | None = None
-
-    async def metrics(self, _: web.Request) -> web.StreamResponse:
-        """``GET /metrics``."""
-        if self.mode == "hang":
-            await asyncio.sleep(3600)
-        if self.mode == "silent":
-            return web.Response(status=503)
-        if self.mode == "garbage":
-            return web.Response(text="%% not metrics {{{")
-        shown = {"negative": "-5", "nan": "NaN", "huge": "1e300"}.get(self.mode, str(int(self.served)))
-        return web.Response(text=f'vllm_router_processed_requests_total{{worker="a"}} {shown}\n')
 
 
 @dataclass
@@ -267,9 +102,11 @@ class FaultWorld:
     operator: Child | None = None
     logs: list[Path] = field(default_factory=list)
     keep_running: bool = False
-    _restarting: set[str] = field(default_factory=set)
-    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    kubelet: Kubelet = field(init=False)
     _names: Iterator[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.kubelet = Kubelet(self)
 
     # The API, as an administrator
 
@@ -353,7 +190,7 @@ class FaultWorld:
             agent = self.agents.get(pod["metadata"]["uid"])
             if agent is not None:
                 await agent.stop()
-            self._show(pod, ready=False)
+            self.kubelet.show(pod, ready=False)
         self._show_node(node)
         await self.clock.sleep(EVICTED_AFTER)
         for pod in self.pods_on(node):
@@ -397,134 +234,6 @@ class FaultWorld:
             self.stood_still += max(0.0, now - before - 0.3) + (now - before if idle else 0.0)
             before = now
 
-    # Kubelet
-
-    def tend(self) -> None:
-        """Gives every new worker pod its life, and every router its pod."""
-        for pod in self.workers():
-            uid = pod["metadata"]["uid"]
-            if uid not in self._tasks:
-                self._tasks[uid] = asyncio.create_task(self._live(pod), name=f"pod {pod['metadata']['name']}")
-        for task in self._tasks.values():
-            if task.done() and not task.cancelled() and task.exception() is not None:
-                task.result()
-
-    def _find(self, uid: str) -> Json | None:
-        found = self.api.store.by_uid(uid)
-        return None if found is None else found[1]
-
-    def _free(self, pod: Json) -> Node | None:
-        pool = (pod["spec"].get("nodeSelector") or {}).get(POOL)
-        if pool in self.stocked_out:
-            return None
-        taken = {p["spec"].get("nodeName") for p in self.workers()}
-        return next(
-            (
-                n
-                for n in self.nodes.values()
-                if n.pool == pool and n.up and not n.taints and not n.cordoned and n.name not in taken
-            ),
-            None,
-        )
-
-    async def _live(self, pod: Json) -> None:
-        meta = pod["metadata"]
-        uid, namespace, name = meta["uid"], meta["namespace"], meta["name"]
-        agent = self.agents[uid] = Agent(self, pod)
-        try:
-            node = await self._scheduled(uid)
-            if node is None:
-                return
-            image = next(c["image"] for c in pod["spec"]["containers"] if c["name"] == labels.ENGINE_CONTAINER)
-            if image in self.bad_images:
-                waiting = {"reason": "ImagePullBackOff", "message": f"Back-off pulling image {image}"}
-                state = [{"name": "engine", "started": False, "ready": False, "state": {"waiting": waiting}}]
-                self.patch("pods", namespace, name, {"status": {"containerStatuses": state}}, "status")
-                await self._until_deleted(uid)
-                return
-            await agent.start()
-            self._show(pod, ready=False, ip=agent.ip)
-            await self._serve(uid, agent, node)
-        finally:
-            await agent.stop()
-
-    async def _until_deleted(self, uid: str) -> None:
-        while True:
-            live = self._find(uid)
-            if live is None or live["metadata"].get("deletionTimestamp"):
-                self._remove(uid)
-                return
-            await asyncio.sleep(_POLL)
-
-    async def _scheduled(self, uid: str) -> Node | None:
-        said = False
-        while (live := self._find(uid)) is not None:
-            meta = live["metadata"]
-            if meta.get("deletionTimestamp"):
-                self._remove(uid)
-                return None
-            node = self._free(live)
-            if node is not None:
-                target = {"target": {"kind": "Node", "name": node.name}}
-                bind(self.api, self.api.registry.named("pods"), meta["namespace"], meta["name"], target)
-                return node
-            if not said:
-                said = True
-                wait = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
-                self.patch("pods", meta["namespace"], meta["name"], {"status": {"conditions": wait}}, "status")
-            await asyncio.sleep(_POLL)
-        return None
-
-    async def _serve(self, uid: str, agent: Agent, node: Node) -> None:
-        born, shown = self.clock.now(), False
-        ending: float | None = None
-        while (live := self._find(uid)) is not None:
-            now, meta = self.clock.now(), live["metadata"]
-            if not node.up:
-                await asyncio.sleep(_POLL)
-                continue
-            agent.mode = self.modes.get(meta["namespace"], "good")
-            if meta.get("deletionTimestamp"):
-                agent.begin_drain()  # the engine's preStop
-                ending = now if ending is None else ending
-                if agent.drained or now - ending > (meta.get("deletionGracePeriodSeconds") or 30):
-                    self._remove(uid)
-                    return
-            ready = now - born >= START_SECONDS and agent.drain_at is None and uid not in self._restarting
-            if ready != shown:
-                self._show(live, ready=ready, ip=agent.ip)
-                shown = ready
-                if ready and self.lost.get(uid) == _ENGINE_RESTARTED:
-                    del self.lost[uid]  # it serves again, and may be asked about as any other
-            await asyncio.sleep(_POLL)
-
-    async def restart_engine(self, pod: Json, seconds: float) -> None:
-        """The engine of a worker crashes and comes back."""
-        uid = pod["metadata"]["uid"]
-        self.lost[uid] = _ENGINE_RESTARTED
-        self._restarting.add(uid)
-        agent = self.agents.get(uid)
-        if agent is not None:
-            agent.finished = 0.0
-        await self.clock.sleep(seconds)
-        self._restarting.discard(uid)
-
-    def _show(self, pod: Json, *, ready: bool, ip: str = "") -> None:
-        meta = pod["metadata"]
-        text = "True" if ready else "False"
-        conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": text}]
-        status: Json = {"phase": "Running", "conditions": conditions}
-        if ip:
-            status |= {"podIP": ip, "podIPs": [{"ip": ip}]}
-        if ready:
-            status["containerStatuses"] = [{"name": "engine", "started": True, "ready": True}]
-        self.patch("pods", meta["namespace"], meta["name"], {"status": status}, "status")
-
-    def _remove(self, uid: str) -> None:
-        live = self._find(uid)
-        if live is not None:
-            self.delete("pods", live["metadata"]["namespace"], live["metadata"]["name"], now=True)
-
     # Routers and traffic
 
     async def flow(self, seconds: float) -> None:
@@ -566,7 +275,7 @@ class FaultWorld:
         meta = {"name": f"{key[1]}-router-0", "namespace": key[0], "labels": mine}
         with contextlib.suppress(ApiError):  # the old one may still be on its way out: it is served again by its name
             self.create("pods", {"metadata": meta, "spec": {"containers": [{"name": "router", "image": "x"}]}})
-        self._show({"metadata": meta}, ready=True, ip=router.ip)
+        self.kubelet.show({"metadata": meta}, ready=True, ip=router.ip)
 
     # The operator
 
@@ -599,7 +308,7 @@ class FaultWorld:
     async def _turn(self) -> None:
         before = self.clock.now()
         while True:
-            self.tend()
+            self.kubelet.tend()
             now = self.clock.now()
             await self.flow(now - before)
             before = now
@@ -611,9 +320,7 @@ class FaultWorld:
         if self.operator is not None:
             self.signal_operator(signal.SIGCONT)
             await self.operator.stop(grace=6)
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self.kubelet.end()
         for router in self.routers.values():
             if router.runner is not None:
                 await router.runner.cleanup()
@@ -656,35 +363,3 @@ async def fault_world(folder: Path, seed: int, scale: float = 20.0) -> AsyncIter
     finally:
         await runner.shutdown()
         await runner.cleanup()
-
-
-def instance_type(name: str, price: float, limit: int | None = None) -> Json:
-    """An InstanceType of a pool of one-accelerator machines."""
-    return {
-        "apiVersion": "warmfleet.dev/v1alpha1",
-        "kind": "InstanceType",
-        "metadata": {"name": name},
-        "spec": {
-            "accelerator": {"name": "H100-SXM", "count": 1},
-            "nodeSelector": {POOL: name},
-            "price": {"onDemand": price},
-            "startup": {"p50": "20s", "p90": "40s"},
-            **({"limit": {"accelerators": limit}} if limit is not None else {}),
-        },
-    }
-
-
-def fleet(namespace: str, name: str, types: list[str], **spec: Any) -> Json:
-    """An LLMDeployment."""
-    base: Json = {
-        "model": {"name": "llama", "source": {"hf": {"repo": "meta-llama/Llama-3.1-8B-Instruct"}}},
-        "engine": {"image": "vllm/vllm-openai:v1"},
-        "variants": [{"name": t, "instanceType": t, "performance": {"requestsPerSecond": 10.0}} for t in types],
-        "kvCache": {"drainDeadline": f"{DRAIN_DEADLINE:.0f}s"},
-    }
-    return {
-        "apiVersion": "warmfleet.dev/v1alpha1",
-        "kind": "LLMDeployment",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {**base, **spec},
-    }

@@ -240,7 +240,7 @@ class Observer:
         return len(lost) >= missing
 
     def _forced(self, pod: Json, key: FleetKey, missing: int) -> bool:
-        """Whether a worker leaves because its machine does, while the world itself keeps so many others from serving."""
+        """Whether a worker leaves because its machine does, while the world keeps so many others from serving."""
         mine = {p["metadata"]["uid"] for p in self._of(key)} - {pod["metadata"]["uid"]}
         down = [w for uid, w in self._workers.items() if uid in mine and not is_ready(w.body) and self._excused(w)]
         return self.leaving_node(pod) and len(down) >= missing

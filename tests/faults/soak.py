@@ -26,8 +26,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # this folder is no package
 
 from catalogue import ACTS, AUTO, FIXED, GUEST, PROD, Act, Stage, forecast_status
-from faultworld import UNREACHABLE, FaultWorld, Json, fault_world, fleet, instance_type
+from faultworld import UNREACHABLE, FaultWorld, fault_world
 from observer import PROMISES, Observer, is_leaving, is_ready
+from parts import Json, fleet, instance_type
 from warmfleet_contracts import labels
 
 QUIET = "quiet"
@@ -297,7 +298,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Churn with faults, watched by an independent observer")
     parser.add_argument("--minutes", type=float, default=float(os.environ.get("SOAK_MINUTES") or 60))
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SOAK_SEED") or time.time_ns() % 1_000_000))
-    parser.add_argument("--only", default="", help="play only faults whose name has one of these, comma-separated, in it")
+    parser.add_argument("--only", default="", help="play only faults whose name has one of these in it")
     parser.add_argument("--page", type=Path, help="write the table between the markers of this file")
     parser.add_argument("--keep", type=Path, help="keep the operator's logs in this folder")
     given = parser.parse_args()
