@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -356,49 +355,6 @@ class RealWorker:
         return found
 
 
-@dataclass
-class Stream:
-    """A streamed answer, read by a thread.
-
-    Attributes:
-        chunks: Chunks so far; an engine that is behind puts several tokens into one.
-        tokens: Tokens of the whole answer, as the engine counted them; 0 before its end.
-        finish_reason: As the engine said it.
-        done: The engine ended the stream as it should.
-        error: What broke it.
-    """
-
-    chunks: int = 0
-    tokens: int = 0
-    finish_reason: str | None = None
-    done: bool = False
-    error: str = ""
-
-    def follow(self, worker: RealWorker, prompt: str, max_tokens: int) -> threading.Thread:
-        """Begin."""
-        thread = threading.Thread(target=self._read, args=(worker, prompt, max_tokens), daemon=True)
-        thread.start()
-        return thread
-
-    def _read(self, worker: RealWorker, prompt: str, max_tokens: int) -> None:
-        try:
-            with worker.post(prompt, max_tokens, stream=True) as answer:
-                for line in answer:
-                    if line.startswith(b"data: {"):
-                        self._chunk(json.loads(line[6:]))
-                    elif line.strip() == b"data: [DONE]":
-                        self.done = True
-        except (OSError, http.client.HTTPException) as error:
-            self.error = repr(error)
-
-    def _chunk(self, body: dict[str, Any]) -> None:
-        for choice in body["choices"]:
-            self.chunks += 1
-            self.finish_reason = choice["finish_reason"]
-        if body.get("usage"):
-            self.tokens = body["usage"]["completion_tokens"]
-
-
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL to a process we started and to its session."""
     with contextlib.suppress(ProcessLookupError):
@@ -416,15 +372,9 @@ def _mapped_regions(pid: int) -> set[str]:
     return {line.split()[-1] for line in lines if "/dev/shm/vllm_offload_" in line and line.endswith(".mmap")}
 
 
-def prompt(topic: str, tokens: int = 1100) -> str:
-    """A prompt of about so many tokens (bytes), unlike any other topic's from the first block on."""
-    words = f"{topic}: " + " ".join(f"{topic} rule {i} says be kind." for i in range(tokens // 12))
-    return words[:tokens]
-
-
 def blocks_on_disk(claim: Path) -> int:
     """Blocks in the shared folder."""
     return sum(1 for _ in claim.rglob("*.bin"))
 
 
-__all__ = ["BLOCK", "RealWorker", "Stream", "blocks_on_disk", "labels", "prompt"]
+__all__ = ["BLOCK", "RealWorker", "blocks_on_disk", "labels"]

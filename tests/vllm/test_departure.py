@@ -11,7 +11,8 @@ import pytest
 from conftest import Start
 from contract import replayed
 from handed_over import HandedOver, record
-from real_worker import BLOCK, SHUTDOWN_SECONDS, RealWorker, Stream, blocks_on_disk, prompt
+from real_worker import BLOCK, SHUTDOWN_SECONDS, RealWorker, blocks_on_disk
+from requests_to import Stream, prompt
 from warmfleet_contracts.agent import AgentState, Phase, Strategy
 from warmfleet_runtime.openmetrics import parse
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import contract
 import pytest
 from conftest import SOAK, Start, soak_only
-from real_worker import BLOCK, REQUEST_TIMEOUT, RealWorker, Stream, blocks_on_disk, prompt
+from real_worker import BLOCK, REQUEST_TIMEOUT, RealWorker, blocks_on_disk
+from requests_to import Stream, prompt
 from warmfleet_contracts.agent import DrainReport, Phase
 from warmfleet_runtime.openmetrics import parse
 

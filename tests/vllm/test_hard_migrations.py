@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Start, soak_only
-from real_worker import REQUEST_TIMEOUT, RealWorker, prompt
+from real_worker import REQUEST_TIMEOUT, RealWorker
+from requests_to import prompt
 from warmfleet_contracts.agent import DrainReport, Strategy
 from warmfleet_runtime.openmetrics import parse
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from handed_over import HandedOver, record
-from real_worker import BLOCK, RealWorker, Stream, prompt
+from real_worker import BLOCK, RealWorker
+from requests_to import Stream, prompt
 from warmfleet_contracts.agent import DrainReport, Strategy
 from warmfleet_runtime.openmetrics import parse
 
