@@ -153,6 +153,10 @@ bench-planner: $(STAMP) ## Speed, growth and distance from the optimum of the pl
 bench-scale: controlplane ## A thousand fleets on a real control plane: start, tick, memory, idle writes, takeover (25 minutes, 12 GB)
 	$(PY) tests/controlplane/in_netns.py -- $(PY) bench/scale.py --page docs/reliability.md $(SCALE_ARGS)
 
+.PHONY: bench-ha
+bench-ha: controlplane ## What happens to the leader of two replicas, on a real control plane, into docs/reliability.md (2 minutes)
+	WARMFLEET_CLUSTER=controlplane WARMFLEET_HA_PAGE=docs/reliability.md $(PY) tests/controlplane/in_netns.py -- $(PYTEST) tests/controlplane/test_ha.py
+
 .PHONY: clean
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,7 +2,7 @@
 
 Real time, a real API server, no nodes: the pods of fixed fleets stay pending. An observer with a connection of its own
 sees every pod come and go. Leases last six seconds here instead of fifteen; how long a takeover takes with the defaults
-is measured by ``make bench-scale``.
+is measured by ``make bench-scale``. ``make bench-ha`` writes what happened into the page on reliability.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class Pair:
         self.replicas: list[Child] = []
         self.created: list[str] = []
         self.deleted: list[str] = []
+        self.lost_at: float | None = None
+        """When the leader was lost, by the monotonic clock."""
+        self.took: float | None = None
+        """Seconds from there until the standby held the Lease."""
 
     async def observe(self) -> None:
         """Record every pod that comes or goes."""
@@ -95,6 +99,12 @@ class Pair:
             return await self.holder() == child.name
 
         await self._until(check, f"{child.name} leads")
+        if self.lost_at is not None and self.took is None:
+            self.took = time.monotonic() - self.lost_at
+
+    def lost(self) -> None:
+        """The leader was just lost."""
+        self.lost_at = time.monotonic()
 
     async def until_pods(self, count: int) -> None:
         """Returns once the observer has seen so many come."""
@@ -168,28 +178,54 @@ async def led(pair: Pair, **how: Any) -> Child:
     return leader
 
 
-def said(what: str, began: float) -> None:
-    """A figure for whoever reads the log; it depends on the machine."""
-    print(f"{what} after {time.monotonic() - began:.1f} s")
+BEGIN, END = "<!-- ha: written by make bench-ha -->", "<!-- /ha -->"
+_HEAD = (
+    "| what happens to the leader | what held | the standby leads after, s | workers made | made twice | deleted |",
+    "|---|---|---|---|---|---|",
+)
 
 
-async def test_after_a_kill_the_standby_goes_on_where_the_leader_was(pair: Pair) -> None:
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[list[str]]:
+    """Rows of the page's table; written at the end if a page is named and every test of this module passed."""
+    rows: list[str] = []
+    yield rows
+    page = os.environ.get("WARMFLEET_HA_PAGE")
+    if page and len(rows) == 4:
+        head, begin, rest = Path(page).read_text(encoding="utf-8").partition(BEGIN)
+        _, end, tail = rest.partition(END)
+        assert begin, f"{page}: no line {BEGIN}"
+        assert end, f"{page}: no line {END}"
+        text = "\n".join((*_HEAD, *rows))
+        Path(page).write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
+def row(pair: Pair, what: str, held: str) -> str:
+    """What a test saw; it is asserted before."""
+    twice = len(pair.created) - len(set(pair.created))
+    took = "" if pair.took is None else f"{pair.took:.1f}"
+    return f"| {what} | {held} | {took} | {len(pair.created)} | {twice} | {len(pair.deleted)} |"
+
+
+async def test_after_a_kill_the_standby_goes_on_where_the_leader_was(pair: Pair, outcomes: list[str]) -> None:
     leader = await led(pair)
     standby = pair.start()
     await pair.scale(5)
     os.kill(leader._process.pid, signal.SIGKILL)
-    began = time.monotonic()
+    pair.lost()
     await pair.until_leads(standby)
-    said("takeover", began)
     await pair.settled(5)
     assert await pair.transitions() == 1
+    held = "the standby goes on; the Lease changed hands once"
+    outcomes.append(row(pair, "killed (SIGKILL) in the middle of a scale-up", held))
 
 
-async def test_a_leader_that_wakes_from_a_stop_finds_itself_deposed_and_ends(pair: Pair) -> None:
+async def test_a_leader_that_wakes_from_a_stop_finds_itself_deposed_and_ends(pair: Pair, outcomes: list[str]) -> None:
     leader = await led(pair)
     standby = pair.start()
     await pair.scale(4)
     os.kill(leader._process.pid, signal.SIGSTOP)  # perhaps in the middle of it
+    pair.lost()
     await pair.until_leads(standby)
     await pair.settled(4)
     await pair.scale(5)
@@ -199,10 +235,12 @@ async def test_a_leader_that_wakes_from_a_stop_finds_itself_deposed_and_ends(pai
     await pair.settled(5)
     assert await pair.holder() == standby.name
     assert await pair.transitions() == 1
+    held = "it finds itself deposed and ends with exit code 1, without a write"
+    outcomes.append(row(pair, "stopped (SIGSTOP), deposed, woken (SIGCONT)", held))
 
 
 async def test_what_a_cut_off_leader_had_sent_does_no_harm_when_it_arrives_late(
-    pair: Pair, controlplane: ControlPlane, tmp_path: Path
+    pair: Pair, controlplane: ControlPlane, tmp_path: Path, outcomes: list[str]
 ) -> None:
     config = yaml.safe_load(controlplane.kubeconfig.read_text(encoding="utf-8"))
     cluster = config["clusters"][0]["cluster"]
@@ -216,26 +254,30 @@ async def test_what_a_cut_off_leader_had_sent_does_no_harm_when_it_arrives_late(
         standby = pair.start()
         await pair.scale(5)
         wire.silence(on=True)  # nothing is refused: requests are on their way, and no answer comes
-        began = time.monotonic()
+        pair.lost()
         await pair.until_leads(standby)
-        said("takeover", began)
         await pair.settled(5)
         wire.silence(on=False)
         await pair.until_ended(leader)
         await pair.settled(5)
         assert await pair.holder() == standby.name
+        held = "late creates collide; it ends; no worker too many"
+        outcomes.append(row(pair, "cut off, its requests delivered after the standby has taken over", held))
     finally:
         server.close()
         await wire.end()
 
 
-async def test_a_clock_that_is_a_minute_off_neither_takes_a_live_lease_nor_keeps_a_dead_one(pair: Pair) -> None:
+async def test_a_clock_that_is_a_minute_off_neither_takes_a_live_lease_nor_keeps_a_dead_one(
+    pair: Pair, outcomes: list[str]
+) -> None:
     leader = await led(pair, skew=-60.0)
     ahead = pair.start(skew=60.0)
     await asyncio.sleep(10.0)  # longer than the lease, and time to start
     assert await pair.holder() == leader.name
     assert await pair.transitions() == 0
     os.kill(leader._process.pid, signal.SIGKILL)
+    pair.lost()
     await pair.scale(3)
     await pair.until_leads(ahead)
     behind = pair.start(skew=-60.0)
@@ -243,3 +285,5 @@ async def test_a_clock_that_is_a_minute_off_neither_takes_a_live_lease_nor_keeps
     assert await pair.holder() == ahead.name
     assert behind.exit_code() is None
     await pair.settled(3)
+    held = "a live Lease is not taken, a dead one is"
+    outcomes.append(row(pair, "clocks a minute behind and a minute ahead, then killed", held))
