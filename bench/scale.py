@@ -207,7 +207,7 @@ class Measure:
         await set_rates(0.0, fleets=self._fleets())
 
     async def idle(self, operator: Operator, minutes: float) -> None:
-        """Writes while nothing happens; fleets of less than two minutes still note, once, that their template is good."""
+        """Writes while nothing happens; younger fleets than two minutes still note once that their template is good."""
         log, since = AuditLog(self._cluster.audit), time.monotonic()
 
         async def quiet() -> bool:
