@@ -10,18 +10,17 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from odd_values import few, odd_numbers, spoiled, values
 from warmfleet_contracts import labels
 from warmfleet_contracts.agent import AgentState
-from warmfleet_contracts.traces import TraceError
 from warmfleet_operator.acting.conditions import View
 from warmfleet_operator.acting.status import build
 from warmfleet_operator.adapters.agents import NoAnswerError, _parse
@@ -33,7 +32,6 @@ from warmfleet_operator.state.readings import Readings
 from warmfleet_operator.state.records import Key, RouterRecord, WorkerPhase, WorkerRecord
 from warmfleet_operator.state.snapshot import FleetStore, Kind
 from warmfleet_runtime.clock import ManualClock
-from warmfleet_simulation.importers import import_trace
 from warmfleet_worker.kv.chains import HotChains
 from warmfleet_worker.kv.events import decode
 from warmfleet_worker.kv.hot import HEADS, HotHeads
@@ -41,43 +39,6 @@ from warmfleet_worker.kv.index import BlockIndex
 from warmfleet_worker.kv.prewarm import HotNotes
 
 SAMPLES = Path(__file__).resolve().parents[1] / "contracts" / "samples" / "valid"
-few = settings(max_examples=settings.default.max_examples // 10)
-"""In `make test` all of this takes seconds; the thorough profile has seven times as many."""
-
-odd_numbers = st.sampled_from([math.nan, math.inf, -math.inf, -1, 0, 1e308, -1e308, 2**63, -(2**70), 10**30, 0.1])
-odd_texts = st.sampled_from(
-    ["", "\u202e\U0001f4a5", "\x00", "9" * 40, "x" * 5000, "1e999s", "-5s", "²", "../..", "NaN"]
-)
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | odd_numbers | odd_texts
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
-    max_leaves=8,
-)
-
-
-def places(body: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON value."""
-    inner = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
-    return [path, *(p for key, value in inner for p in places(value, (*path, key)))]
-
-
-@st.composite
-def spoiled(draw: st.DrawFn, bodies: list[Any]) -> Any:
-    """A good body with up to three places replaced, removed or doubled."""
-    body = copy.deepcopy(draw(st.sampled_from(bodies)))
-    for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(places(body)))
-        if not path:
-            continue
-        where = body
-        for key in path[:-1]:
-            where = where[key]
-        if isinstance(where, dict) and draw(st.booleans()):
-            where[draw(st.text(max_size=5))] = draw(values)
-        else:
-            where[path[-1]] = draw(values)
-    return body
 
 
 def with_identity(body: Any, **meta: Any) -> Any:
@@ -389,50 +350,3 @@ def test_no_checkpoint_that_a_tenant_wrote_breaks_a_decision(data: Any) -> None:
     for now in (1000.0, 1005.0):
         decided, memory = plan(store.snapshot(), memory, now)
         assert sum(v.create for v in decided.deployments[Key("calm", "neighbour")].variants) == 3
-
-
-@few
-@given(
-    data=st.binary(max_size=200) | st.text(max_size=200).map(str.encode),
-    name=st.sampled_from(["t.csv", "t.jsonl", "t.json", "t.parquet"]),
-)
-def test_no_trace_file_raises_anything_but_its_own_error(
-    data: bytes, name: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.getbasetemp() / name
-    path.write_bytes(data)
-    try:
-        import_trace(path)
-    except TraceError as error:
-        said = str(error)
-    else:
-        return
-    assert "t." in said
-
-
-TRACES: dict[str, tuple[str, Callable[[list[str]], str]]] = {
-    "azure": ("t.csv", lambda rows: "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(f"{r}\n" for r in rows)),
-    "burstgpt": (
-        "t.csv",
-        lambda rows: (
-            "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n" + "".join(f"{r}\n" for r in rows)
-        ),
-    ),
-}
-cells = st.sampled_from(
-    ["2023-11-16 18:15:46.6805900", "5", "-5", "nan", "inf", "1e400", "9" * 40, "", "x", "\u202e", "ChatGPT"]
-)
-
-
-@few
-@given(form=st.sampled_from(sorted(TRACES)), rows=st.lists(st.lists(cells, max_size=7).map(",".join), max_size=4))
-def test_no_row_of_a_trace_raises_anything_but_its_own_error(
-    form: str, rows: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    name, made = TRACES[form]
-    path = tmp_path_factory.getbasetemp() / name
-    path.write_text(made(rows), encoding="utf-8")
-    try:
-        import_trace(path, form)
-    except TraceError:
-        return
