@@ -6,8 +6,7 @@
     aim     = AIM * target
     share   = min(arrivals * dt / (mean arrivals * day), 1)     of a day's requests, since the last decision
     error'  = clip(error + share * (missed - aim) / aim, -LEAST, MOST)        an integral, in days' budgets
-    bold'   = clip(bold - share * PACE * min(error', LEAST), 0, BOLDEST)      an integral of the integral
-    q       = clip(target * START * exp(bold - GAIN * error), RAREST, OFTENEST)     p = 1 - q
+    q       = clip(target * START * exp(-GAIN * error), RAREST, OFTENEST)           p = 1 - q
 
 The objective is a floor: what is steered for a day is missed on half of all days, so less than the budget is aimed for,
 and no more than three quarters of a day of it are saved up: 0.7 + 0.75 * 0.7 / 4 = 0.83, so over any four days a sixth
@@ -18,11 +17,6 @@ slowly. So the quantile settles where exactly the budget is missed, whatever the
 a statement on windows, the objective one on requests, and this is what turns the one into the other. The integral is
 bounded on both sides, so neither a bad day nor a week of idleness is remembered for long, and it stands still while the
 attainment is unknown, while there is no traffic, and while what is short is not the planner's to give (limits, pauses).
-
-The chance at which the budget is missed differs from one traffic to the next: where demand is noise, most windows that
-are exceeded make few requests late. Budgets that stay unused day after day make the chance bolder for as long as they
-do, and missed ones take that back; without it the integral's own bound on what is saved up would keep the planner
-safer, and dearer, than asked for.
 
 ``missed`` is one minus the attainment that agents report; without it, all requests are taken as late while those that
 wait take longer than the TTFT objective to be served by what is ready.
@@ -43,9 +37,6 @@ GAIN = 1.5
 LEAST, MOST = 0.75, 4.5
 """Bounds of the integral, days' budgets: unused ones, missed ones. From 3 on the chance is rarer than what tables
 tell apart, so a crowd that nobody could foresee is guarded against for a day or two more, not for a week."""
-PACE, BOLDEST = 0.5, 1.2
-"""How fast the chance gets bolder, per day and unused budget: half of what the faster integral damps without swinging
-(GAIN**2 / 4); and how far, as a logarithm."""
 RAREST, OFTENEST = 1e-4, 0.4
 """Bounds of the chance that is taken."""
 MOST_STEP_S = 60.0
@@ -65,19 +56,17 @@ def steer(state: Steering, *, target: float, arrivals: float, missed: float | No
     passed = min(max(passed, 0.0), MOST_STEP_S)
     mean = arrivals if state.mean is None else state.mean + (arrivals - state.mean) * -math.expm1(-passed / DAY_S)
     if missed is None or mean <= 0.0:
-        return Steering(state.error, mean, state.bold)
+        return Steering(state.error, mean)
     aim = AIM * target
     share = min(1.0, arrivals * passed / (mean * DAY_S))
-    error = min(max(state.error + share * (missed - aim) / aim, -LEAST), MOST)
-    bold = state.bold - share * PACE * min(error, LEAST)
-    return Steering(error, mean, min(max(bold, 0.0), BOLDEST))
+    error = state.error + share * (missed - aim) / aim
+    return Steering(min(max(error, -LEAST), MOST), mean)
 
 
 def chance(state: Steering, target: float) -> float:
     """The chance that is taken: one minus the probability of the quantile."""
     error = min(max(state.error, -LEAST), MOST)  # a checkpoint may hold anything
-    bold = min(max(state.bold, 0.0), BOLDEST)
-    return min(max(target * START * math.exp(bold - GAIN * error), RAREST), OFTENEST)
+    return min(max(target * START * math.exp(-GAIN * error), RAREST), OFTENEST)
 
 
 def late(queue: int | None, ready: float, objective_s: float) -> float | None:

@@ -80,7 +80,7 @@ def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
         },
         "avoid": {name: remaining(until) for name, until in longest},
         "traffic": _traffic(memory, now),
-        "steering": [memory.steering.error, memory.steering.mean, memory.steering.bold],
+        "steering": [memory.steering.error, memory.steering.mean],
         "peak": memory.peak,
         "usual": memory.usual,
         "forecastSince": age(memory.forecast_since),
@@ -234,12 +234,12 @@ def _read_traffic(value: object, now: float) -> TrafficState | None:
 def _read_steering(value: object) -> Steering:
     if value is None:
         return Steering()
-    if not isinstance(value, list) or len(value) not in (2, 3):  # two: of a release before the third was known
+    if not isinstance(value, list) or len(value) != 2:
         raise _bad("steering", value)
     mean = None if value[1] is None else _real("steering", value[1])
     if mean is not None and mean < 0.0:
         raise _bad("steering", value)
-    return Steering(_real("steering", value[0]), mean, _real("steering", value[2]) if len(value) > 2 else 0.0)
+    return Steering(_real("steering", value[0]), mean)
 
 
 def _rate(data: Mapping[str, Any], name: str) -> float | None:

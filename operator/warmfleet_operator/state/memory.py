@@ -34,12 +34,10 @@ class Steering:
     Attributes:
         error: Missed budgets of the SLO minus unused ones, in days' budgets.
         mean: Mean arrivals with a memory of a day, requests/s; None before the first.
-        bold: Logarithm by which the chance is bolder because budgets stayed unused.
     """
 
     error: float = 0.0
     mean: float | None = None
-    bold: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
