@@ -228,4 +228,5 @@ def _sight(
         peak=peak,
         record=record,
         recovery=blend.RECOVERY if late else 1.0,
+        in_vain=steering.in_vain(memory.steering),
     )

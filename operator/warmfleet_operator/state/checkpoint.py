@@ -21,7 +21,14 @@ from pydantic import ValidationError
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import TrafficState
 
-from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, RolloutMemory, Steering, evolve
+from warmfleet_operator.state.memory import (
+    DeploymentMemory,
+    FailedStarts,
+    LearnedRate,
+    RolloutMemory,
+    Steering,
+    evolve,
+)
 from warmfleet_operator.state.revisions import revisions
 
 VERSION = 1
@@ -80,7 +87,7 @@ def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
         },
         "avoid": {name: remaining(until) for name, until in longest},
         "traffic": _traffic(memory, now),
-        "steering": [memory.steering.error, memory.steering.mean],
+        "steering": _steering(memory.steering),
         "peak": memory.peak,
         "usual": memory.usual,
         "forecastSince": age(memory.forecast_since),
@@ -234,12 +241,16 @@ def _read_traffic(value: object, now: float) -> TrafficState | None:
 def _read_steering(value: object) -> Steering:
     if value is None:
         return Steering()
-    if not isinstance(value, list) or len(value) != 2:
+    if not isinstance(value, list) or len(value) not in (2, 4):  # two: of a release that did not know the others
         raise _bad("steering", value)
     mean = None if value[1] is None else _real("steering", value[1])
     if mean is not None and mean < 0.0:
         raise _bad("steering", value)
-    return Steering(_real("steering", value[0]), mean)
+    return Steering(_real("steering", value[0]), mean, *(max(0.0, _real("steering", part)) for part in value[2:]))
+
+
+def _steering(steering: Steering) -> list[float | None]:
+    return [steering.error, steering.mean, steering.rarest_s, steering.futile]
 
 
 def _rate(data: Mapping[str, Any], name: str) -> float | None:

@@ -34,10 +34,14 @@ class Steering:
     Attributes:
         error: Missed budgets of the SLO minus unused ones, in days' budgets.
         mean: Mean arrivals with a memory of a day, requests/s; None before the first.
+        rarest_s: For how long the chance has been at its rarest, seconds, as far as it matters.
+        futile: What was missed although it was, days' budgets.
     """
 
     error: float = 0.0
     mean: float | None = None
+    rarest_s: float = 0.0
+    futile: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
