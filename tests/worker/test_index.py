@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from warmfleet_contracts.sketch import SIZE, SPACE, decode, departure_tokens, sample, value_of
 from warmfleet_worker.kv.chains import SWEEP_TICKS, HotChains
-from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored
+from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored, raw_tokens
 from warmfleet_worker.kv.index import HOT_TICKS, SAMPLED, TICK, BlockIndex
 
 NOW = 1_000_000.0
@@ -25,7 +25,7 @@ def stored(*blocks: int, parent: int | None = None, medium: str = "GPU") -> Bloc
     tokens = [b * SIZES + i for b in blocks for i in range(SIZES)] if medium == "GPU" else []
     size = SIZES if medium == "GPU" else 0
     above = None if parent is None else name(parent)
-    return BlockStored([name(b) for b in blocks], size, medium, 0, above, tokens)
+    return BlockStored([name(b) for b in blocks], size, medium, 0, above, raw_tokens(tokens))
 
 
 def removed(*blocks: int, medium: str = "GPU") -> BlockRemoved:

@@ -15,7 +15,7 @@ from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.vllm import VllmEngine
 from warmfleet_worker.kv.cache import WorkerCache, build
 from warmfleet_worker.kv.chains import HotChains
-from warmfleet_worker.kv.events import Batch, BlockStored
+from warmfleet_worker.kv.events import Batch, BlockStored, raw_tokens
 from warmfleet_worker.kv.handover import HandoverError
 from warmfleet_worker.kv.index import BlockIndex
 from warmfleet_worker.kv.physics import LARGEST_TOKEN, Physics
@@ -123,7 +123,7 @@ def prompts(count: int, clock) -> tuple[BlockIndex, HotChains]:
     index = BlockIndex()
     chains = HotChains(index)
     for i in range(count):
-        stored = BlockStored([b"%032d" % i], BLOCK, "GPU", 0, None, [i] * BLOCK)
+        stored = BlockStored([b"%032d" % i], BLOCK, "GPU", 0, None, raw_tokens([i] * BLOCK))
         batch = Batch(clock.wall().timestamp() - 100 + i / 10, [stored])
         index.take(batch)
         chains.take(batch)

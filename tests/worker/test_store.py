@@ -17,7 +17,7 @@ from warmfleet_runtime.openmetrics import parse
 from warmfleet_worker.drain_events import EngineExited, EngineLost, EngineReady, HandoverFinished
 from warmfleet_worker.engines.vllm import VllmEngine
 from warmfleet_worker.kv.cache import EngineShm, WorkerCache, build
-from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored
+from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored, raw_tokens
 from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import HandoverError
 from warmfleet_worker.kv.hot import HALF_LIFE, HEAD_BLOCKS, HEADS, Head, HotHeads
@@ -255,7 +255,7 @@ async def test_an_engine_without_tiers_is_left_to_the_next_strategy(launch, tmp_
 
 def computed(hashes: list[bytes], parent: bytes | None, *, first: int = 0) -> BlockStored:
     tokens = list(range(first, first + 4 * len(hashes)))
-    return BlockStored(hashes, 4, "GPU", 0, parent, tokens)
+    return BlockStored(hashes, 4, "GPU", 0, parent, raw_tokens(tokens))
 
 
 def test_a_head_that_many_prompts_extend_is_hotter_than_one_that_was_seen_last() -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -28,6 +29,35 @@ BlockHash = bytes | int
 BlockSize = Annotated[int, msgspec.Meta(ge=0, le=2**24)]
 Group = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Time = Annotated[float, msgspec.Meta(ge=0, le=2**33)]
+Token = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+_TOKENS = msgspec.msgpack.Decoder(list[Token])
+
+
+def raw_tokens(tokens: Sequence[int]) -> msgspec.Raw:
+    """Token ids as they are on the wire."""
+    return msgspec.Raw(msgspec.msgpack.encode(list(tokens)))
+
+
+NO_TOKENS = raw_tokens(())
+
+
+def token_count(raw: bytes | memoryview) -> int:
+    """How many token ids there are said to be, without reading them; 0 when they are no list."""
+    first = raw[0] if len(raw) else 0
+    if first & 0xF0 == 0x90:
+        return first & 0x0F
+    width = {0xDC: 2, 0xDD: 4}.get(first, 0)
+    return int.from_bytes(raw[1 : 1 + width], "big")
+
+
+def tokens_of(raw: bytes | msgspec.Raw) -> array[int] | None:
+    """The token ids as 32-bit numbers; None when they are none (those of a prompt given as embeddings, for one)."""
+    try:
+        return array("I", _TOKENS.decode(raw))
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 class BlockStored(msgspec.Struct, tag="BlockStored", gc=False):
@@ -39,7 +69,8 @@ class BlockStored(msgspec.Struct, tag="BlockStored", gc=False):
         medium: GPU, CPU or STORAGE; None is the accelerator's memory.
         group_idx: KV cache group.
         parent_block_hash: Hash of the block before the first; None at the start of a prompt.
-        token_ids: Their tokens; empty for media below the accelerator's memory.
+        token_ids: Their tokens, as they came (:func:`tokens_of`): most are never asked for. Empty for media below the
+            accelerator's memory.
     """
 
     block_hashes: list[BlockHash]
@@ -47,7 +78,7 @@ class BlockStored(msgspec.Struct, tag="BlockStored", gc=False):
     medium: str | None = None
     group_idx: Group | None = None
     parent_block_hash: BlockHash | None = None
-    token_ids: list[int] = []
+    token_ids: msgspec.Raw = NO_TOKENS
 
 
 class BlockRemoved(msgspec.Struct, tag="BlockRemoved", gc=False):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from warmfleet_worker.kv.events import Batch, BlockHash, BlockStored
+from warmfleet_worker.kv.events import Batch, BlockHash, BlockStored, token_count, tokens_of
 
 HEADS = 64
 HEAD_BLOCKS = 128
@@ -55,7 +55,9 @@ class HotHeads:
         """Take in the events of one batch."""
         for event in batch.events:
             # A cleared or evicted block stays in its head: what was hot will be asked for again.
-            if isinstance(event, BlockStored) and event.token_ids and event.medium in _HELD and not event.group_idx:
+            if not isinstance(event, BlockStored) or event.medium not in _HELD or event.group_idx:
+                continue
+            if token_count(memoryview(event.token_ids)):
                 self._use(event, batch.ts)
 
     def hottest(self, now: float) -> list[Head]:
@@ -100,9 +102,7 @@ class HotHeads:
 def _packed(event: BlockStored, blocks: int) -> array[int] | None:
     """Tokens of the first ``blocks`` blocks; None when they are not there, or none (a prompt given as embeddings)."""
     size = event.block_size
-    if size <= 0 or len(event.token_ids) < size * len(event.block_hashes):
+    if size <= 0 or token_count(memoryview(event.token_ids)) < size * len(event.block_hashes):
         return None
-    try:
-        return array("I", event.token_ids[: size * min(blocks, len(event.block_hashes))])
-    except OverflowError:
-        return None
+    tokens = tokens_of(event.token_ids)
+    return None if tokens is None else tokens[: size * min(blocks, len(event.block_hashes))]
