@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from addresses import listen
 from aiohttp import web
 from faultproxy import FaultProxy, proxied
 from kubelet import START_SECONDS, Kubelet
-from parts import DRAIN_SECONDS, POOL, Agent, Json, Node, Router, is_ready, listen, merged
+from parts import DRAIN_SECONDS, POOL, Agent, Json, Node, Router, is_ready, merged
 from warmfleet_cli.demo.processes import Child
 from warmfleet_contracts import labels
 from warmfleet_localcluster.api import ApiError, EmbeddedApi, serve, server_url, write_kubeconfig

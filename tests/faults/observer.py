@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from parts import is_ready
 from warmfleet_contracts import labels
 from warmfleet_runtime.clock import Clock
 
@@ -35,12 +36,6 @@ _UNDER_WAY = 2.0
 """Real seconds, beside standstills, that a write may be under way: it was right when it was sent."""
 _LAG = 60.0
 """Logical seconds for which a fleet's earlier bounds still excuse what was decided under them."""
-
-
-def is_ready(pod: Json) -> bool:
-    """Whether the pod's Ready condition is True."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def annotations(item: Json) -> Mapping[str, str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import itertools
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from addresses import listen
 from aiohttp import web
 from warmfleet_contracts import labels
 from warmfleet_runtime.clock import Clock
@@ -18,23 +16,6 @@ POOL = "warmfleet.test/pool"
 DRAIN_SECONDS = 8.0
 """How long an agent needs to drain."""
 DRAIN_DEADLINE = 60.0
-
-_ADDRESSES = (
-    f"127.{130 + n // 60_000 % 50}.{n // 250 % 240}.{n % 250 + 1}" for n in itertools.count(os.getpid() * 53 % 900_000)
-)
-
-
-async def listen(runner: web.AppRunner, port: int) -> str:
-    """Serve on the port of an address that nobody uses, and return the address."""
-    for ip in itertools.islice(_ADDRESSES, 200):
-        try:
-            await web.TCPSite(runner, ip, port).start()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            return ip
-    raise AssertionError(f"no free address for port {port}")
 
 
 def merged(meta: Json, kind: str) -> dict[str, str]:

@@ -23,12 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # this folder is no package
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # these folders are no packages
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "operator"))
 
 from catalogue import ACTS, AUTO, FIXED, GUEST, PROD, Act, Stage, forecast_status
 from faultworld import UNREACHABLE, FaultWorld, fault_world
-from observer import PROMISES, Observer, is_leaving, is_ready
-from parts import Json, fleet, instance_type
+from observer import PROMISES, Observer, is_leaving
+from parts import Json, fleet, instance_type, is_ready
 from warmfleet_contracts import labels
 
 QUIET = "quiet"

@@ -7,15 +7,13 @@ started, ready; on deletion it lets the agent drain as the engine's preStop woul
 from __future__ import annotations
 
 import asyncio
-import errno
-import itertools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from addresses import listen
 from aiohttp import web
 from kubernetes.aio import client as kube
 from warmfleet_contracts import bearer, labels
@@ -30,24 +28,6 @@ from warmfleet_runtime.clock import ScaledClock
 CRDS = Path(__file__).parents[2] / "crds"
 CRD = resources.Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", False)
 OPERATOR_AGENT = "warmfleet-operator"
-# Where the next agent listens: a /16 for each xdist worker, entered at a place that differs from run to run.
-_ADDRESSES = (
-    f"127.{70 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]) % 50}.{n // 250 % 250}.{n % 250 + 1}"
-    for n in itertools.count(os.getpid() * 37 % 60_000)
-)
-
-
-async def listen(runner: web.AppRunner, port: int) -> str:
-    """Serve on the port of an address that nobody uses, and return the address."""
-    for ip in itertools.islice(_ADDRESSES, 100):
-        try:
-            await web.TCPSite(runner, ip, port).start()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            return ip
-    raise AssertionError(f"no free address for port {port}")
 
 
 @dataclass
