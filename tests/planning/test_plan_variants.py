@@ -122,6 +122,14 @@ def test_short_accelerators_are_shared_fairly() -> None:
     assert made.deployments[keys[0]].chosen_by is ChosenBy.CAPACITY_LIMIT
 
 
+def test_variants_of_one_type_share_its_limit() -> None:
+    kinds = [itype(limit={"accelerators": 20})]
+    variants = [variant(rps=10.0), variant("b", rps=15.0, tensorParallel=2)]
+    record = deployment(spec(variants=variants, scaling=scaling(high=11)))
+    made = decide(world([], traffic(1000.0), record=record, types=kinds))
+    assert {v.name: v.create for v in made.variants} == {"main": 2, "b": 9}, "not 1 and 10"
+
+
 def test_a_namespace_gets_no_more_than_its_share() -> None:
     limit = {"accelerators": 100, "namespaces": [{"namespace": "team-a", "accelerators": 2}]}
     made = decide(world(workers(1), traffic(90.0), types=[itype(limit=limit)]))

@@ -180,7 +180,8 @@ class Growth:
         if picked is None:
             return False
         offer, count = picked
-        count = min(count, left) if bulk else 1
+        # Two variants may share a limit or a budget, each of which the search has seen as its own.
+        count = min(count, left, max(1, self._room(offer, stock))) if bulk else 1
         self.buy(offer, count, stock)
         if self._queue and self._queue[0][0] is offer:
             rest = self._queue[0][1] - count
@@ -285,6 +286,10 @@ class Growth:
 
     def _item(self, offer: Offer, stock: Stock) -> Item:
         rate = offer.rate or 0.0
+        return Item(rate, self.cost(offer), self._room(offer, stock), steady(offer, rate))
+
+    def _room(self, offer: Offer, stock: Stock) -> int:
+        """Most workers of it that may be bought now."""
         rooms = [self.most - self.total]
         if offer.maximum is not None:
             rooms.append(offer.maximum - self.counts.get(offer.variant, 0))
@@ -292,7 +297,7 @@ class Growth:
             rooms.append(room)
         if self.budget is not None and price(offer) > 0:
             rooms.append(int((self.budget * (1.0 + SLACK) - self.spent) / price(offer)))
-        return Item(rate, self.cost(offer), min(rooms), steady(offer, rate))
+        return min(rooms)
 
     def cost(self, offer: Offer) -> float:
         """$/h of one more worker as the choice sees it."""
