@@ -183,6 +183,19 @@ def test_workers_that_fail_after_they_were_ready_cost_one_old_worker_at_most() -
     assert fleets.lowest == 2, "one was let go before the first new one failed"
 
 
+@pytest.mark.parametrize("ticks", [1, 2, 3])
+def test_fewer_workers_in_the_middle_of_a_failing_rollout_do_not_stop_it(ticks: int) -> None:
+    """Found by the soak: the one too many was to be replaced by what fails, and so nothing was bought any more."""
+    fleets = fleet(3, replicas=3, startup=20.0)
+    fleets.broken = {revision(NEW)}
+    fleets.apply(engine=NEW, replicas=3)
+    fleets.run(ticks * TICK)
+    fleets.apply(engine=NEW, replicas=2)
+    fleets.run(600.0, until=Reason.ROLLED_BACK)
+    fleets.run(600.0)
+    assert (fleets.on(OLD), fleets.serving(), fleets.lowest) == (2, 2, 2)
+
+
 def test_the_rejection_outlives_a_restart_with_its_template() -> None:
     fleets = fleet()
     fleets.broken.add(revision(NEW))

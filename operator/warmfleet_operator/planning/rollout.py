@@ -6,7 +6,8 @@
     replaced = min(outdated - keep, maxSurge - draining of them)      that serve; those that do not serve all at once
     buy      one of the same variant for each (the fleet keeps its size of before: ``sizes``)
     leaves   if  ready without it >= size wanted                       its replacement, or another, serves in its place
-             and the last failure of a new one is disproved   by another that has served for two minutes
+             and the last failure of a new one is disproved   by another that has served for two minutes,
+                                                              or the old ones alone are more than are wanted
     or       if  nothing can be bought, starts or drains, and the ready ones carry the demand and scaling.min without it
 
 Replaced workers serve until they leave but are not counted as capacity, so the planner buys for them, in the same step
@@ -242,7 +243,10 @@ def _leaving(rolling: Rolling, roster: Roster, cover: Cover, allowed: int) -> li
     serving = rolling.serving
     wanted = rolling.wanted
     if wanted.memory.rollout.strikes and not wanted.rolled_back:
-        return idle
+        # What has failed replaces nobody, but where the old ones alone are too many, there is nobody to replace.
+        replaced = {r.worker.uid for r in rolling.replaced}
+        others = sum(w.phase is WorkerPhase.READY and w.uid not in replaced for w in wanted.outdated)
+        return [*idle, *serving[: max(0, min(others + len(serving) - cover.target, allowed))]]
     spare = min(cover.routed + len(serving) - cover.target, len(serving))
     if spare > 0 or not serving:
         return [*idle, *serving[: max(0, min(spare, allowed))]]
