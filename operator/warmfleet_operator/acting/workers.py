@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from warmfleet_contracts import labels
@@ -27,7 +27,7 @@ from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.specs.common import Object
 from warmfleet_operator.specs.kv import budget_bytes, resolve
-from warmfleet_operator.specs.worker import WorkerTemplate, worker_name, worker_pod
+from warmfleet_operator.specs.worker import WorkerTemplate, free_names, worker_pod
 from warmfleet_operator.state.decisions import Problem
 from warmfleet_operator.state.records import (
     DeploymentRecord,
@@ -141,7 +141,7 @@ class WorkerActor:
         if not await self._has_key(job):
             return
         taken = {w.key.name for w in job.workers} | self._refusals.taken
-        names = _free_names(job.record, [c.variant for c in creates], taken)
+        names = free_names(job.record, [c.variant for c in creates], taken)
         templates = [self._template(job, create, types) for create in creates]
         pairs = [(t, n) for t, n in zip(templates, names, strict=True) if t is not None]
         outcomes = await asyncio.gather(*(self._create(job, t, n) for t, n in pairs))
@@ -180,7 +180,11 @@ class WorkerActor:
     async def _create(self, job: diff.Job, template: WorkerTemplate, name: str) -> bool:
         body = worker_pod(template, name)
         store, key = self._tools.store, Key(job.record.key.namespace, name)
-        store.expectations.creating(_expected(body, key, template, job.now), job.now)
+        expected = _expected(body, key, template, job.now)
+        if not store.has_room(expected, template.instance_type.limit):
+            _LOG.info("not created: others took the accelerators since the decision", extra={"pod": str(key)})
+            return False
+        store.expectations.creating(expected, job.now)
         try:
             store.observe(Kind.POD, await self._tools.api.create(PODS, body, key.namespace))
         except KubeError as error:
@@ -385,16 +389,3 @@ def _expected(body: Object, key: Key, template: WorkerTemplate, now: float) -> W
         first_seen=now,
         routed=True,
     )
-
-
-def _free_names(record: DeploymentRecord, variants: Iterable[str], used: set[str]) -> list[str]:
-    """A name for each new worker: the lowest ordinals of its variant that are not in use."""
-    taken, found, ordinals = set(used), [], dict[str, int]()
-    for variant in variants:
-        ordinal = ordinals.get(variant, 0)
-        while (name := worker_name(record, variant, ordinal)) in taken:
-            ordinal += 1
-        ordinals[variant] = ordinal + 1
-        taken.add(name)
-        found.append(name)
-    return found

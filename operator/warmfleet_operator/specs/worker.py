@@ -8,6 +8,7 @@ would not hold back the engine's SIGTERM. The grace period covers the longest dr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,19 @@ def worker_name(record: DeploymentRecord, variant: str, ordinal: int) -> str:
     """
     stem = f"{record.key.name}-{variant}"[:57].rstrip("-")
     return f"{stem}-{short_hash([record.uid, variant, ordinal])}"
+
+
+def free_names(record: DeploymentRecord, variants: Iterable[str], used: Set[str]) -> list[str]:
+    """A name for each new worker: the lowest ordinals of its variant that are not in use."""
+    taken, found, ordinals = set(used), [], dict[str, int]()
+    for variant in variants:
+        ordinal = ordinals.get(variant, 0)
+        while (name := worker_name(record, variant, ordinal)) in taken:
+            ordinal += 1
+        ordinals[variant] = ordinal + 1
+        taken.add(name)
+        found.append(name)
+    return found
 
 
 def worker_pod(template: WorkerTemplate, name: str) -> Object:

@@ -8,13 +8,14 @@ from a list comes back with a version newer than that list.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
 from warmfleet_contracts import labels
+from warmfleet_contracts.api.instancetype import AcceleratorLimit
 from warmfleet_runtime.clock import Clock
 
 from warmfleet_operator.state import parse
@@ -90,6 +91,7 @@ class FleetStore:
         self._lock = threading.Lock()
         self._shelves = {kind: _Shelf() for kind in Kind}
         self._dead: OrderedDict[str, int | None] = OrderedDict()
+        self._held: Counter[tuple[str, str | None]] = Counter()  # accelerators by InstanceType, and by namespace
         self.expectations = Expectations()
 
     def observe(self, kind: Kind, body: object, *, deleted: bool = False) -> None:
@@ -108,7 +110,7 @@ class FleetStore:
                 self._bury(uid)
                 changed = known is not None and known.uid == uid
                 if changed:
-                    del shelf.entries[key]
+                    self._hold(shelf.entries.pop(key).record, -1)
             else:
                 changed = not self._is_dead(uid, version) and self._put(kind, shelf, key, uid, version, body)
         if changed:
@@ -138,6 +140,9 @@ class FleetStore:
         record = self._parse(kind, body, known.record if known is not None and known.uid == uid else None)
         if record is None:
             return False
+        if known is not None:
+            self._hold(known.record, -1)
+        self._hold(record, 1)
         shelf.entries[key] = _Entry(uid, version, record)
         return known is None or known.uid != uid or _matters(known.record, record)
 
@@ -164,6 +169,33 @@ class FleetStore:
             case _:
                 pass
         return record
+
+    def _hold(self, record: Record, sign: int) -> None:
+        """A worker pod came (1) or went (-1)."""
+        if isinstance(record, WorkerRecord):
+            for namespace in (None, record.key.namespace):
+                self._held[record.instance_type, namespace] += sign * max(1, record.accelerators)
+
+    def has_room(self, worker: WorkerRecord, limit: AcceleratorLimit) -> bool:
+        """Whether one more worker is within its InstanceType's limit now.
+
+        A decision is made for what was there when it began; what others were given meanwhile shows only here.
+
+        Args:
+            worker: Who is to be created.
+            limit: Of its InstanceType.
+        """
+        own = {n.namespace: n.accelerators for n in limit.namespaces}
+        most = {None: limit.accelerators, worker.key.namespace: own.get(worker.key.namespace)}
+        with self._lock:
+            coming = self.expectations.unseen(self._shelves[Kind.POD].entries.keys(), self._clock.now())
+            asked = [w for w in coming if w.instance_type == worker.instance_type and w.key != worker.key]
+            for namespace, bound in most.items():
+                mine = sum(max(1, w.accelerators) for w in asked if namespace in (None, w.key.namespace))
+                there = self._held[worker.instance_type, namespace] + mine
+                if bound is not None and there + max(1, worker.accelerators) > bound:
+                    return False
+        return True
 
     def _records(self, kind: Kind) -> list[tuple[Key, Record]]:
         return [(key, entry.record) for key, entry in self._shelves[kind].entries.items()]
@@ -278,7 +310,9 @@ class FleetStore:
                 and (at is None or entry.version is None or entry.version <= at)
             ]
             for key in hits:
-                self._bury(entries.pop(key).uid, at)
+                entry = entries.pop(key)
+                self._hold(entry.record, -1)
+                self._bury(entry.uid, at)
         if hits:
             self._wake()
 
