@@ -146,29 +146,22 @@ def test_steering_follows_the_budget_and_is_bounded() -> None:
     assert after(0.0, 240.0).error == -steering.LEAST
 
 
-def test_requests_that_go_on_being_late_at_the_rarest_chance_show_that_the_table_is_wrong() -> None:
-    def missing(state: Steering, hours: float, missed: float) -> Steering:
-        for _ in range(int(hours * 60)):
-            state = steering.steer(state, target=0.01, arrivals=10.0, missed=missed, passed=60.0)
-        return state
-
-    crowd = missing(Steering(mean=10.0), 1.0, 1.0)
-    assert crowd.error == steering.MOST
-    assert not steering.in_vain(missing(crowd, 6.0, 0.0)), "one crowd, however large, says nothing of the table"
-    wrong = missing(crowd, 3.0, 0.3)
-    assert steering.in_vain(wrong)
-    assert not steering.in_vain(missing(wrong, 48.0, 0.0)), "it is believed again when all was well for a day or two"
-
-
-def test_a_table_that_was_shown_to_be_wrong_buys_no_less_than_the_built_in_one() -> None:
-    def need(futile: float, *forecasts: ForecastRecord) -> float:
-        snapshot = replace(asking(), demand={KEY: traffic(40.0)}, forecasts={KEY: forecasts})
-        memory = remembered(40.0, steering=Steering(steering.MOST, 40.0, steering.PATIENCE_S, futile))
-        made, _ = plan(snapshot, memory, START)
-        return made.deployments[KEY].figures["need_up"]
-
-    low = forecast(flat(-0.5))
-    assert need(0.0, low) < need(steering.MOST_FUTILE, low) == need(0.0)
+@pytest.mark.parametrize(("expects", "believed"), [(-0.5, False), (0.0, True), (0.2, True), (0.5, False)])
+def test_a_table_that_does_not_fit_what_is_there_is_not_used_whoever_trusts_it(expects: float, believed: bool) -> None:
+    """Half or one and a half times the demand, at every moment: neither is a forecast of anything."""
+    here = Cluster(asking(forecast(flat(expects), valid_for=1e6)))
+    for _ in range(8 * 60):
+        here.tick(60.0, {KEY: traffic(40.0, at=here.now + 60.0)})
+    misfit = here.memory.deployments[KEY].misfit
+    assert (misfit <= foresight.MOST_MISFIT) is believed
+    need = here.last.deployments[KEY].figures["need_up"]
+    without, _ = plan(replace(here.snapshot, forecasts={}), here.memory, here.now)
+    assert (need == pytest.approx(without.deployments[KEY].figures["need_up"])) is not believed
+    again = replace(here.snapshot, forecasts={KEY: (forecast(flat(0.2), valid_for=1e6),)})
+    here.snapshot = again
+    for _ in range(8 * 60):
+        here.tick(60.0, {KEY: traffic(40.0, at=here.now + 60.0)})
+    assert here.memory.deployments[KEY].misfit < foresight.MOST_MISFIT, "a better one is used"
 
 
 def test_late_requests_lower_the_chance_unless_nothing_can_be_done() -> None:
@@ -184,10 +177,10 @@ def test_late_requests_lower_the_chance_unless_nothing_can_be_done() -> None:
 
 def test_the_checkpoint_keeps_what_was_learned() -> None:
     known = remembered(40.0).deployments[KEY]
-    known = replace(known, steering=Steering(1.25, 38.5, 600.0, 0.5))
+    known = replace(known, steering=Steering(1.25, 38.5), misfit=0.25)
     back = checkpoint.load(checkpoint.dump(known, START), 77.0)
     assert back.steering == known.steering
-    assert (back.peak, back.usual) == (known.peak, known.usual)
+    assert (back.peak, back.usual, back.misfit) == (known.peak, known.usual, 0.25)
     assert back.traffic == replace(known.traffic, at=72.0)  # type: ignore[type-var]
     with pytest.raises(checkpoint.CheckpointError, match="traffic"):
         checkpoint.load(checkpoint.dump(known, START) | {"traffic": [0.0, -1.0, 0.0, 0.0, 0.0, 0.0]}, 77.0)

@@ -8,7 +8,6 @@ With ``scaling.forecast`` the margin is forecast::
     lasting   = mean arrivals with a memory of 5 minutes + queue / catch-up time
     recovery  = RECOVERY * queue / catch-up time while the queue takes longer than the objective, else 1 times that
     q         : the chance that is taken, steered by the attainment reached                 steering
-    reach(L)  >= that of PRIOR while requests are late although the chance is at its rarest   steering.in_vain
 
     reach     <= the highest rate of the history while the level is within it, max(highest rate, level / UP) above
     min(rate, lasting) <= need.up <= MOST_RATIO * max(level, rate) / UP               whatever the table says
@@ -159,7 +158,6 @@ class Sight:
         peak: Highest rate known, requests/s.
         record: Highest rate of the learned history, requests/s; None where nothing was learned.
         recovery: Weight of the queue.
-        in_vain: Whether requests are late although the chance is at its rarest.
     """
 
     table: LeadWindowTable
@@ -170,7 +168,6 @@ class Sight:
     peak: float
     record: float | None = None
     recovery: float = 1.0
-    in_vain: bool = False
 
 
 def reactive(traffic: Traffic) -> Need | None:
@@ -187,8 +184,7 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
         return reactive(traffic)
     queue = max(0.0, traffic.rate - traffic.arrivals) * sight.recovery
     known = _known(state, sight)
-    reach, basis = _reach(state, sight)
-    reach = min(reach, known)
+    reach = min(maximum(sight.table, state, sight.lead_s, 1.0 - sight.chance, sight.offset_s), known)
     most = MOST_RATIO * max(state.level, traffic.rate) / UP
     lasting = state.mid + traffic.rate - traffic.arrivals
     need = min(max(min(traffic.rate, lasting), queue + reach), most)
@@ -198,21 +194,10 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
         down=max(need, min(need * band, known)),
         now=traffic.rate,
         quiet=max(traffic.arrivals, reach),
-        basis=basis,
+        basis=sight.basis,
         forecast=reach,
         chance=sight.chance,
     )
-
-
-def _reach(state: TrafficState, sight: Sight) -> tuple[float, Basis]:
-    """The quantile, and what it rests on; of a table that the attainment has shown to be wrong, at least PRIOR's."""
-    probability = 1.0 - sight.chance
-    reach = maximum(sight.table, state, sight.lead_s, probability, sight.offset_s)
-    if sight.in_vain and sight.table is not PRIOR:
-        built_in = maximum(PRIOR, state, sight.lead_s, probability, 0.0)
-        if built_in > reach:
-            return built_in, Basis.PRIOR
-    return reach, sight.basis
 
 
 def _known(state: TrafficState, sight: Sight) -> float:

@@ -6,6 +6,10 @@ The trust gate; a forecast is used when all of it holds::
     status.trusted                  its forecaster's own backtest
     -AHEAD <= now - issuedAt <= validFor      neither stale nor from the future; AHEAD is what clocks may differ by
     so it has been for SETTLE s without a break         hysteresis: one good issue among bad ones changes nothing
+    misfit <= MOST_MISFIT                               its table fits what is there:
+
+    misfit = share of the last hours (memory FIT_S) in which  median of the highest demand to come < LOW * demand now
+                                                    or        its 5 % quantile                     > HIGH * demand now
 
 Anything else is answered by blend's PRIOR at once. Little changes then, because both share the state of the traffic,
 the steered chance and the bounds.
@@ -20,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from warmfleet_contracts.api import LLMDeploymentSpec
-from warmfleet_contracts.leadwindow import advance
+from warmfleet_contracts.leadwindow import TrafficState, advance, maximum
 
 from warmfleet_operator.planning import blend, steering
 from warmfleet_operator.planning.blend import Basis, Need, Sight
@@ -33,6 +37,10 @@ from warmfleet_operator.state.records import FleetSnapshot, ForecastRecord, Key
 SETTLE = 300.0
 """Seconds for which a forecast must have been usable before it is used."""
 AHEAD = 60.0
+FIT_S, MOST_MISFIT = 6 * 3600.0, 0.5
+"""Memory of how well a table fits, seconds, and the misfit beyond which it is not used."""
+LOW, HIGH = 0.9, 1.25
+"""A window's highest demand is seldom below what is there at its beginning, and seldom surely far above."""
 PEAK_MEMORY_S = 7 * 86_400.0
 """Memory of the highest rate: a week."""
 
@@ -102,6 +110,7 @@ def look(
         passed = 0.0 if before is None else now - before.at
         memory = _steer(spec, means, snapshot, memory, passed)
         found, memory = _gate(newest(snapshot.forecasts.get(means.key, ()), now), memory, now)
+        found, memory = _fitting(found, state, lead(means.offers), memory, now, passed)
         need = blend.foresighted(means.traffic, state, _sight(spec, means, found, memory, now))
     if need is not None and events:
         need = blend.raised(need, memory.usual, max(event.factor for event in events))
@@ -205,6 +214,24 @@ def _gate(
     return (found if now - since >= SETTLE else None), memory
 
 
+def _fitting(
+    found: ForecastRecord | None,
+    state: TrafficState,
+    lead_s: float,
+    memory: DeploymentMemory,
+    now: float,
+    passed: float,
+) -> tuple[ForecastRecord | None, DeploymentMemory]:
+    """The forecast while its table fits the demand that is there, whoever trusts it."""
+    if found is None or found.table is None or found.issued_at is None or state.level <= found.table.floor:
+        return found, memory
+    offset = max(0.0, now - found.issued_at)
+    middle, low = (maximum(found.table, state, lead_s, probability, offset) for probability in (0.5, 0.05))
+    misfits = middle < LOW * state.level or low > HIGH * state.level
+    misfit = misfits + (memory.misfit - misfits) * math.exp(-max(0.0, passed) / FIT_S)
+    return (found if misfit <= MOST_MISFIT else None), evolve(memory, misfit=misfit)
+
+
 def _sight(
     spec: LLMDeploymentSpec,
     means: Means,
@@ -228,5 +255,4 @@ def _sight(
         peak=peak,
         record=record,
         recovery=blend.RECOVERY if late else 1.0,
-        in_vain=steering.in_vain(memory.steering),
     )

@@ -7,7 +7,6 @@
     share   = min(arrivals * dt / (mean arrivals * day), 1)     of a day's requests, since the last decision
     error'  = clip(error + share * (missed - aim) / aim, -LEAST, MOST)        an integral, in days' budgets
     q       = clip(target * START * exp(-GAIN * error), RAREST, OFTENEST)           p = 1 - q
-    futile' = clip(futile + share * (missed / aim where error > TOLD for PATIENCE_S, else 0) - share, 0, MOST_FUTILE)
 
 The objective is a floor: what is steered for a day is missed on half of all days, so less than the budget is aimed for,
 and no more than three quarters of a day of it are saved up: 0.7 + 0.75 * 0.7 / 4 = 0.83, so over any four days a sixth
@@ -19,9 +18,6 @@ a statement on windows, the objective one on requests, and this is what turns th
 bounded on both sides, so neither a bad day nor a week of idleness is remembered for long, and it stands still while the
 attainment is unknown, while there is no traffic, and while what is short is not the planner's to give (limits, pauses).
 
-Where requests go on being late although the chance is at its rarest, the table is wrong, whoever trusts it: until a
-day's requests were in time again, no less is bought than by the built-in one (:mod:`blend`).
-
 ``missed`` is one minus the attainment that agents report; without it, all requests are taken as late while those that
 wait take longer than the TTFT objective to be served by what is ready.
 """
@@ -29,7 +25,6 @@ wait take longer than the TTFT objective to be served by what is ready.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from warmfleet_operator.state.memory import Steering
 
@@ -40,15 +35,8 @@ AIM = 0.7
 """Share of the budget of late requests that is aimed for."""
 GAIN = 1.5
 LEAST, MOST = 0.75, 4.5
-"""Bounds of the integral, days' budgets: unused ones, missed ones."""
-TOLD = 3.0
-"""From here on the chance is rarer than what tables tell apart, so a crowd that nobody could foresee is guarded against
-for a day or two more, not for a week."""
-PATIENCE_S = 3600.0
-"""For so long it must have been: one crowd by itself, however large, says little of the next."""
-VAIN, MOST_FUTILE = 1.0, 2.0
-"""What must be missed with the rarest chance for the table to be doubted, and most of it that is remembered, days'
-budgets."""
+"""Bounds of the integral, days' budgets: unused ones, missed ones. From 3 on the chance is rarer than what tables
+tell apart, so a crowd that nobody could foresee is guarded against for a day or two more, not for a week."""
 RAREST, OFTENEST = 1e-4, 0.4
 """Bounds of the chance that is taken."""
 MOST_STEP_S = 60.0
@@ -68,25 +56,17 @@ def steer(state: Steering, *, target: float, arrivals: float, missed: float | No
     passed = min(max(passed, 0.0), MOST_STEP_S)
     mean = arrivals if state.mean is None else state.mean + (arrivals - state.mean) * -math.expm1(-passed / DAY_S)
     if missed is None or mean <= 0.0:
-        return replace(state, mean=mean)
+        return Steering(state.error, mean)
     aim = AIM * target
     share = min(1.0, arrivals * passed / (mean * DAY_S))
-    error = min(max(state.error + share * (missed - aim) / aim, -LEAST), MOST)
-    rarest_s = min(state.rarest_s + passed, PATIENCE_S) if error >= TOLD else 0.0
-    wasted = missed / aim if rarest_s >= PATIENCE_S else 0.0
-    futile = min(max(state.futile + share * (wasted - 1.0), 0.0), MOST_FUTILE)
-    return Steering(error, mean, rarest_s, futile)
+    error = state.error + share * (missed - aim) / aim
+    return Steering(min(max(error, -LEAST), MOST), mean)
 
 
 def chance(state: Steering, target: float) -> float:
     """The chance that is taken: one minus the probability of the quantile."""
     error = min(max(state.error, -LEAST), MOST)  # a checkpoint may hold anything
     return min(max(target * START * math.exp(-GAIN * error), RAREST), OFTENEST)
-
-
-def in_vain(state: Steering) -> bool:
-    """Whether requests came late although the chance was at its rarest: then its table is wrong."""
-    return state.futile > VAIN
 
 
 def late(queue: int | None, ready: float, objective_s: float) -> float | None:

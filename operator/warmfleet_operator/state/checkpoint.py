@@ -21,14 +21,7 @@ from pydantic import ValidationError
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import TrafficState
 
-from warmfleet_operator.state.memory import (
-    DeploymentMemory,
-    FailedStarts,
-    LearnedRate,
-    RolloutMemory,
-    Steering,
-    evolve,
-)
+from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, RolloutMemory, Steering, evolve
 from warmfleet_operator.state.revisions import revisions
 
 VERSION = 1
@@ -87,9 +80,10 @@ def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
         },
         "avoid": {name: remaining(until) for name, until in longest},
         "traffic": _traffic(memory, now),
-        "steering": _steering(memory.steering),
+        "steering": [memory.steering.error, memory.steering.mean],
         "peak": memory.peak,
         "usual": memory.usual,
+        "misfit": memory.misfit,
         "forecastSince": age(memory.forecast_since),
         "learned": {
             name: [round(known.log_ratio, 4), known.applied, age(known.at), known.count]
@@ -178,6 +172,7 @@ def load(data: object, now: float) -> DeploymentMemory:
         steering=_read_steering(data.get("steering")),
         peak=_rate(data, "peak") or 0.0,
         usual=_rate(data, "usual"),
+        misfit=min(_rate(data, "misfit") or 0.0, 1.0),
         forecast_since=None if since is None else now - max(0.0, since),
         learned={name: _learned(entry, now) for name, entry in _table(data, "learned").items()},
         startups={name: _startups(entry, now) for name, entry in _table(data, "startups").items()},
@@ -241,16 +236,12 @@ def _read_traffic(value: object, now: float) -> TrafficState | None:
 def _read_steering(value: object) -> Steering:
     if value is None:
         return Steering()
-    if not isinstance(value, list) or len(value) not in (2, 4):  # two: of a release that did not know the others
+    if not isinstance(value, list) or len(value) != 2:
         raise _bad("steering", value)
     mean = None if value[1] is None else _real("steering", value[1])
     if mean is not None and mean < 0.0:
         raise _bad("steering", value)
-    return Steering(_real("steering", value[0]), mean, *(max(0.0, _real("steering", part)) for part in value[2:]))
-
-
-def _steering(steering: Steering) -> list[float | None]:
-    return [steering.error, steering.mean, steering.rarest_s, steering.futile]
+    return Steering(_real("steering", value[0]), mean)
 
 
 def _rate(data: Mapping[str, Any], name: str) -> float | None:

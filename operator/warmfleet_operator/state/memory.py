@@ -34,14 +34,10 @@ class Steering:
     Attributes:
         error: Missed budgets of the SLO minus unused ones, in days' budgets.
         mean: Mean arrivals with a memory of a day, requests/s; None before the first.
-        rarest_s: For how long the chance has been at its rarest, seconds, as far as it matters.
-        futile: What was missed although it was, days' budgets.
     """
 
     error: float = 0.0
     mean: float | None = None
-    rarest_s: float = 0.0
-    futile: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +145,7 @@ class DeploymentMemory:
         steering: What steers the quantile by the attainment reached.
         peak: Highest arrivals seen, slowly forgotten, requests/s.
         usual: Arrivals while no declared event was on, requests/s; None before the first.
+        misfit: Share of the last hours in which the forecast's table did not fit the demand that was there.
         forecast_since: Since when a usable forecast was there without a break; None while there is none.
         cheaper_since: Since when a cheaper mix has been worth the change; None while none is.
         swap_until: Until when workers that were bought for a cheaper mix may take to start; None without any.
@@ -184,6 +181,7 @@ class DeploymentMemory:
     steering: Steering = Steering()
     peak: float = 0.0
     usual: float | None = None
+    misfit: float = 0.0
     forecast_since: float | None = None
     cheaper_since: float | None = None
     swap_until: float | None = None
