@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "scenarios"), str(HERE.parent / "faults")]  # these are no packages
+sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("scenarios", "faults", "operator"))]  # no packages
 
 import controlplane_world  # noqa: E402
 import shared_controlplane  # noqa: E402
