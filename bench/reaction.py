@@ -25,6 +25,8 @@ from fleet import Fleet, llm_deployment  # noqa: E402
 
 TICK = 5.0
 QUIET_SECONDS = 600.0
+_NOTED_SECONDS = 240.0
+"""After two minutes of service it is noted, once, that the template is good; only then a fleet is idle."""
 _IDLE_SCALE = 30.0
 _COUNTER = 'vllm_router_processed_requests_total{{worker="a"}} {}\n'
 
@@ -58,7 +60,7 @@ async def idle_writes() -> int:
         fleet.start_operator()
         await fleet.apply(llm_deployment(scaling={"min": 3, "max": 5}))
         await fleet.until(lambda: fleet.ready() == 3, seconds=30, what="three workers")
-        await fleet.clock.sleep(120)
+        await fleet.clock.sleep(_NOTED_SECONDS)
         fleet.api.requests.reset()
         await fleet.clock.sleep(QUIET_SECONDS)
         return sum(
