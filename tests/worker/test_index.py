@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -254,3 +255,11 @@ def test_a_burst_beyond_the_budget_is_bounded_and_goes_on() -> None:
     chains = chains_of(*burst, (NOW + 20, stored(1001, 1002)), budget=20 * SIZES)
     assert 0 < chains.count <= 20 * SIZES
     assert chains.hottest(NOW + 20)[0].tokens[0] == 1001 * SIZES
+
+
+def test_what_takes_more_room_than_token_ids_is_not_kept() -> None:
+    """Ids are kept unread, so a list of something else must not get past the budget."""
+    whole = stored(1)
+    for odd in (["x" * 100_000] * SIZES, list(range(200_000))):
+        whole.token_ids = msgspec.Raw(msgspec.msgpack.encode(odd))
+        assert chains_of((NOW, whole)).count == 0

@@ -33,6 +33,8 @@ SWEEP_TICKS = 6
 """Ticks between two looks for what is no longer hot."""
 _ROOM = 16
 """When there are too many tokens, one part in so many is made free."""
+_MOST_BYTES = 5
+"""Of one token id on the wire, and of the head of the list."""
 _HELD = (None, "GPU")
 
 
@@ -178,6 +180,8 @@ class HotChains:
         blocks, size, tokens = event.block_hashes, event.block_size, bytes(event.token_ids)
         if not blocks or size <= 0 or token_count(tokens) < size * len(blocks):
             return
+        if len(tokens) > _MOST_BYTES * (size * len(blocks) + 1):
+            return  # more than token ids take: they are kept unread, and the budget must hold all the same
         self._pieces.append(_Piece(blocks, event.parent_block_hash, size, tokens, tick))
         self._count += size * len(blocks)
 
