@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
+from fleet import instance_type, llm_deployment
 from warmfleet_contracts import labels
 from warmfleet_contracts.api.instancetype import AcceleratorLimit
+from warmfleet_operator.acting.diff import Create, Job
+from warmfleet_operator.acting.workers import Tools, WorkerActor
+from warmfleet_operator.metrics import Metrics
+from warmfleet_operator.settings import Settings
+from warmfleet_operator.state import parse
 from warmfleet_operator.state.records import Key, WorkerPhase, WorkerRecord
 from warmfleet_operator.state.snapshot import FleetStore, Kind
 from warmfleet_runtime.clock import ManualClock
@@ -67,3 +74,28 @@ def test_what_is_gone_comes_free_however_that_was_learned(store: FleetStore) -> 
     store.observe(Kind.POD, {**pod("c", 11, gpus=1), "metadata": {**pod("c", 11)["metadata"], "uid": "second"}})
     assert store.has_room(new("d", 3), limit)
     assert not store.has_room(new("d", 4), limit)
+
+
+async def test_a_second_create_that_counted_on_the_same_machine_is_held_back() -> None:
+    """Two fleets, each with a decision from before the other's worker was there."""
+    clock, api = ManualClock(1000.0), AsyncMock()
+    api.create.side_effect = lambda _, body, namespace: {
+        **body,
+        "metadata": {**body["metadata"], "namespace": namespace, "uid": "u", "resourceVersion": "7"},
+    }
+    store = FleetStore(clock)
+    limited = instance_type()
+    limited["metadata"] |= {"uid": "t", "resourceVersion": "5", "generation": 1}
+    limited["spec"]["limit"] = {"accelerators": 1}
+    kind = parse.instance_type_from(limited)
+    assert kind is not None
+    for name in ("first", "second"):
+        body = llm_deployment(replicas=1)
+        body["metadata"] |= {"name": name, "uid": f"d-{name}", "generation": 1, "resourceVersion": "5"}
+        record = parse.deployment_from(body, None, 0.0)
+        assert record is not None
+        job = Job(record, None, (), clock.now())
+        tools = Tools(api, AsyncMock(), store, Mock(), Metrics(), Settings())
+        await WorkerActor(tools).carry_out(job, [Create("h100")], {kind.name: kind})
+    assert [w.deployment for w in store.snapshot().workers] == ["first"]
+    assert api.create.call_count == 1
