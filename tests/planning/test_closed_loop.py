@@ -6,8 +6,9 @@ import math
 import random
 
 import pytest
-from planning_world import KEY, Cluster, itype, scaling, spec, traffic, workers, world
-from planning_world import deployment as simple
+from planning_specs import KEY, itype, scaling, spec
+from planning_specs import deployment as simple
+from planning_world import Cluster, traffic, workers, world
 
 TICK = 15.0
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from planning_world import deployment, itype, spec, variant, world
+from planning_specs import deployment, itype, spec, variant
+from planning_world import world
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.engineversion import engine_problems, engine_version
 from warmfleet_contracts.perfmodel import Trust, Workload, lookup

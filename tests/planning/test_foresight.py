@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from planning_world import KEY, START, Cluster, decide, deployment, itype, scaling, spec, traffic, workers, world
+from planning_specs import KEY, deployment, itype, scaling, spec
+from planning_world import START, Cluster, decide, traffic, workers, world
 from warmfleet_contracts.leadwindow import LeadWindowTable, TrafficState, Window
 from warmfleet_contracts.reasons import ChosenBy
 from warmfleet_operator.planning import foresight, steering

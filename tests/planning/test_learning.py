@@ -8,24 +8,8 @@ import random
 from dataclasses import replace
 
 import pytest
-from planning_world import (
-    KEY,
-    START,
-    Cluster,
-    created,
-    decide,
-    deployment,
-    itype,
-    scaling,
-    settled,
-    spec,
-    told,
-    traffic,
-    variant,
-    worker,
-    workers,
-    world,
-)
+from planning_specs import KEY, deployment, itype, scaling, spec, variant
+from planning_world import START, Cluster, created, decide, settled, told, traffic, worker, workers, world
 from warmfleet_contracts.perfmodel import Workload
 from warmfleet_contracts.reasons import ChosenBy, Reason
 from warmfleet_operator.planning import capacity, learning, startup

@@ -9,23 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning_world import (
-    KEY,
-    START,
-    Cluster,
-    created,
-    decide,
-    deployment,
-    drain_by_time,
-    itype,
-    settled,
-    spec,
-    traffic,
-    variant,
-    worker,
-    workers,
-    world,
-)
+from planning_specs import KEY, deployment, itype, spec, variant
+from planning_world import START, Cluster, created, decide, drain_by_time, settled, traffic, worker, workers, world
 from warmfleet_contracts.api import InstanceTypeSpec
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 from warmfleet_operator.planning.mix.cover import Item, cover

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from planning_world import KEY, START, Cluster, scaling, spec, told, traffic, worker, workers, world
-from planning_world import deployment as simple
+from planning_specs import KEY, scaling, spec
+from planning_specs import deployment as simple
+from planning_world import START, Cluster, told, traffic, worker, workers, world
 from warmfleet_contracts.reasons import ChosenBy
 from warmfleet_operator.planning import pace
 from warmfleet_operator.state import checkpoint

@@ -8,7 +8,8 @@ import math
 from dataclasses import replace
 
 import pytest
-from planning_world import START, itype, spec, traffic
+from planning_specs import itype, spec
+from planning_world import START, traffic
 from warmfleet_contracts.perfmodel import Workload
 from warmfleet_operator.planning import capacity, demand, limits, startup
 from warmfleet_operator.planning.demand import Grade

@@ -5,23 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from planning_world import (
-    KEY,
-    START,
-    created,
-    decide,
-    deployment,
-    drain_by_time,
-    itype,
-    scaling,
-    settled,
-    spec,
-    traffic,
-    variant,
-    worker,
-    workers,
-    world,
-)
+from planning_specs import KEY, deployment, itype, scaling, spec, variant
+from planning_world import START, created, decide, drain_by_time, settled, traffic, worker, workers, world
 from warmfleet_contracts import labels
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 from warmfleet_operator.planning.plan import plan

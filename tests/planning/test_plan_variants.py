@@ -6,23 +6,8 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from planning_world import (
-    KEY,
-    START,
-    created,
-    decide,
-    deployment,
-    itype,
-    scaling,
-    settled,
-    spec,
-    told,
-    traffic,
-    variant,
-    worker,
-    workers,
-    world,
-)
+from planning_specs import KEY, deployment, itype, scaling, spec, variant
+from planning_world import START, created, decide, settled, told, traffic, worker, workers, world
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state import checkpoint

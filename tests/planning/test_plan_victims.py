@@ -5,22 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from planning_world import (
-    KEY,
-    START,
-    created,
-    decide,
-    deployment,
-    itype,
-    scaling,
-    settled,
-    spec,
-    told,
-    traffic,
-    worker,
-    workers,
-    world,
-)
+from planning_specs import KEY, deployment, itype, scaling, spec
+from planning_world import START, created, decide, settled, told, traffic, worker, workers, world
 from warmfleet_contracts.reasons import Reason, VictimReason
 from warmfleet_contracts.sketch import sample
 from warmfleet_operator.planning.plan import plan

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from planning_world import KEY, START, Cluster, itype, scaling, spec, traffic, variant, worker, world
-from planning_world import deployment as simple
+from planning_specs import KEY, itype, scaling, spec, variant
+from planning_specs import deployment as simple
+from planning_world import START, Cluster, traffic, worker, world
 from warmfleet_contracts import labels
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 from warmfleet_operator.planning.plan import plan

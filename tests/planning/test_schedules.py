@@ -8,8 +8,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from planning_world import KEY, START, Cluster, decide, itype, settled, spec, traffic, workers, world
-from planning_world import deployment as simple
+from planning_specs import KEY, itype, spec
+from planning_specs import deployment as simple
+from planning_world import START, Cluster, decide, settled, traffic, workers, world
 from warmfleet_contracts.api.scaling import Scaling
 from warmfleet_contracts.reasons import ChosenBy, Reason
 from warmfleet_operator.planning.schedules import Bounds, bounds

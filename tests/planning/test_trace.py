@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planning_world import START, decide, deployment, settled, spec, traffic, variant, workers, world
+from planning_specs import deployment, spec, variant
+from planning_world import START, decide, settled, traffic, workers, world
 from warmfleet_operator.planning import draft as drafts
 from warmfleet_operator.planning import plan as planner
 from warmfleet_operator.planning import trace

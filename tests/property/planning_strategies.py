@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
-from planning_world import START, deployment, itype, spec, told, variant
+from planning_specs import deployment, itype, spec, variant
+from planning_world import START, told
 from warmfleet_contracts import labels
 from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, PlannerMemory
 from warmfleet_operator.state.records import (

@@ -9,7 +9,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from planning_world import KEY, START, deployment, scaling, spec, traffic, workers, world
+from planning_specs import KEY, deployment, scaling, spec
+from planning_world import START, traffic, workers, world
 from warmfleet_contracts.leadwindow import MOST_RATIO, TrafficState
 from warmfleet_contracts.reasons import Reason
 from warmfleet_operator.planning.blend import MOST_BAND, UP

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from planning_specs import KEY, itype, spec, variant
+from planning_specs import deployment as simple
 from planning_strategies import deployments, worlds
-from planning_world import KEY, START, Cluster, created, itype, spec, traffic, variant, workers, world
-from planning_world import deployment as simple
+from planning_world import START, Cluster, created, traffic, workers, world
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state import checkpoint

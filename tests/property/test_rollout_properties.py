@@ -7,8 +7,9 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning_world import KEY, Cluster, itype, spec, told, traffic, worker, world
-from planning_world import deployment as simple
+from planning_specs import KEY, itype, spec
+from planning_specs import deployment as simple
+from planning_world import Cluster, told, traffic, worker, world
 from warmfleet_contracts.reasons import Reason, VictimReason
 from warmfleet_operator.state import checkpoint
 from warmfleet_operator.state.memory import PlannerMemory
