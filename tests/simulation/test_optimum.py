@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from warmfleet_simulation.fleet import Fleet, make_load
-from warmfleet_simulation.optimum import Problem, from_load, solve_several, solve_single
+from warmfleet_simulation.optimum import Answer, Problem, from_load, solve_several, solve_single
 from warmfleet_simulation.optimum.several import _relaxed, _tops
 from warmfleet_simulation.scenarios import classes, synthetic
 
@@ -56,38 +57,39 @@ def problems(types: int, steps: int, limit: int) -> st.SearchStrategy[Problem]:
     ).map(build)
 
 
+def exact(problem: Problem, solve: Callable[[Problem], Answer]) -> Answer | None:
+    """The answer, as good as that of trying everything; None where both say that the attainment is missed."""
+    best = brute_force(problem)
+    if best == np.inf:
+        with pytest.raises(ValueError, match="miss"):
+            solve(problem)
+        return None
+    answer = solve(problem)
+    assert answer.exact
+    assert answer.cost == pytest.approx(best)
+    return answer
+
+
 @settings(max_examples=120, deadline=None)
 @given(problem=problems(types=1, steps=6, limit=4))
 def test_one_type_is_exact(problem: Problem) -> None:
-    best = brute_force(problem)
-    if best == np.inf:
-        with pytest.raises(ValueError, match="misses"):
-            solve_single(problem)
+    answer = exact(problem, solve_single)
+    if answer is None:
         return
-    answer = solve_single(problem)
-    assert answer.exact
-    assert answer.cost == pytest.approx(best)
     assert problem.cost(answer.workers) == pytest.approx(answer.cost)
     assert problem.missed(answer.workers) <= problem.budget + 1e-6
     rough = solve_single(problem, close=False)
-    assert rough.lower <= best + 1e-9 <= rough.cost + 2e-9
+    assert rough.lower <= answer.cost + 1e-9 <= rough.cost + 2e-9
 
 
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(types=2, steps=4, limit=2))
 def test_two_types_are_exact_and_the_bounds_hold(problem: Problem) -> None:
-    best = brute_force(problem)
-    if best == np.inf:
-        with pytest.raises(ValueError, match="miss"):
-            solve_several(problem)
-        return
-    answer = solve_several(problem)
-    assert answer.exact
-    assert answer.cost == pytest.approx(best)
-    if problem.demand.any():
+    answer = exact(problem, solve_several)
+    if answer is not None and problem.demand.any():
         interval = _relaxed(problem, _tops(problem))
-        assert interval.lower <= best + 1e-6
-        assert interval.cost >= best - 1e-6
+        assert interval.lower <= answer.cost + 1e-6
+        assert interval.cost >= answer.cost - 1e-6
         assert problem.missed(interval.workers) <= problem.budget + 1e-6
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from handovers import ask, at_work, text
 from warmfleet_contracts.agent import EngineCounters, Strategy
 from warmfleet_worker.agent import Agent
 from warmfleet_worker.drain_events import EngineExited, EngineReady, HandoverFinished
@@ -47,16 +48,6 @@ class Fleet:
                 await asyncio.sleep(0.01)
 
 
-async def ask(client, prompt: str, **more: object) -> dict:
-    body = {"prompt": prompt, "max_tokens": 1, "model": "tiny", **more}
-    async with client.post("/v1/completions", json=body) as answer:
-        return await answer.json()
-
-
-def text(topic: str, words: int = 405) -> str:
-    return " ".join(f"{topic}{i}" for i in range(words))
-
-
 def whole(answer: dict) -> int:
     return answer["usage"]["prompt_tokens"] // BLOCK * BLOCK
 
@@ -73,12 +64,8 @@ async def fleet(launch, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
     settings = Settings("u", "127.0.0.1", kv_events=events, kv_replay=replay, handover=(Strategy.MIGRATE,))
     cache = build(settings, adapter, engine.clock)
     cache.send_to(str(staying.make_url("")).rstrip("/"))
-    task = asyncio.create_task(cache.run())
-    yield Fleet(cache, adapter, engine, survivor, leaving, staying)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    cache.close()
-    await adapter.close()
+    async with at_work(cache, adapter):
+        yield Fleet(cache, adapter, engine, survivor, leaving, staying)
 
 
 async def test_survivors_pull_what_they_do_not_have(fleet: Fleet) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from handovers import ask, at_work, text
 from warmfleet_contracts.agent import Strategy
 from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.vllm import VllmEngine
@@ -35,15 +36,6 @@ class Fleet:
         return await self.cache.strategies[Strategy.REPLAY].run(budget, lambda _: None)
 
 
-async def ask(client, prompt: str) -> dict:
-    async with client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 1, "model": "tiny"}) as answer:
-        return await answer.json()
-
-
-def text(topic: str, words: int = 405) -> str:
-    return " ".join(f"{topic}{i}" for i in range(words))
-
-
 @pytest.fixture
 async def fleet(launch, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
     folder: Path = tmp_path_factory.mktemp("r")
@@ -57,12 +49,8 @@ async def fleet(launch, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
         "u", "127.0.0.1", kv_events=events, kv_replay=replay, handover=(Strategy.REPLAY,), endpoint="http://192.0.2.1"
     )
     cache = build(settings, adapter, engine.clock)
-    task = asyncio.create_task(cache.run())
-    yield Fleet(cache, leaving, staying)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    cache.close()
-    await adapter.close()
+    async with at_work(cache, adapter):
+        yield Fleet(cache, leaving, staying)
 
 
 async def test_survivors_have_the_hot_prompts_before_they_are_asked(fleet: Fleet) -> None:
