@@ -27,11 +27,10 @@ from warmfleet_forecasting.service.status import MOST_BYTES, size
 from warmfleet_forecasting.service.work import fit
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url
 from warmfleet_runtime.clock import ScaledClock
-from warmfleet_runtime.kubeclient import KubeClient, Resource
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import CUSTOM_RESOURCE_DEFINITIONS, LLM_DEPLOYMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
-CRD = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
-DEPLOYMENTS = Resource("warmfleet.dev/v1alpha1", "llmdeployments")
 _PATIENCE_S = 3 * 3600.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -39,7 +38,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def deployment(number: int) -> dict[str, object]:
     """An LLMDeployment that asks for a forecast of 28 days of history."""
     return {
-        "apiVersion": DEPLOYMENTS.api,
+        "apiVersion": LLM_DEPLOYMENTS.api,
         "kind": "LLMDeployment",
         "metadata": {"name": f"fleet-{number}", "namespace": "default"},
         "spec": {
@@ -134,9 +133,9 @@ async def measure(series: int) -> Measured:
     try:
         async with KubeClient.for_server(server_url(runner)) as client:
             for file in sorted((ROOT / "crds").glob("*.yaml")):
-                await client.create(CRD, yaml.safe_load(file.read_text()))
+                await client.create(CUSTOM_RESOURCE_DEFINITIONS, yaml.safe_load(file.read_text()))
             for number in range(series):
-                await client.create(DEPLOYMENTS, deployment(number))
+                await client.create(LLM_DEPLOYMENTS, deployment(number))
         program = Path(__file__).with_name("forecaster.py")
         service = await asyncio.create_subprocess_exec(sys.executable, str(program), server_url(runner))
         began, peak, statuses = time.monotonic(), 0.0, []

@@ -30,12 +30,19 @@ from warmfleet_contracts.api import InstanceTypeSpec  # noqa: E402
 from warmfleet_operator.settings import Settings  # noqa: E402
 from warmfleet_operator.specs.worker import WorkerTemplate, worker_name, worker_pod  # noqa: E402
 from warmfleet_operator.state.parse import deployment_from  # noqa: E402
-from warmfleet_runtime.kubeclient import NAMESPACES, NODES, PODS, ApiError, KubeClient, Resource  # noqa: E402
+from warmfleet_runtime.kubeclient import KubeClient  # noqa: E402
+from warmfleet_runtime.resources import (  # noqa: E402  # noqa: E402
+    CLUSTER_ROLE_BINDINGS,
+    INSTANCE_TYPES,
+    LLM_DEPLOYMENTS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    Resource,
+)
+from warmfleet_runtime.rest import ApiError  # noqa: E402
 
 Json = dict[str, Any]
-LLMDS = Resource("warmfleet.dev/v1alpha1", "llmdeployments")
-TYPES = Resource("warmfleet.dev/v1alpha1", "instancetypes", namespaced=False)
-BINDINGS = Resource("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False)
 KINDS_OF_NODES, TEAMS, GPUS_PER_NODE = 12, 20, 32
 OPERATOR = "warmfleet-operator"
 POOL = "bench.warmfleet.dev/pool"
@@ -158,9 +165,11 @@ class Cluster:
         await asyncio.to_thread(self.plane.start_kwok)
         role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
         subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OPERATOR}
-        await self.kube.create(BINDINGS, {"metadata": {"name": OPERATOR}, "roleRef": role, "subjects": [subject]})
+        await self.kube.create(
+            CLUSTER_ROLE_BINDINGS, {"metadata": {"name": OPERATOR}, "roleRef": role, "subjects": [subject]}
+        )
         await self._all(NAMESPACES, ({"metadata": {"name": team(i)}} for i in range(TEAMS)))
-        await self._all(TYPES, (instance_type(i) for i in range(KINDS_OF_NODES)))
+        await self._all(INSTANCE_TYPES, (instance_type(i) for i in range(KINDS_OF_NODES)))
         await self._all(NODES, [node(0)])
         first = await self._until(NODES, node(0)["metadata"]["name"], None, _is_usable)
         await put(twins(first, (node(i) for i in range(1, self._nodes))))
@@ -178,7 +187,7 @@ class Cluster:
         """
         while self.fleets < fleets:
             batch = range(self.fleets, min(fleets, self.fleets + _BATCH))
-            made = await self._all(LLMDS, (fleet(i, self.workers) for i in batch))
+            made = await self._all(LLM_DEPLOYMENTS, (fleet(i, self.workers) for i in batch))
             built = [list(self._pods(body)) for body in made]
             await self._all(PODS, (pods[0] for pods in built))
             copies = await asyncio.gather(*map(self._copies, built))

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from marked import write_between
+
 TARGETS = {"cold_start_s": 60.0, "tick_s": 5.0, "rss_mb": 600.0, "idle_writes": 0.0, "reaction_s": 6.0}
 TARGETS["takeover_s"] = 20.0
 
@@ -162,11 +164,7 @@ def write_page(report: Report, path: Path) -> None:
     Raises:
         ValueError: The page has no such markers.
     """
-    before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{path}: no lines {_BEGIN!r} and {_END!r} to write between")
-    path.write_text(f"{before}{_BEGIN}\n{_section(report)}\n{_END}{after}", encoding="utf-8")
+    write_between(path, _BEGIN, _END, _section(report))
 
 
 def _section(report: Report) -> str:

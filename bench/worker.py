@@ -29,6 +29,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 from aiohttp import web
+from marked import write_between
 from warmfleet_worker.kv.chains import HotChains
 from warmfleet_worker.kv.events import decode
 from warmfleet_worker.kv.index import BlockIndex
@@ -96,17 +97,13 @@ def write_page(figures: dict[str, float], machine: str, page: Path) -> None:
     Raises:
         ValueError: The page has no such markers.
     """
-    head, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page}: no lines {BEGIN!r} and {END!r} to write between")
     lines = [f"Machine: {machine}. Medians.", "", "| figure | measured | target | |", "|---|---|---|---|"]
     for name, (what, form, target) in ROWS.items():
         least = name == "index_events_per_s"
         met = figures[name] >= target if least else figures[name] <= target
         bound = f"at {'least' if least else 'most'} {form.format(target)}"
         lines.append(f"| {what} | {form.format(figures[name])} | {bound} | {'met' if met else '**missed**'} |")
-    page.write_text(f"{head}{BEGIN}\n{chr(10).join(lines)}\n{END}{tail}", encoding="utf-8")
+    write_between(page, BEGIN, END, "\n".join(lines))
 
 
 def show(what: str, values: list[float], form: str) -> None:

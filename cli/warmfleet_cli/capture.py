@@ -8,13 +8,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import PODS, PRIORITY_CLASSES, ApiError, KubeClient, Resource
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import (
+    CONFIG_MAPS,
+    INSTANCE_TYPES,
+    LLM_DEPLOYMENTS,
+    NODES,
+    PODS,
+    PRIORITY_CLASSES,
+    TRAFFIC_FORECASTS,
+    Resource,
+)
+from warmfleet_runtime.rest import ApiError
 
-from warmfleet_cli.cluster import INSTANCE_TYPES, LLM_DEPLOYMENTS, TRAFFIC_FORECASTS, Body, items
+from warmfleet_cli.cluster import Body, items
 from warmfleet_cli.snapshots import Saved, SavedDemand
 
-_NODES = Resource("v1", "nodes", namespaced=False)
-_CONFIG_MAPS = Resource("v1", "configmaps")
 _META = (
     "name",
     "namespace",
@@ -43,9 +52,9 @@ async def capture(client: KubeClient, inside: str | None, notes: list[str]) -> S
     for resource, within in ((INSTANCE_TYPES, None), (TRAFFIC_FORECASTS, inside), (PRIORITY_CLASSES, None)):
         objects += [_plain(body) for body in await _allowed(client, resource, within, notes)]
     objects += [_pod(body) for body in await _allowed(client, PODS, inside, notes, labelSelector=_MINE)]
-    objects += [_node(body) for body in await _allowed(client, _NODES, None, notes)]
+    objects += [_node(body) for body in await _allowed(client, NODES, None, notes)]
     selector = f"{_MINE},{labels.COMPONENT}=memory"
-    maps = await _allowed(client, _CONFIG_MAPS, inside, notes, labelSelector=selector)
+    maps = await _allowed(client, CONFIG_MAPS, inside, notes, labelSelector=selector)
     return Saved(
         taken_at=datetime.now(UTC),
         objects=objects,

@@ -13,12 +13,9 @@ import aiohttp
 import yaml
 from kubernetes.aio import config as kube_config
 from rich.console import Console
-from warmfleet_runtime.kubeclient import ApiError, KubeClient, Resource
-
-GROUP = "warmfleet.dev/v1alpha1"
-LLM_DEPLOYMENTS = Resource(GROUP, "llmdeployments")
-INSTANCE_TYPES = Resource(GROUP, "instancetypes", namespaced=False)
-TRAFFIC_FORECASTS = Resource(GROUP, "trafficforecasts")
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import Resource
+from warmfleet_runtime.rest import ApiError
 
 Body = dict[str, Any]
 T = TypeVar("T")

@@ -17,9 +17,11 @@ from rich.console import Console
 from warmfleet_contracts import labels
 from warmfleet_contracts.api.base import parse_duration
 from warmfleet_contracts.reasons import VictimReason
-from warmfleet_runtime.kubeclient import PODS, ApiError, KubeClient
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import LLM_DEPLOYMENTS, PODS
+from warmfleet_runtime.rest import ApiError
 
-from warmfleet_cli import cluster
+from warmfleet_cli import cluster, output
 
 _POLL_SECONDS = 1.0
 
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help=f"even with the annotation {labels.DO_NOT_DRAIN}")
     parser.add_argument("--wait", action="store_true", help="until the pod is gone")
     parser.add_argument("--timeout", default="15m", metavar="TIME", help="longest wait (default 15m)")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
+    output.add_arguments(parser)
     cluster.add_arguments(parser)
 
 
@@ -95,7 +97,7 @@ _SELECTOR = f"{labels.MANAGED_BY}={labels.MANAGED_BY_VALUE},{labels.COMPONENT}={
 
 async def _not_paused(client: KubeClient, inside: str, fleet: str) -> None:
     try:
-        owner = await client.get(cluster.LLM_DEPLOYMENTS, fleet, inside)
+        owner = await client.get(LLM_DEPLOYMENTS, fleet, inside)
     except ApiError as error:
         if error.status != 404:
             raise

@@ -19,8 +19,9 @@ from rich.text import Text
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state.decisions import DeploymentPlan
 from warmfleet_operator.state.records import Key
+from warmfleet_runtime.resources import LLM_DEPLOYMENTS
 
-from warmfleet_cli import cluster, snapshots
+from warmfleet_cli import cluster, output, snapshots
 
 Chain = dict[str, Any]
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="name of the LLMDeployment")
     cluster.add_arguments(parser)
     parser.add_argument("--snapshot", type=Path, metavar="FILE", help="decide anew on a saved snapshot instead")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
+    output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _live(args: argparse.Namespace) -> Chain:
     inside = cluster.namespace(args)
-    body = cluster.read(args, lambda client: client.get(cluster.LLM_DEPLOYMENTS, args.name, inside))
+    body = cluster.read(args, lambda client: client.get(LLM_DEPLOYMENTS, args.name, inside))
     chain = from_status(body)
     if not chain["trace"]:
         raise cluster.ClusterError(

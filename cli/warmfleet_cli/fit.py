@@ -25,8 +25,9 @@ from warmfleet_operator.planning.fit import Fit, best, fit, split, tried
 from warmfleet_operator.planning.modelled import profile_name
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.specs import engine, kv
+from warmfleet_runtime.resources import INSTANCE_TYPES, LLM_DEPLOYMENTS
 
-from warmfleet_cli import catalog, cluster, snapshots
+from warmfleet_cli import catalog, cluster, output, snapshots
 from warmfleet_cli.snapshots import SnapshotError, first_error
 
 _IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hit-ratio", type=float, default=0.0, metavar="0..1", help="prompt found cached (default 0)")
     parser.add_argument("--all", action="store_true", help="every tensor parallelism, not the best of each type")
     parser.add_argument("--flags", action="store_true", help="print the engine's flags of every row that fits")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
+    output.add_arguments(parser)
     cluster.add_arguments(parser)
 
 
@@ -240,10 +241,10 @@ def _input(args: argparse.Namespace) -> _Input:
     """(spec, InstanceTypes, declared variants, whether prices are list prices)."""
     bodies = snapshots.manifests(args.filename) if args.filename else []
     if args.live:
-        bodies += cluster.read(args, lambda client: cluster.items(client, cluster.INSTANCE_TYPES))
+        bodies += cluster.read(args, lambda client: cluster.items(client, INSTANCE_TYPES))
         if args.name is not None:
             inside = cluster.namespace(args)
-            bodies.append(cluster.read(args, lambda client: client.get(cluster.LLM_DEPLOYMENTS, args.name, inside)))
+            bodies.append(cluster.read(args, lambda client: client.get(LLM_DEPLOYMENTS, args.name, inside)))
     types = {b["metadata"]["name"]: _type(b) for b in bodies if b.get("kind") == "InstanceType"}
     spec = _spec(args, [b for b in bodies if b.get("kind") == "LLMDeployment"])
     listed = not types

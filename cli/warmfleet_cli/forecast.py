@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from warmfleet_cli import output
+
 if TYPE_CHECKING:
     from warmfleet_forecasting.result import ForecastResult
     from warmfleet_forecasting.series import Series
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lead", default="10m", help="lead at which trust is judged (default 10m)")
     parser.add_argument("--time-zone", default="Etc/UTC", help="IANA zone in which days begin (default Etc/UTC)")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw history and forecast")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
+    output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,8 +13,9 @@ from typing import Any
 
 from warmfleet_contracts import labels
 from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import LLM_DEPLOYMENTS
 
-from warmfleet_cli import cluster
+from warmfleet_cli import cluster, output
 
 PAUSES = {
     "all": labels.PAUSED,
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="name of the LLMDeployment")
     parser.add_argument("--scale-in", action="store_true", help="only: no worker is removed")
     parser.add_argument("--scale-out", action="store_true", help="only: no worker is added")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
+    output.add_arguments(parser)
     cluster.add_arguments(parser)
 
 
@@ -49,7 +50,7 @@ def change(args: argparse.Namespace, annotations: dict[str, str | None]) -> int:
 
     async def write(client: KubeClient) -> dict[str, Any]:
         body = {"metadata": {"annotations": annotations}}
-        return await client.patch(cluster.LLM_DEPLOYMENTS, args.name, body, inside)
+        return await client.patch(LLM_DEPLOYMENTS, args.name, body, inside)
 
     try:
         written = cluster.read(args, write)

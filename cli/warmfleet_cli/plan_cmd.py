@@ -20,7 +20,7 @@ from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan
 from warmfleet_operator.state.records import FleetSnapshot, Key
 
-from warmfleet_cli import cluster, explain, snapshots
+from warmfleet_cli import cluster, explain, output, snapshots
 from warmfleet_cli.capture import capture
 from warmfleet_cli.snapshots import Saved, SavedDemand, SnapshotError
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="requests/s of a fleet instead of the ones in the snapshot",
     )
     parser.add_argument("--explain", action="store_true", help="print the chain of every decision")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
+    output.add_arguments(parser)
     cluster.add_arguments(parser)
 
 

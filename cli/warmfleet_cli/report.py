@@ -21,21 +21,36 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
-from warmfleet_runtime.kubeclient import CONFIG_MAPS, DEPLOYMENTS, EVENTS, NODES, PODS, ApiError, KubeClient, Resource
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    EVENTS,
+    INSTANCE_TYPES,
+    LLM_DEPLOYMENTS,
+    NODES,
+    PODS,
+    SERVICES,
+    STATEFUL_SETS,
+    TRAFFIC_FORECASTS,
+    Resource,
+)
+from warmfleet_runtime.rest import ApiError
 
-from warmfleet_cli import cluster, explain, redact, status
+from warmfleet_cli import cluster, explain, output, redact, status
 from warmfleet_cli.capture import capture
 from warmfleet_cli.cluster import Body
 
 _PART_OF = "app.kubernetes.io/name=warmfleet"
 _COLLECTIONS = (
-    ("llmdeployments", cluster.LLM_DEPLOYMENTS, ""),
-    ("instancetypes", cluster.INSTANCE_TYPES, ""),
-    ("trafficforecasts", cluster.TRAFFIC_FORECASTS, ""),
+    ("llmdeployments", LLM_DEPLOYMENTS, ""),
+    ("instancetypes", INSTANCE_TYPES, ""),
+    ("trafficforecasts", TRAFFIC_FORECASTS, ""),
     ("pods", PODS, _PART_OF),
-    ("services", Resource("v1", "services"), _PART_OF),
+    ("services", SERVICES, _PART_OF),
     ("deployments", DEPLOYMENTS, _PART_OF),
-    ("poddisruptionbudgets", Resource("policy/v1", "poddisruptionbudgets"), _PART_OF),
+    ("poddisruptionbudgets", DISRUPTION_BUDGETS, _PART_OF),
     ("events", EVENTS, ""),
 )
 """Name of the file, resource, label selector."""
@@ -43,7 +58,7 @@ _INSTALLED = f"{_PART_OF},app.kubernetes.io/component in (operator,forecaster)"
 _INSTALLATION = (
     PODS,
     DEPLOYMENTS,
-    Resource("apps/v1", "statefulsets"),
+    STATEFUL_SETS,
     CONFIG_MAPS,
 )
 """What is asked about the operator and the forecaster, wherever they are."""
@@ -63,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tail", type=int, default=2000, metavar="LINES", help="log lines per container (default 2000)"
     )
     parser.add_argument("--no-logs", action="store_true", help="leave logs out")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
+    output.add_arguments(parser)
     cluster.add_arguments(parser)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from warmfleet_cli import cluster, pause
+from warmfleet_cli import cluster, output, pause
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="name of the LLMDeployment")
     parser.add_argument("--scale-in", action="store_true", help="only: workers may be removed again")
     parser.add_argument("--scale-out", action="store_true", help="only: workers may be added again")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
+    output.add_arguments(parser)
     cluster.add_arguments(parser)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from warmfleet_cli import simulate_requests
+from warmfleet_cli import output, simulate_requests
 
 if TYPE_CHECKING:
     from warmfleet_contracts.traces import RateTrace
@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fleet", type=Path, metavar="F.yaml", help="InstanceTypes and LLMDeployments; else one type")
     parser.add_argument("--report", type=Path, metavar="OUT.html", help="write a report")
     parser.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
-    parser.add_argument(
-        "-o", "--output", choices=("text", "json"), default="text", help="form (default text); json is --json -"
-    )
+    output.add_arguments(parser, "; json is --json -")
     parser.add_argument("--tune-days", type=float, default=3.0, help="days that knobs are tuned on (default 3)")
     parser.add_argument("--days", type=float, help="use the first days of the trace only")
     parser.add_argument("--share", type=float, help="keep this share of the requests, each with this probability")

@@ -12,9 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from warmfleet_runtime.kubeclient import ApiError, KubeClient
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import LLM_DEPLOYMENTS, TRAFFIC_FORECASTS
+from warmfleet_runtime.rest import ApiError
 
-from warmfleet_cli import cluster
+from warmfleet_cli import cluster, output
 
 Row = dict[str, Any]
 
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
     cluster.add_arguments(parser)
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="fleets of all namespaces")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (default text)")
+    output.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
 async def rows(client: KubeClient, inside: str | None) -> list[Row]:
     """One row per fleet, in order of namespace and name."""
-    fleets = await cluster.items(client, cluster.LLM_DEPLOYMENTS, inside)
+    fleets = await cluster.items(client, LLM_DEPLOYMENTS, inside)
     try:
-        forecasts = await cluster.items(client, cluster.TRAFFIC_FORECASTS, inside)
+        forecasts = await cluster.items(client, TRAFFIC_FORECASTS, inside)
     except ApiError as error:
         if error.status not in (403, 404):
             raise

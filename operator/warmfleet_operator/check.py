@@ -15,14 +15,15 @@ from typing import Any
 
 import aiohttp
 from warmfleet_contracts.api import API_VERSION
-from warmfleet_runtime.kubeclient import LEASES, ApiError, KubeClient, Resource, load_configuration
+from warmfleet_runtime.kubeclient import KubeClient, load_configuration
+from warmfleet_runtime.resources import LEASES, LLM_DEPLOYMENTS
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_operator.settings import Settings
 
 DEADLINE_SECONDS = 120.0
 """Real seconds for each check."""
 _PAUSE_SECONDS = 0.5
-_LLM_DEPLOYMENTS = Resource(API_VERSION, "llmdeployments")
 _NAME = "warmfleet-check"
 _INVALID = 422
 _RULE = "min must not be above max"
@@ -73,7 +74,7 @@ class Installation:
     async def _try(self, *, low: int, high: int) -> Object:
         body = sample(self._namespace, low=low, high=high)
         return await self._client.patch(
-            _LLM_DEPLOYMENTS, _NAME, body, self._namespace, how="apply", fieldManager=_NAME, dryRun="All"
+            LLM_DEPLOYMENTS, _NAME, body, self._namespace, how="apply", fieldManager=_NAME, dryRun="All"
         )
 
 

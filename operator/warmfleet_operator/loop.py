@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.clock import Clock, sleep_or
 
 from warmfleet_operator.acting.checkpoint import Checkpoints
 from warmfleet_operator.acting.executor import FleetExecutor
@@ -62,12 +62,7 @@ class Wake:
 
     async def wait(self, seconds: float, clock: Clock) -> None:
         """Return when something changed or after ``seconds`` logical seconds."""
-        tasks = [asyncio.ensure_future(self._event.wait()), asyncio.ensure_future(clock.sleep(seconds))]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
+        await sleep_or(clock, seconds, self._event)
         self._event.clear()
 
 

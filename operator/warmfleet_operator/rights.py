@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from warmfleet_contracts import bearer
 from warmfleet_contracts.api import API_VERSION
+from warmfleet_runtime import resources
+from warmfleet_runtime.resources import Resource
 from warmfleet_runtime.rights import Right, Scope, granted
-
-from warmfleet_operator.adapters import resources
-from warmfleet_operator.adapters.resources import Resource
 
 _GROUP = API_VERSION.partition("/")[0]
 _LIST = "the start and every audit list them"

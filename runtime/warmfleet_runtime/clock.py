@@ -43,6 +43,17 @@ class Clock(Protocol):
         """Real seconds that `seconds` logical seconds take."""
 
 
+async def sleep_or(clock: Clock, seconds: float, event: asyncio.Event) -> None:
+    """Return after ``seconds`` logical seconds, or as soon as the event is set."""
+    waiters = [asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(event.wait())]
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
+        await asyncio.gather(*waiters, return_exceptions=True)
+
+
 class SystemClock:
     """Real time: one logical second is one real second."""
 

@@ -24,54 +24,14 @@ from kubernetes.aio import config as kube_config
 from kubernetes.aio import watch as kube_watch
 
 from warmfleet_runtime import nesting, rest
+from warmfleet_runtime.resources import Resource
+from warmfleet_runtime.rest import ApiError
 
 Object = dict[str, Any]
 _LOG = logging.getLogger(__name__)
 _PAGE = 500
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _WATCH_SECONDS = 240
-
-
-class ApiError(Exception):
-    """The API refused a request.
-
-    Attributes:
-        status: HTTP status.
-        reason: The Status object's reason, e.g. `NotFound`, `AlreadyExists`, `Expired`.
-    """
-
-    def __init__(self, status: int, reason: str, message: str, where: str) -> None:
-        super().__init__(f"{where}: {status} {reason}: {message}")
-        self.status, self.reason = status, reason
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """A resource type: `api` is `v1` or `<group>/<version>`, `plural` as in the URL."""
-
-    api: str
-    plural: str
-    namespaced: bool = True
-
-    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """URL path of an object, or of a collection (`name` None), in all namespaces if `namespace` is None."""
-        if name is not None and self.namespaced and namespace is None:
-            raise ValueError(f"{self.plural}/{name}: namespace is required")
-        return rest.path_of(self.api, self.plural, namespace if self.namespaced else None, name, subresource)
-
-
-PODS, NODES = Resource("v1", "pods"), Resource("v1", "nodes", namespaced=False)
-SERVICES, CONFIG_MAPS, SECRETS = (
-    Resource("v1", "services"),
-    Resource("v1", "configmaps"),
-    Resource("v1", "secrets"),
-)
-NAMESPACES, EVENTS = Resource("v1", "namespaces", namespaced=False), Resource("v1", "events")
-SERVICE_ACCOUNTS, LEASES = Resource("v1", "serviceaccounts"), Resource("coordination.k8s.io/v1", "leases")
-DEPLOYMENTS, REPLICA_SETS = Resource("apps/v1", "deployments"), Resource("apps/v1", "replicasets")
-ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "endpointslices")
-DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets")
-PRIORITY_CLASSES = Resource("scheduling.k8s.io/v1", "priorityclasses", namespaced=False)
 
 
 @dataclass(frozen=True, slots=True)

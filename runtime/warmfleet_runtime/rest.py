@@ -17,6 +17,20 @@ PATCH_TYPES: Mapping[str, str] = {
 """Content types of a PATCH."""
 
 
+class ApiError(Exception):
+    """The API server refused a request.
+
+    Attributes:
+        status: HTTP status.
+        reason: Reason of the Status object, such as ``NotFound``, ``AlreadyExists`` or ``Expired``.
+        message: For a person.
+    """
+
+    def __init__(self, status: int, reason: str, message: str, where: str) -> None:
+        super().__init__(f"{where}: {status} {reason}: {message}")
+        self.status, self.reason, self.message = status, reason, message
+
+
 def path_of(
     api: str, plural: str, namespace: str | None, name: str | None = None, subresource: str | None = None
 ) -> str:

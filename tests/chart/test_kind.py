@@ -22,13 +22,13 @@ from warmfleet_localcluster.api import EmbeddedApi, serve, server_url, write_kub
 from warmfleet_localcluster.controllers import Controllers
 from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
-from warmfleet_runtime.kubeclient import NODES, KubeClient, Resource
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import NODES, STATEFUL_SETS
 
 ROOT = CHART.parents[1]
 SCRIPT = ROOT / "examples" / "kind" / "quickstart.sh"
 PROGRAMS = Path(sys.executable).parent
 IMAGES = ("operator", "forecaster", "agent", "router")
-STATEFUL_SETS = Resource("apps/v1", "statefulsets")
 NODE = "warmfleet-control-plane"
 RECORDER = """#!/bin/sh
 echo "$(basename "$0") $*" >>"$RECORD"

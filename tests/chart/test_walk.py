@@ -29,7 +29,8 @@ from warmfleet_localcluster.api import EmbeddedApi, serve, server_url, write_kub
 from warmfleet_localcluster.controllers import Controllers
 from warmfleet_localcluster.node import ImageEntry, NodeShape, ProcessNode
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
-from warmfleet_runtime.kubeclient import DEPLOYMENTS, KubeClient
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import DEPLOYMENTS
 
 NOT_HERE = ("make", "cosign", "docker", "warmfleet forecast", "warmfleet simulate", "kubectl port-forward", "curl -s")
 """Beginnings of commands that are not run. The node's network needs no port-forward: its pods are at hand. `curl -s`

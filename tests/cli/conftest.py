@@ -14,10 +14,10 @@ import yaml
 from aiohttp import web
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url
 from warmfleet_localcluster.api.kubeconfig import write_kubeconfig
-from warmfleet_runtime.kubeclient import KubeClient, Resource
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import CUSTOM_RESOURCE_DEFINITIONS, Resource
 
 ROOT = Path(__file__).resolve().parents[2]
-CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
 
 
 @dataclass
@@ -76,7 +76,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     kubeconfig = write_kubeconfig(tmp_path_factory.mktemp("cluster") / "config", found[0])
     made = Cluster(found[0], kubeconfig, logs)
     for path in sorted((ROOT / "crds").glob("*.yaml")):
-        made.put(CRDS, yaml.safe_load(path.read_text(encoding="utf-8")))
+        made.put(CUSTOM_RESOURCE_DEFINITIONS, yaml.safe_load(path.read_text(encoding="utf-8")))
     yield made
     stop.set()
     thread.join(60)

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import pytest
 import yaml
 from warmfleet_cli import redact, report
-from warmfleet_cli.cluster import INSTANCE_TYPES, LLM_DEPLOYMENTS, ClusterError, read
+from warmfleet_cli.cluster import ClusterError, read
 from warmfleet_cli.main import main
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import CONFIG_MAPS, EVENTS, NAMESPACES, PODS, Resource
+from warmfleet_runtime.resources import CONFIG_MAPS, EVENTS, INSTANCE_TYPES, LLM_DEPLOYMENTS, NAMESPACES, PODS, Resource
 
 
 class Cluster(Protocol):
@@ -246,7 +246,7 @@ def test_a_fleet_that_is_not_there_is_no_matter_of_crds(cluster: Cluster, capsys
 def test_a_kind_that_is_not_there_is(cluster: Cluster) -> None:
     args = argparse.Namespace(kubeconfig=cluster.arguments()[-1], context=None)
     with pytest.raises(ClusterError, match=r"404.*; install the CRDs"):
-        read(args, lambda client: client.list(Resource("warmfleet.dev/v1alpha1", "llmfleets"), "default"))
+        read(args, lambda client: client.list(Resource("warmfleet.dev/v1alpha1", "llmfleets", "LLMFleet"), "default"))
 
 
 def test_a_report_that_cannot_be_written_says_so(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

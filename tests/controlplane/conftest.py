@@ -11,6 +11,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("scenarios", "faults", "operator"))]  # no packages
+sys.path.append(str(HERE.parents[1] / "bench"))
 
 import controlplane_world  # noqa: E402
 import shared_controlplane  # noqa: E402

@@ -15,25 +15,27 @@ from typing import Any
 from warmfleet_contracts import bearer, labels
 from warmfleet_operator.acting.diff import FINALIZER
 from warmfleet_operator.specs.common import short_hash
-from warmfleet_runtime.kubeclient import (
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     EVENTS,
     LEASES,
+    LLM_DEPLOYMENTS,
+    NAMESPACES,
     PODS,
+    ROLE_BINDINGS,
+    ROLES,
     SECRETS,
     SERVICE_ACCOUNTS,
     SERVICES,
-    ApiError,
-    KubeClient,
     Resource,
 )
+from warmfleet_runtime.rest import ApiError
 
-LLMDS = Resource("warmfleet.dev/v1alpha1", "llmdeployments")
-TYPES = Resource("warmfleet.dev/v1alpha1", "instancetypes", namespaced=False)
-ROLES = Resource("rbac.authorization.k8s.io/v1", "roles")
-ROLE_BINDINGS = Resource("rbac.authorization.k8s.io/v1", "rolebindings")
 SCALE = 20.0
 """Logical seconds per real second."""
 
@@ -137,13 +139,13 @@ class Scene:
         await self._change({"spec": {"routing": {"mode": "none"}}})
         for child in ("router", "binding", "role", "account", "service"):
             await self.until(f"{child} gone")
-        await self._kube.delete(LLMDS, "chat", self._namespace)
+        await self._kube.delete(LLM_DEPLOYMENTS, "chat", self._namespace)
         await self.until("gone")
 
     async def begin(self) -> None:
         """The LLMDeployment, with a foreign pod where its first worker would be; what an installation brings."""
         await self._kube.create(SECRETS, {"metadata": {"name": bearer.METRICS_SECRET_NAME, "namespace": self._home}})
-        made = await self._kube.create(LLMDS, fixed_fleet(self._namespace, paused=True))
+        made = await self._kube.create(LLM_DEPLOYMENTS, fixed_fleet(self._namespace, paused=True))
         name = f"chat-a-{short_hash([made['metadata']['uid'], 'a', 0])}"
         foreign = {"containers": [{"name": "x", "image": "example.invalid/x:1"}]}
         await self._kube.create(PODS, {"metadata": {"name": name, "namespace": self._namespace}, "spec": foreign})
@@ -172,7 +174,7 @@ class Scene:
         return True
 
     async def _chat(self) -> Json:
-        return await self._kube.get(LLMDS, "chat", self._namespace)
+        return await self._kube.get(LLM_DEPLOYMENTS, "chat", self._namespace)
 
     async def _workers(self) -> list[Json]:
         selector = f"{labels.DEPLOYMENT}=chat,{labels.COMPONENT}={labels.COMPONENT_WORKER}"
@@ -210,10 +212,10 @@ class Scene:
         return any(lease["spec"].get("holderIdentity") for lease in leases)
 
     async def _gone(self) -> bool:
-        return not await self._exists(LLMDS, "chat")
+        return not await self._exists(LLM_DEPLOYMENTS, "chat")
 
     async def _change(self, patch: Json) -> None:
-        await self._kube.patch(LLMDS, "chat", patch, self._namespace)
+        await self._kube.patch(LLM_DEPLOYMENTS, "chat", patch, self._namespace)
 
     async def _contend(self, met: Callable[[], bool]) -> None:
         """Keeps changing the object, and takes the finalizer off again, until the operator has met it."""
@@ -275,24 +277,18 @@ async def grant(kube: KubeClient, namespace: str, rules: Json) -> str:
         rules: ``cluster``: policy rules on cluster-scoped objects; ``namespace``: on those of the namespace.
     """
     rbac = "rbac.authorization.k8s.io"
-    await kube.create(Resource("v1", "namespaces", namespaced=False), {"metadata": {"name": namespace}})
+    await kube.create(NAMESPACES, {"metadata": {"name": namespace}})
     await kube.create(SERVICE_ACCOUNTS, {"metadata": {"name": "operator", "namespace": namespace}})
     subjects = [{"kind": "ServiceAccount", "name": "operator", "namespace": namespace}]
-    for kind, name, where in (("ClusterRole", namespace, None), ("Role", "operator", namespace)):
+    for role, binding, name, where in (
+        (CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, namespace, None),
+        (ROLES, ROLE_BINDINGS, "operator", namespace),
+    ):
         meta = {"name": name, **({"namespace": where} if where else {})}
         found = rules["namespace" if where else "cluster"]
-        plural = f"{kind.lower()}s"
-        await kube.create(
-            Resource(f"{rbac}/v1", plural, namespaced=bool(where)), {"metadata": meta, "rules": found}, where
-        )
-        binding = {
-            "metadata": meta,
-            "roleRef": {"apiGroup": rbac, "kind": kind, "name": name},
-            "subjects": subjects,
-        }
-        await kube.create(
-            Resource(f"{rbac}/v1", plural.removesuffix("s") + "bindings", namespaced=bool(where)), binding, where
-        )
+        reference = {"apiGroup": rbac, "kind": role.kind, "name": name}
+        await kube.create(role, {"metadata": meta, "rules": found}, where)
+        await kube.create(binding, {"metadata": meta, "roleRef": reference, "subjects": subjects}, where)
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
     answer = await kube.create(SERVICE_ACCOUNTS, request, namespace, name="operator", subresource="token")
     return str(answer["status"]["token"])

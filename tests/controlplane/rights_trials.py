@@ -15,7 +15,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from fleet_scene import SCALE, SETTINGS, TYPES, Json, Scene, grant, instance_type
+from fleet_scene import SCALE, SETTINGS, Json, Scene, grant, instance_type
 from kubernetes.aio import client as kube_client
 from warmfleet_contracts import bearer
 from warmfleet_operator import watching
@@ -24,7 +24,8 @@ from warmfleet_operator.process import OperatorProcess
 from warmfleet_operator.rights import RIGHTS
 from warmfleet_operator.settings import Settings
 from warmfleet_runtime.clock import ScaledClock
-from warmfleet_runtime.kubeclient import EVENTS, LEASES, KubeClient, load_configuration
+from warmfleet_runtime.kubeclient import KubeClient, load_configuration
+from warmfleet_runtime.resources import EVENTS, INSTANCE_TYPES, LEASES
 from warmfleet_runtime.rights import Right, Scope, rules
 
 AT_ONCE = 4
@@ -160,7 +161,7 @@ async def run_all(kubeconfig: str, trials: list[Trial], at_once: int) -> None:
             await _try(kubeconfig, kube, trial)
 
     async with await KubeClient.from_kubeconfig(kubeconfig) as kube:
-        await kube.patch(TYPES, "h100", instance_type(), how="apply", fieldManager="test", force="true")
+        await kube.patch(INSTANCE_TYPES, "h100", instance_type(), how="apply", fieldManager="test", force="true")
         for trial in trials:
             trial.token = await grant(kube, trial.namespace, _rules(trial))
         await asyncio.sleep(1.0)  # the authorizer learns of roles by a watch

@@ -17,8 +17,9 @@ from faultproxy import LISTS, WRITES, Fault, FaultKind, proxied
 from observer import Observer
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import PODS, KubeClient
-from world import LLMDS, World, deployment, eventually, instance_type
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import LLM_DEPLOYMENTS, PODS
+from world import World, deployment, eventually, instance_type
 
 SEED = 7
 PATIENT = {
@@ -50,7 +51,7 @@ async def observed(world: World) -> AsyncIterator[Observer]:
                 observer.saw_pod(event.object, deleted=event.type == "DELETED")
 
     async def fleets(kube: KubeClient) -> None:
-        async for event in kube.follow(LLMDS, "default"):
+        async for event in kube.follow(LLM_DEPLOYMENTS, "default"):
             if event.type != "SYNCED":
                 observer.saw_fleet(event.object, deleted=event.type == "DELETED")
 

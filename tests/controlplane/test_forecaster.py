@@ -31,14 +31,15 @@ from warmfleet_forecasting.series import Series
 from warmfleet_forecasting.service.process import ForecasterProcess
 from warmfleet_forecasting.settings import Settings
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
-from warmfleet_runtime.kubeclient import ApiError, KubeClient, load_configuration
+from warmfleet_runtime.kubeclient import KubeClient, load_configuration
+from warmfleet_runtime.resources import LLM_DEPLOYMENTS, NAMESPACES, TRAFFIC_FORECASTS
+from warmfleet_runtime.rest import ApiError
 from warmfleet_runtime.rights import Right, Scope, rules
-from world import LLMDS, RESOURCES, SCALE, Json, World, deployment, embedded, eventually, instance_type
+from world import SCALE, Json, World, deployment, embedded, eventually, instance_type
 
 sys.path.insert(0, str(ROOT / "tests" / "forecasting"))  # the fitting process imports service_fits from there
 
 pytestmark = pytest.mark.controlplane
-FORECASTS = RESOURCES["TrafficForecast"]
 DAY_S = 86_400.0
 AT_ONCE = 5
 """Forecasters that run side by side."""
@@ -97,14 +98,14 @@ async def try_without(kube: KubeClient, kubeconfig: Path, trial: Trial, log: pyt
         listen_port=0,
     )
     body = deployment(namespace=trial.namespace, scaling={"min": 1, "max": 4, "forecast": {}})
-    await kube.create(LLMDS, body)
+    await kube.create(LLM_DEPLOYMENTS, body)
     stop = asyncio.Event()
     process = ForecasterProcess(settings, ScaledClock(SCALE), configure, entry="service_fits:fit", history=Steady())
     running = asyncio.create_task(process.run(stop))
 
     async def status() -> Json | None:
         try:
-            return dict((await kube.get(FORECASTS, "chat", trial.namespace)).get("status") or {})
+            return dict((await kube.get(TRAFFIC_FORECASTS, "chat", trial.namespace)).get("status") or {})
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -122,7 +123,9 @@ async def try_without(kube: KubeClient, kubeconfig: Path, trial: Trial, log: pyt
     try:
         await eventually(until_issued, "forecast, and nothing was refused", 60)
         if trial.issued:
-            await kube.patch(LLMDS, "chat", {"spec": {"scaling": {"forecast": None}}}, trial.namespace, how="merge")
+            await kube.patch(
+                LLM_DEPLOYMENTS, "chat", {"spec": {"scaling": {"forecast": None}}}, trial.namespace, how="merge"
+            )
             await eventually(until_removed, "end of the forecast, and nothing was refused", 60)
         if trial.missing is not None:
             await asyncio.sleep(2.0)  # what is refused is tried again meanwhile
@@ -151,7 +154,7 @@ async def test_each_right_of_the_forecaster_is_needed(
 
         await asyncio.gather(*map(one, trials))
         for trial in trials:
-            await kube.delete(RESOURCES["Namespace"], trial.namespace)
+            await kube.delete(NAMESPACES, trial.namespace)
     assert (control.made, control.issued, control.removed) == (True, True, True)
     assert not control.refused(caplog)
     for trial in rest:
@@ -242,7 +245,7 @@ async def test_demand_becomes_history_a_forecast_and_a_decision(
             for child in world.operators:
                 print(child.tail())
             print(yaml.safe_dump(await world.status()))
-            print(yaml.safe_dump(await world.kube.list(FORECASTS, "default")))
+            print(yaml.safe_dump(await world.kube.list(TRAFFIC_FORECASTS, "default")))
             raise
         assert "forbidden" not in forecaster.log.read_text().lower(), forecaster.tail()
 
@@ -259,7 +262,7 @@ async def decided(world: World, history: Path, began: float) -> None:
         return bool((found.values > 0).any())
 
     async def forecast() -> Json | None:
-        found = await world.kube.get(FORECASTS, "chat", "default")
+        found = await world.kube.get(TRAFFIC_FORECASTS, "chat", "default")
         status: Json = found.get("status") or {}
         return status if status.get("trusted") and status.get("leadWindows") else None
 

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from cluster import ControlPlane
-from fleet_scene import LLMDS, TYPES, fixed_fleet, instance_type
-from test_operator_faults import Wire
+from fleet_scene import fixed_fleet, instance_type
+from marked import write_between
+from test_operator_faults import wired
 from warmfleet_cli.demo.processes import Child
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import LEASES, PODS, ApiError, KubeClient
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import INSTANCE_TYPES, LEASES, LLM_DEPLOYMENTS, PODS
+from warmfleet_runtime.rest import ApiError
 from world import eventually
 
 PATIENCE = 60.0
@@ -133,7 +135,7 @@ class Pair:
 
     async def scale(self, replicas: int) -> None:
         """As ``kubectl scale``."""
-        await self.kube.patch(LLMDS, "chat", {"spec": {"replicas": replicas}}, self.namespace)
+        await self.kube.patch(LLM_DEPLOYMENTS, "chat", {"spec": {"replicas": replicas}}, self.namespace)
 
     async def settled(self, count: int) -> None:
         """There were so many pods, each came once, none went, and that stays so for some rounds of both replicas."""
@@ -149,8 +151,8 @@ async def pair(controlplane: ControlPlane, namespace: str, tmp_path: Path) -> As
     """A fixed fleet of two, without replicas of the operator yet."""
     async with await KubeClient.from_kubeconfig(controlplane.kubeconfig) as kube:
         type_: dict[str, Any] = instance_type()
-        await kube.patch(TYPES, "h100", type_, how="apply", fieldManager="test", force="true")
-        await kube.create(LLMDS, fixed_fleet(namespace, replicas=2))
+        await kube.patch(INSTANCE_TYPES, "h100", type_, how="apply", fieldManager="test", force="true")
+        await kube.create(LLM_DEPLOYMENTS, fixed_fleet(namespace, replicas=2))
         made = Pair(kube, controlplane, namespace, tmp_path)
         observer = asyncio.create_task(made.observe())
         try:
@@ -162,7 +164,7 @@ async def pair(controlplane: ControlPlane, namespace: str, tmp_path: Path) -> As
                 if child.exit_code() is None:
                     os.kill(child._process.pid, signal.SIGCONT)
                 await child.stop(grace=6)
-            for resource, name, where in ((LLMDS, "chat", namespace), (TYPES, "h100", None)):
+            for resource, name, where in ((LLM_DEPLOYMENTS, "chat", namespace), (INSTANCE_TYPES, "h100", None)):
                 try:
                     await kube.patch(resource, name, {"metadata": {"finalizers": None}}, where)
                     await kube.delete(resource, name, where)
@@ -192,12 +194,7 @@ def outcomes() -> Iterator[list[str]]:
     yield rows
     page = os.environ.get("WARMFLEET_HA_PAGE")
     if page and len(rows) == 4:
-        head, begin, rest = Path(page).read_text(encoding="utf-8").partition(BEGIN)
-        _, end, tail = rest.partition(END)
-        assert begin, f"{page}: no line {BEGIN}"
-        assert end, f"{page}: no line {END}"
-        text = "\n".join((*_HEAD, *rows))
-        Path(page).write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+        write_between(Path(page), BEGIN, END, "\n".join((*_HEAD, *rows)))
 
 
 def row(pair: Pair, what: str, held: str) -> str:
@@ -242,15 +239,8 @@ async def test_a_leader_that_wakes_from_a_stop_finds_itself_deposed_and_ends(pai
 async def test_what_a_cut_off_leader_had_sent_does_no_harm_when_it_arrives_late(
     pair: Pair, controlplane: ControlPlane, tmp_path: Path, outcomes: list[str]
 ) -> None:
-    config = yaml.safe_load(controlplane.kubeconfig.read_text(encoding="utf-8"))
-    cluster = config["clusters"][0]["cluster"]
-    wire = Wire(int(cluster["server"].rpartition(":")[2]))
-    server = await asyncio.start_server(wire.accept, "127.0.0.1", 0)
-    cluster["server"] = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    wired = tmp_path / "wired.kubeconfig"
-    wired.write_text(yaml.safe_dump(config))
-    try:
-        leader = await led(pair, kubeconfig=wired)
+    async with wired(controlplane.kubeconfig, tmp_path) as (wire, kubeconfig):
+        leader = await led(pair, kubeconfig=kubeconfig)
         standby = pair.start()
         await pair.scale(5)
         wire.silence(on=True)  # nothing is refused: requests are on their way, and no answer comes
@@ -263,9 +253,6 @@ async def test_what_a_cut_off_leader_had_sent_does_no_harm_when_it_arrives_late(
         assert await pair.holder() == standby.name
         held = "late creates collide; it ends; no worker too many"
         outcomes.append(row(pair, "cut off, its requests delivered after the standby has taken over", held))
-    finally:
-        server.close()
-        await wire.end()
 
 
 async def test_a_clock_that_is_a_minute_off_neither_takes_a_live_lease_nor_keeps_a_dead_one(

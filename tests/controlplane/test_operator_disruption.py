@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import DISRUPTION_BUDGETS, ENDPOINT_SLICES, PODS, ApiError
+from warmfleet_runtime.resources import DISRUPTION_BUDGETS, ENDPOINT_SLICES, PODS
+from warmfleet_runtime.rest import ApiError
 from world import World, deployment, eventually, instance_type
 
 LONG = 6000

@@ -14,7 +14,7 @@ import yaml
 from cluster import ControlPlane
 from traffic import Streams
 from warmfleet_cli.demo.processes import Child
-from warmfleet_runtime.kubeclient import LEASES
+from warmfleet_runtime.resources import LEASES
 from world import World, deployment, eventually, instance_type
 
 PATIENT = {"WARMFLEET_LEASE_DURATION_SECONDS": "20", "WARMFLEET_LEASE_RETRY_SECONDS": "1"}
@@ -141,9 +141,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def wired(world: World, folder: Path) -> AsyncIterator[tuple[Wire, Path]]:
+async def wired(kubeconfig: Path, folder: Path) -> AsyncIterator[tuple[Wire, Path]]:
     """A relay, and a kubeconfig that goes through it."""
-    config = yaml.safe_load(world.kubeconfig.read_text(encoding="utf-8"))
+    config = yaml.safe_load(await asyncio.to_thread(kubeconfig.read_text, encoding="utf-8"))
     cluster = config["clusters"][0]["cluster"]
     wire = Wire(int(cluster["server"].rpartition(":")[2]))
     server = await asyncio.start_server(wire.accept, "127.0.0.1", 0)
@@ -158,7 +158,7 @@ async def wired(world: World, folder: Path) -> AsyncIterator[tuple[Wire, Path]]:
 
 
 async def test_watches_that_are_cut_again_and_again_lose_nothing(world: World, tmp_path: Path) -> None:
-    async with wired(world, tmp_path) as (wire, kubeconfig):
+    async with wired(world.kubeconfig, tmp_path) as (wire, kubeconfig):
         await world.start_operator(KUBECONFIG=str(kubeconfig))
         await world.apply(instance_type(), deployment(replicas=1))
         before = uids(await world.until_ready(1))
@@ -178,7 +178,7 @@ async def test_an_operator_that_hears_nothing_for_a_while_neither_acts_twice_nor
     world: World, tmp_path: Path
 ) -> None:
     """Longer than its lease: it may end, and a restarted one goes on, as in a Deployment."""
-    async with wired(world, tmp_path) as (wire, kubeconfig):
+    async with wired(world.kubeconfig, tmp_path) as (wire, kubeconfig):
         await world.start_operator(KUBECONFIG=str(kubeconfig))
         await world.apply(instance_type(), deployment(replicas=2))
         before = uids(await world.until_ready(2))

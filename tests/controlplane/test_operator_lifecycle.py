@@ -11,17 +11,20 @@ from cluster import ControlPlane
 from shared_controlplane import CRDS
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import (
+from warmfleet_runtime.resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     ENDPOINT_SLICES,
+    LLM_DEPLOYMENTS,
+    NAMESPACES,
     PODS,
     REPLICA_SETS,
+    ROLE_BINDINGS,
+    ROLES,
     SERVICE_ACCOUNTS,
     SERVICES,
-    Resource,
 )
-from world import LLMDS, NAMESPACES, RESOURCES, World, deployment, eventually, instance_type
+from world import World, deployment, eventually, instance_type
 
 RBAC = "rbac.authorization.k8s.io/v1"
 CHILDREN = (
@@ -32,8 +35,8 @@ CHILDREN = (
     DISRUPTION_BUDGETS,
     SERVICE_ACCOUNTS,
     PODS,
-    Resource(RBAC, "roles"),
-    Resource(RBAC, "rolebindings"),
+    ROLES,
+    ROLE_BINDINGS,
 )
 
 
@@ -62,7 +65,7 @@ async def test_deletion_drains_first_and_leaves_nothing(running: World, cascade:
     await streams.finish()
 
     async def gone() -> bool:
-        return not await children(running) and not (await running.kube.list(LLMDS))["items"]
+        return not await children(running) and not (await running.kube.list(LLM_DEPLOYMENTS))["items"]
 
     await eventually(gone, "end of the deployment and all children", seconds=60)
 
@@ -86,7 +89,7 @@ async def test_orphaned_workers_go_on_serving(world: World, late: bool) -> None:
         operator._process.send_signal(signal.SIGCONT)
 
     async def gone() -> bool:
-        return not (await world.kube.list(LLMDS))["items"]
+        return not (await world.kube.list(LLM_DEPLOYMENTS))["items"]
 
     await eventually(gone, "end of the deployment")
     await world.clock.sleep(30)
@@ -142,6 +145,6 @@ async def test_a_newer_crd_under_a_live_fleet_restarts_nothing(running: World, c
             assert [c["restartCount"] for c in status["containerStatuses"] + status["initContainerStatuses"]] == [0, 0]
         assert running.operators[0].exit_code() is None
     finally:
-        await running.kube.delete(RESOURCES["LLMDeployment"], "chat", "default")
+        await running.kube.delete(LLM_DEPLOYMENTS, "chat", "default")
         await running.until_gone()
         controlplane.install_crds(CRDS)

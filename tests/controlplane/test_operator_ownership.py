@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import DEPLOYMENTS, DISRUPTION_BUDGETS, PODS, SERVICES
-from world import LLMDS, TYPES, World, deployment, eventually, instance_type
+from warmfleet_runtime.resources import DEPLOYMENTS, DISRUPTION_BUDGETS, INSTANCE_TYPES, LLM_DEPLOYMENTS, PODS, SERVICES
+from world import World, deployment, eventually, instance_type
 
 OPERATORS = {labels.FIELD_MANAGER, labels.STATUS_FIELD_MANAGER}
 VERIFIED = 320.0
@@ -64,7 +64,7 @@ async def test_the_operator_owns_the_status_and_its_finalizer_of_a_users_object(
         assert (sub, list(owned), list(owned["f:metadata"])) == ("", ["f:metadata"], ["f:finalizers"])
     managers = {entry["manager"] for entry in body["metadata"]["managedFields"]}
     assert managers == {"scenario", *OPERATORS}
-    types = (await running.kube.list(TYPES))["items"]
+    types = (await running.kube.list(INSTANCE_TYPES))["items"]
     for found in types:
         assert {e["manager"] for e in found["metadata"]["managedFields"] if "subresource" not in e} == {"scenario"}
 
@@ -102,6 +102,6 @@ async def test_a_user_who_owns_replicas_keeps_them(running: World) -> None:
     await running.until_ready(1)
     assert "scaled" in await running.kubectl("scale", "llmd", "chat", "--replicas=2")
     await running.until_ready(2)
-    body = await running.kube.get(LLMDS, "chat", "default")
+    body = await running.kube.get(LLM_DEPLOYMENTS, "chat", "default")
     assert body["spec"]["replicas"] == 2
     assert [sub for sub, owned in fields(body, "kubectl") if "f:spec" in owned] == ["scale"]

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 from clients import helm_path
-from fleet_scene import SCALE, SETTINGS, TYPES, Scene, instance_type, shown
+from fleet_scene import SCALE, SETTINGS, Scene, instance_type, shown
 from rights_trials import Trial, stage_without
 from shared_controlplane import CRDS, ROOT
 from strict_controlplane import StrictControlPlane, strict_controlplane
 from warmfleet_operator.rights import RIGHTS
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
 from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import INSTANCE_TYPES
 from warmfleet_runtime.rights import Right, Scope
 
 pytestmark = pytest.mark.controlplane
@@ -45,7 +46,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StrictControlPl
 async def kube(strict: StrictControlPlane) -> AsyncIterator[KubeClient]:
     """An administrator's connection; the InstanceType is there."""
     async with await KubeClient.from_kubeconfig(strict.servers.kubeconfig) as client:
-        await client.patch(TYPES, "h100", instance_type(), how="apply", fieldManager="test", force="true")
+        await client.patch(INSTANCE_TYPES, "h100", instance_type(), how="apply", fieldManager="test", force="true")
         yield client
 
 

@@ -16,7 +16,8 @@ from warmfleet_cli.demo.processes import Child
 from warmfleet_cli.demo.sizing import plan
 from warmfleet_localcluster.__main__ import ProbeClock, image_entry, node_env, node_shape, with_env, with_taints
 from warmfleet_runtime.clock import ScaledClock
-from warmfleet_runtime.kubeclient import NODES, KubeClient
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import NODES
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are ended by Linux's means")
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]

@@ -8,7 +8,8 @@ from typing import Any
 from warmfleet_cli.demo.fault import TAINT, choose, take_machine
 from warmfleet_contracts import labels
 from warmfleet_runtime.clock import ScaledClock
-from warmfleet_runtime.kubeclient import NODES, PODS, ApiError
+from warmfleet_runtime.resources import NODES, PODS
+from warmfleet_runtime.rest import ApiError
 
 Pod = dict[str, Any]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -78,17 +79,30 @@ class Act:
     play: Play
 
 
+@contextmanager
+def _met(stage: Stage, *faults: Fault) -> Iterator[None]:
+    """Requests meet these faults."""
+    stage.world.proxy.faults[:0] = faults
+    try:
+        yield
+    finally:
+        stage.world.proxy.faults = [f for f in stage.world.proxy.faults if f not in faults]
+
+
 def _api(*faults: Fault) -> Play:
     async def play(stage: Stage) -> None:
-        stage.world.proxy.faults[:0] = faults
-        try:
+        with _met(stage, *faults):
             for _ in range(4):
                 await stage.churn()
                 await stage.wait(0.5)
-        finally:
-            stage.world.proxy.faults = [f for f in stage.world.proxy.faults if f not in faults]
 
     return play
+
+
+async def _forgets(stage: Stage, seconds: float) -> None:
+    stage.world.api.store.forget_events()
+    stage.world.proxy.cut_watches()
+    await stage.wait(seconds)
 
 
 async def cut_watches(stage: Stage) -> None:
@@ -102,43 +116,27 @@ async def cut_watches(stage: Stage) -> None:
 
 async def gone(stage: Stage) -> None:
     """The API forgets its events and says 410 to every watch that resumes, for a while even to fresh ones."""
-    fault = Fault(FaultKind.GONE, 0.5)
-    stage.world.proxy.faults.insert(0, fault)
-    try:
+    with _met(stage, Fault(FaultKind.GONE, 0.5)):
         await stage.churn()
         for _ in range(4):
-            stage.world.api.store.forget_events()
-            stage.world.proxy.cut_watches()
-            await stage.wait(0.25)
-    finally:
-        stage.world.proxy.faults.remove(fault)
+            await _forgets(stage, 0.25)
 
 
 async def stale(stage: Stage) -> None:
     """Lists are old ones, and watches start over from there."""
-    fault = Fault(FaultKind.STALE, 0.7, LISTS)
-    stage.world.proxy.faults.insert(0, fault)
-    try:
+    with _met(stage, Fault(FaultKind.STALE, 0.7, LISTS)):
         await stage.churn()
         for _ in range(4):
-            stage.world.api.store.forget_events()
-            stage.world.proxy.cut_watches()
-            await stage.wait(0.5)
+            await _forgets(stage, 0.5)
             await stage.churn()
-    finally:
-        stage.world.proxy.faults.remove(fault)
 
 
 async def api_away(stage: Stage) -> None:
     """Nothing is answered, the Lease included, longer than the lease holds."""
-    fault = Fault(FaultKind.DROP, 1.0, spared=frozenset())
-    stage.world.proxy.faults.insert(0, fault)
-    stage.world.proxy.cut_watches()
-    try:
+    with _met(stage, Fault(FaultKind.DROP, 1.0, spared=frozenset())):
+        stage.world.proxy.cut_watches()
         await stage.churn()
         await asyncio.sleep(10)
-    finally:
-        stage.world.proxy.faults.remove(fault)
 
 
 async def node_loss(stage: Stage) -> None:

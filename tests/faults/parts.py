@@ -8,6 +8,7 @@ from typing import Any
 
 from addresses import listen
 from aiohttp import web
+from fleet import agent_state
 from warmfleet_contracts import labels
 from warmfleet_runtime.clock import Clock
 
@@ -66,20 +67,17 @@ class Agent:
 
     def state(self) -> Json:
         """A truthful answer."""
-        phase = "Serving" if self.drain_at is None else "Drained" if self.drained else "Settling"
         count = int(self.finished)
-        answer: Json = {
-            "version": "v1",
-            "podUid": self.uid,
-            "phase": phase,
-            "engine": {"ready": True, "running": 2, "waiting": 0},
-            "counters": {"requests": count, "promptTokens": count * 100, "generationTokens": count * 10},
-            "latency": {},
-        }
-        if self.drain_at is not None:
-            report = {"keptTokens": 7, "message": "fine"} if self.drained else None
-            answer["drain"] = {"reason": "x", "remainingSeconds": 1, "cancellable": not self.drained, "report": report}
-        return answer
+        return agent_state(
+            self.uid,
+            drains=self.drain_at is not None,
+            drained=self.drained,
+            running=2,
+            waiting=0,
+            requests=count,
+            promptTokens=count * 100,
+            generationTokens=count * 10,
+        )
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request."""

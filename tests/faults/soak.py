@@ -25,9 +25,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # these folders are no packages
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "operator"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 
 from catalogue import ACTS, AUTO, FIXED, GUEST, PROD, Act, Stage, forecast_status
 from faultworld import UNREACHABLE, FaultWorld, fault_world
+from marked import write_between
 from observer import PROMISES, Observer, is_leaving
 from parts import Json, fleet, instance_type, is_ready
 from warmfleet_contracts import labels
@@ -278,10 +280,6 @@ def write_page(page: Path, episodes: list[Episode], result: dict[str, Any]) -> N
     Raises:
         ValueError: The page has no markers.
     """
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page}: the markers {BEGIN} and {END} are missing")
     injected = ", ".join(f"{count} {kind}" for kind, count in sorted(result["injected"].items()))
     checks = ", ".join(f"{name} {count}" for name, count in result["checks"].items())
     text = (
@@ -291,7 +289,7 @@ def write_page(page: Path, episodes: list[Episode], result: dict[str, Any]) -> N
         f"was started again. Largest operator: {result['operator_rss_mb']} MB. "
         f"Looked at: {checks}. Met by requests: {injected}.\n"
     )
-    page.write_text(f"{before}{begin}\n\n{text}\n{report(episodes)}\n\n{end}{after}", encoding="utf-8")
+    write_between(page, BEGIN, END, f"\n{text}\n{report(episodes)}\n")
 
 
 def main() -> int:

@@ -22,15 +22,17 @@ from warmfleet_forecasting.service.process import ForecasterProcess
 from warmfleet_forecasting.settings import Settings
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url
 from warmfleet_runtime.clock import ScaledClock
-from warmfleet_runtime.kubeclient import NAMESPACES, KubeClient, Resource
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import (
+    CUSTOM_RESOURCE_DEFINITIONS,
+    LLM_DEPLOYMENTS,
+    NAMESPACES,
+    Resource,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the fitting process imports service_fits from here
 
 CRDS = Path(__file__).parents[2] / "crds"
-CRD = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
-DEPLOYMENTS = Resource("warmfleet.dev/v1alpha1", "llmdeployments")
-FORECASTS = Resource("warmfleet.dev/v1alpha1", "trafficforecasts")
-INSTANCE_TYPES = Resource("warmfleet.dev/v1alpha1", "instancetypes", namespaced=False)
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOUR = 3600.0
 OBEDIENT = "service_fits:fit"
@@ -83,7 +85,7 @@ class World:
         self.url = server_url(self._runner)
         self.kube = KubeClient.for_server(self.url)
         for file in sorted(CRDS.glob("*.yaml")):
-            await self.kube.create(CRD, yaml.safe_load(file.read_text()))
+            await self.kube.create(CUSTOM_RESOURCE_DEFINITIONS, yaml.safe_load(file.read_text()))
         await self.kube.create(NAMESPACES, {"metadata": {"name": "prod"}})
         return self
 
@@ -124,7 +126,7 @@ class World:
         stop.set()
         return await asyncio.wait_for(task, 20)
 
-    async def apply(self, body: dict[str, Any], resource: Resource = DEPLOYMENTS) -> None:
+    async def apply(self, body: dict[str, Any], resource: Resource = LLM_DEPLOYMENTS) -> None:
         meta = body["metadata"]
         await self.kube.patch(
             resource, meta["name"], body, meta.get("namespace"), how="apply", fieldManager="person", force="true"

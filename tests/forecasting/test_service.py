@@ -22,11 +22,12 @@ from warmfleet_forecasting.service import sharding
 from warmfleet_forecasting.service.process import ENTRY
 from warmfleet_forecasting.service.schedule import end_of_history, until_next
 from warmfleet_localcluster.api import watch
+from warmfleet_runtime.resources import INSTANCE_TYPES, LLM_DEPLOYMENTS, TRAFFIC_FORECASTS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # these folders are no packages
 
 from fake_prometheus import FakePrometheus
-from forecaster_world import DEPLOYMENTS, FORECASTS, INSTANCE_TYPES, World, deployment, traffic_forecast
+from forecaster_world import World, deployment, traffic_forecast
 from service_fits import BLOAT, CRASH, HANG, RAISE
 
 
@@ -77,7 +78,7 @@ async def test_from_a_deployment_to_the_status_of_its_forecast(world: World, tmp
     assert "warmfleet_forecaster_unauthorized_requests_total 1.0" in text
     assert 'warmfleet_forecaster_issued_timestamp_seconds{deployment="chat",namespace="prod"}' in text
     # no longer asked for: the object that was made goes
-    await world.kube.patch(DEPLOYMENTS, "chat", {"spec": {"scaling": {"forecast": None}}}, "prod")
+    await world.kube.patch(LLM_DEPLOYMENTS, "chat", {"spec": {"scaling": {"forecast": None}}}, "prod")
     await world.until(lambda: not world.forecast(), what="removal")
 
 
@@ -90,7 +91,14 @@ async def test_the_status_is_applied_so_what_another_adds_to_it_stays(world: Wor
     body = {key: world.forecast()[key] for key in ("apiVersion", "kind")}
     body |= {"metadata": {"name": "chat", "namespace": "prod"}, "status": {"conditions": [said]}}
     await world.kube.patch(
-        FORECASTS, "chat", body, "prod", subresource="status", how="apply", fieldManager="reviewer", force="true"
+        TRAFFIC_FORECASTS,
+        "chat",
+        body,
+        "prod",
+        subresource="status",
+        how="apply",
+        fieldManager="reviewer",
+        force="true",
     )
     await world.until(lambda: world.status()["issuedAt"] > first, what="the next forecast")
     assert {c["type"] for c in world.status()["conditions"]} == {"Ready", "Reviewed"}
@@ -157,9 +165,9 @@ async def test_the_shipped_models_fill_a_status_and_declared_events_raise_it(slo
 
 
 async def test_an_external_forecast_is_left_alone(world: World) -> None:
-    await world.apply(traffic_forecast(), FORECASTS)
+    await world.apply(traffic_forecast(), TRAFFIC_FORECASTS)
     mine = {"issuedAt": "2026-03-01T11:59:00Z", "trusted": True, "near": [{"offset": "5m", "q50": 1, "q90": 2}]}
-    await world.kube.patch(FORECASTS, "chat", {"status": mine}, "prod", subresource="status")
+    await world.kube.patch(TRAFFIC_FORECASTS, "chat", {"status": mine}, "prod", subresource="status")
     before = world.forecast()
     await world.apply(deployment(forecast={}))
     await world.apply(deployment("other", forecast={}))
@@ -168,7 +176,7 @@ async def test_an_external_forecast_is_left_alone(world: World) -> None:
     assert world.forecast() == before
     assert Key("prod", "chat") not in world.history.asked
     # handed over: now it is filled
-    await world.apply(traffic_forecast(forecaster="Internal"), FORECASTS)
+    await world.apply(traffic_forecast(forecaster="Internal"), TRAFFIC_FORECASTS)
     await world.until(lambda: len(world.status()["near"]) > 1, what="the status of a forecast handed over")
     # and back: the deployment no longer asks, but what a person made is not removed
     await world.apply(deployment(forecast=None))

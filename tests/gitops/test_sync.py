@@ -16,7 +16,8 @@ import yaml
 from argo import health
 from kstatus import verdicts
 from test_health import AGREES, FOLDER
-from world import LLMDS, TYPES, World, deployment, eventually, instance_type
+from warmfleet_runtime.resources import INSTANCE_TYPES, LLM_DEPLOYMENTS
+from world import World, deployment, eventually, instance_type
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(500)]
 ROUNDS = 5
@@ -49,15 +50,18 @@ async def test_a_sync_loop_changes_nothing(world: World, tmp_path: Path, how: st
     await world.until_ready(1, seconds=SECONDS)
     await world.until_condition("Ready", "True", seconds=SECONDS)
     before = [
-        await settled(world, LLMDS, "chat", "default"),
-        await settled(world, TYPES, "h100", None),
+        await settled(world, LLM_DEPLOYMENTS, "chat", "default"),
+        await settled(world, INSTANCE_TYPES, "h100", None),
     ]
     for _ in range(ROUNDS):
         said = await world.kubectl(*apply)
         assert "created" not in said
         assert await world.kubectl("diff", *flags, "-f", str(manifests)) == ""
         await world.clock.sleep(10)
-    after = [await world.kube.get(LLMDS, "chat", "default"), await world.kube.get(TYPES, "h100", None)]
+    after = [
+        await world.kube.get(LLM_DEPLOYMENTS, "chat", "default"),
+        await world.kube.get(INSTANCE_TYPES, "h100", None),
+    ]
     for old, new in zip(before, after, strict=True):
         assert new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"], changes(old, new)
     assert len(await world.ready_workers()) == 1

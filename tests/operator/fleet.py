@@ -18,16 +18,34 @@ from aiohttp import web
 from kubernetes.aio import client as kube
 from warmfleet_contracts import bearer, labels
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url
-from warmfleet_operator.adapters import resources
 from warmfleet_operator.adapters.kube import KubeError, RestKubeApi
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.process import OperatorProcess
 from warmfleet_operator.settings import Settings
+from warmfleet_runtime import resources
 from warmfleet_runtime.clock import ScaledClock
+from warmfleet_runtime.resources import CUSTOM_RESOURCE_DEFINITIONS
 
 CRDS = Path(__file__).parents[2] / "crds"
-CRD = resources.Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", False)
 OPERATOR_AGENT = "warmfleet-operator"
+
+
+def agent_state(
+    uid: str, *, drains: bool, drained: bool, running: int, waiting: int, **counters: int
+) -> dict[str, Any]:
+    """A truthful answer of an agent."""
+    answer: dict[str, Any] = {
+        "version": "v1",
+        "podUid": uid,
+        "phase": "Serving" if not drains else "Drained" if drained else "Settling",
+        "engine": {"ready": True, "running": running, "waiting": waiting},
+        "counters": counters,
+        "latency": {},
+    }
+    if drains:
+        report = {"keptTokens": 7, "message": "fine"} if drained else None
+        answer["drain"] = {"reason": "x", "remainingSeconds": 1, "cancellable": not drained, "report": report}
+    return answer
 
 
 @dataclass
@@ -53,25 +71,17 @@ class FakeAgent:
     def drained(self) -> bool:
         return self.drain_at is not None and self.clock.now() - self.drain_at >= self.drain_seconds
 
-    @property
-    def phase(self) -> str:
-        if self.drain is None:
-            return "Serving"
-        return "Drained" if self.drained else "Settling"
-
     def state(self) -> dict[str, Any]:
-        answer: dict[str, Any] = {
-            "version": "v1",
-            "podUid": self.pod["metadata"]["uid"],
-            "phase": self.phase,
-            "engine": {"ready": True, "running": self.running, "waiting": self.waiting},
-            "counters": {"requests": self.finished, "promptTokens": self.finished * 100, "generationTokens": 0},
-            "latency": {},
-        }
-        if self.drain is not None:
-            report = {"keptTokens": 7, "message": "fine"} if self.drained else None
-            answer["drain"] = {"reason": "x", "remainingSeconds": 1, "cancellable": not self.drained, "report": report}
-        return answer
+        return agent_state(
+            self.pod["metadata"]["uid"],
+            drains=self.drain is not None,
+            drained=self.drained,
+            running=self.running,
+            waiting=self.waiting,
+            requests=self.finished,
+            promptTokens=self.finished * 100,
+            generationTokens=0,
+        )
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         token = bearer.bearer(self.key, self.pod["metadata"]["uid"]) if self.key else ""
@@ -138,7 +148,7 @@ class Fleet:
         self.url = server_url(runner)
         self.kube = RestKubeApi(await self.configure(), rate=10_000, burst=10_000)
         for file in sorted(CRDS.glob("*.yaml")):
-            await self.kube.create(CRD, yaml.safe_load(file.read_text()))
+            await self.kube.create(CUSTOM_RESOURCE_DEFINITIONS, yaml.safe_load(file.read_text()))
         for name in ("prod", "warmfleet-system"):
             await self.kube.create(resources.NAMESPACES, {"metadata": {"name": name}})
         await self.kube.create(resources.NODES, {"metadata": {"name": "node-1"}})

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from fleet import Fleet, llm_deployment
 from warmfleet_contracts import bearer
-from warmfleet_operator.adapters import resources
 from warmfleet_operator.adapters.agentkeys import AgentKeys
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.records import DeploymentRecord, Key, WorkerPhase, WorkerRecord
+from warmfleet_runtime import resources
 from warmfleet_runtime.clock import ManualClock
 
 

@@ -10,12 +10,12 @@ from fleet import Fleet, llm_deployment
 from warmfleet_contracts import labels
 from warmfleet_operator.acting.diff import Delete, Job, Outcome
 from warmfleet_operator.acting.workers import Tools, WorkerActor
-from warmfleet_operator.adapters import resources
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.process import OperatorProcess
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.state.records import DeploymentRecord, Key
 from warmfleet_operator.state.snapshot import FleetStore, Kind
+from warmfleet_runtime import resources
 from warmfleet_runtime.clock import ManualClock
 
 

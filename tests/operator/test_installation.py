@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet import CRD, CRDS, Fleet
+from fleet import CRDS, Fleet
 from warmfleet_operator import check
 from warmfleet_operator.settings import Settings
 from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import CUSTOM_RESOURCE_DEFINITIONS
 
 NAME = "llmdeployments.warmfleet.dev"
 
@@ -25,8 +26,8 @@ async def install(fleet: Fleet, *, without: str = "", extra: str = "") -> None:
     properties.pop(without, None)
     if extra:
         properties[extra] = {"type": "string"}
-    await fleet.kube.delete(CRD, NAME)
-    await fleet.kube.create(CRD, body)
+    await fleet.kube.delete(CUSTOM_RESOURCE_DEFINITIONS, NAME)
+    await fleet.kube.create(CUSTOM_RESOURCE_DEFINITIONS, body)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +72,8 @@ async def test_check_does_not_take_a_server_without_rules_for_good(fleet: Fleet)
     spec = body["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     del spec["properties"]["scaling"]["x-kubernetes-validations"]
     del spec["x-kubernetes-validations"]
-    await fleet.kube.delete(CRD, NAME)
-    await fleet.kube.create(CRD, body)
+    await fleet.kube.delete(CUSTOM_RESOURCE_DEFINITIONS, NAME)
+    await fleet.kube.create(CUSTOM_RESOURCE_DEFINITIONS, body)
     async with KubeClient.for_server(fleet.url) as client:
         assert "was accepted" in await check.until(check.Installation(client, Settings(), "prod").refuses, 0.0)
 

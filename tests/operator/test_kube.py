@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 from kubernetes.aio import client as kube
-from warmfleet_operator.adapters import resources
 from warmfleet_operator.adapters.kube import KubeError, RestKubeApi, TokenBucket
 from warmfleet_operator.adapters.lease import NotLeaderError
+from warmfleet_runtime import resources
 
 
 class Server:

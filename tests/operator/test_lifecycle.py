@@ -8,7 +8,7 @@ from datetime import timedelta
 from fleet import Fleet, llm_deployment
 from warmfleet_contracts import labels
 from warmfleet_operator.acting.diff import FINALIZER
-from warmfleet_operator.adapters import resources
+from warmfleet_runtime import resources
 
 
 async def serving(fleet: Fleet, replicas: int = 2, **spec: object) -> None:

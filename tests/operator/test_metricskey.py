@@ -11,10 +11,10 @@ import aiohttp
 import pytest
 from fleet import Fleet, llm_deployment
 from warmfleet_contracts import bearer
-from warmfleet_operator.adapters import resources
 from warmfleet_operator.adapters.keysecret import Rotation
 from warmfleet_operator.adapters.metricskey import MetricsKey
 from warmfleet_operator.process import OperatorProcess
+from warmfleet_runtime import resources
 from warmfleet_runtime.clock import ManualClock
 
 OWN = "warmfleet-system"

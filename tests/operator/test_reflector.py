@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 from kubernetes.aio import client as kube
 from warmfleet_operator.adapters import reflector as module
-from warmfleet_operator.adapters import resources
 from warmfleet_operator.adapters.reflector import Reflector, WatchRefusedError
 from warmfleet_operator.state.records import Key
 from warmfleet_operator.state.snapshot import FleetStore, Kind
+from warmfleet_runtime import resources
 from warmfleet_runtime.clock import ManualClock
 
 Json = dict[str, Any]

@@ -36,7 +36,7 @@ from warmfleet_forecasting.history import Key  # noqa: E402
 from warmfleet_forecasting.history.recorder import Recorder  # noqa: E402
 from warmfleet_operator.settings import Settings  # noqa: E402
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock  # noqa: E402
-from warmfleet_runtime.kubeclient import PODS  # noqa: E402
+from warmfleet_runtime.resources import PODS  # noqa: E402
 from world import SCALE, World, deployment, embedded, eventually, instance_type  # noqa: E402
 
 CHART = ROOT / "charts" / "warmfleet"

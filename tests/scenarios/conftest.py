@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "controlplane")]  # these folders are no packages
 
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock  # noqa: E402
-from warmfleet_runtime.kubeclient import PODS  # noqa: E402
+from warmfleet_runtime.resources import PODS  # noqa: E402
 from world import SCALE, World, embedded  # noqa: E402
 
 

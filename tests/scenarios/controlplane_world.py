@@ -18,22 +18,27 @@ import shared_controlplane
 from warmfleet_localcluster.__main__ import ProbeClock
 from warmfleet_localcluster.node import ProcessNode
 from warmfleet_runtime.clock import ScaledClock
-from warmfleet_runtime.kubeclient import (
+from warmfleet_runtime.kubeclient import KubeClient, Object
+from warmfleet_runtime.resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     EVENTS,
+    INSTANCE_TYPES,
     LEASES,
+    LLM_DEPLOYMENTS,
+    NAMESPACES,
     PODS,
     REPLICA_SETS,
+    ROLE_BINDINGS,
+    ROLES,
     SERVICE_ACCOUNTS,
     SERVICES,
-    ApiError,
-    KubeClient,
-    Object,
+    TRAFFIC_FORECASTS,
     Resource,
 )
-from world import LLMDS, NAMESPACES, PATIENT, PROBE_SCALE, RESOURCES, TYPES, World, end, eventually, images, shapes
+from warmfleet_runtime.rest import ApiError
+from world import PATIENT, PROBE_SCALE, World, end, eventually, images, shapes
 
 _SERIAL = itertools.count()
 _SYSTEM = {"default", "kube-system", "kube-public", "kube-node-lease"}
@@ -47,11 +52,12 @@ _OWNED: tuple[Resource, ...] = (
     DEPLOYMENTS,
     REPLICA_SETS,
     SERVICES,
+    TRAFFIC_FORECASTS,
     DISRUPTION_BUDGETS,
     CONFIG_MAPS,
     SERVICE_ACCOUNTS,
-    Resource(_RBAC, "roles"),
-    Resource(_RBAC, "rolebindings"),
+    ROLES,
+    ROLE_BINDINGS,
     LEASES,
 )
 
@@ -81,7 +87,7 @@ async def controlplane(folder: Path, clock: ScaledClock) -> AsyncIterator[World]
 
 async def _delete_causes(kube: KubeClient) -> None:
     """Deletes what would make pods again, while the node can still end those it has."""
-    for resource in (LLMDS, RESOURCES["TrafficForecast"], TYPES):
+    for resource in (LLM_DEPLOYMENTS, TRAFFIC_FORECASTS, INSTANCE_TYPES):
         for item in (await kube.list(resource))["items"]:
             if item["metadata"].get("finalizers"):
                 meta = item["metadata"]
@@ -105,7 +111,7 @@ async def _clean(kube: KubeClient) -> bool:
     for space in spaces:
         if not space["metadata"].get("deletionTimestamp"):
             await _delete(kube, NAMESPACES, space)
-    return not pods and not spaces and not (await kube.list(LLMDS))["items"]
+    return not pods and not spaces and not (await kube.list(LLM_DEPLOYMENTS))["items"]
 
 
 async def _delete(kube: KubeClient, resource: Resource, item: Object, *, grace_seconds: int | None = None) -> None:

@@ -11,8 +11,8 @@ import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
 from warmfleet_localcluster.node import ImageEntry
-from warmfleet_runtime.kubeclient import PODS
-from world import CRDS, LLMDS, NAMESPACES, World, deployment, eventually, instance_type
+from warmfleet_runtime.resources import CUSTOM_RESOURCE_DEFINITIONS, LLM_DEPLOYMENTS, NAMESPACES, PODS
+from world import World, deployment, eventually, instance_type
 
 BRISK = pytest.mark.scale(40.0)
 """For scenarios that wait out a deadline while nothing streams."""
@@ -214,7 +214,7 @@ async def test_a_spec_that_an_older_schema_let_in_is_refused_by_the_operator_wit
         pytest.skip("it loosens the CRD, which all scenarios on the control plane share")
     bad = deployment(replicas=1)
     bad["spec"]["scaling"] = {"min": 1, "max": 2}
-    loosened = await running.kube.get(CRDS, "llmdeployments.warmfleet.dev")
+    loosened = await running.kube.get(CUSTOM_RESOURCE_DEFINITIONS, "llmdeployments.warmfleet.dev")
     schema = loosened["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     schema.pop("x-kubernetes-validations")
     loosened["metadata"].pop("managedFields", None)
@@ -245,7 +245,7 @@ async def test_templates_that_are_nested_without_end_hide_no_other_fleet(world: 
     async def listed() -> set[str]:
         """What the forecaster sees, which follows fleets by another client."""
         names = set()
-        async for event in world.kube.follow(LLMDS, "default"):
+        async for event in world.kube.follow(LLM_DEPLOYMENTS, "default"):
             if event.type == "SYNCED":
                 break
             names.add(event.object["metadata"]["name"])

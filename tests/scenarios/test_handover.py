@@ -7,8 +7,8 @@ from typing import Any
 import aiohttp
 import pytest
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import Resource
 from warmfleet_runtime.openmetrics import parse
+from warmfleet_runtime.resources import EVENTS
 from warmfleet_worker.engines.simulated.tokens import chat_text, expected_text, tokenize
 from world import World, deployment, eventually, instance_type
 
@@ -53,7 +53,7 @@ async def test_a_migration_leaves_the_prefixes_with_the_survivor(running: World)
     await running.kubectl("scale", "llmd", "chat", "--replicas=1")
 
     async def told() -> str:
-        events = await running.kube.list(Resource("v1", "events"), "default")
+        events = await running.kube.list(EVENTS, "default")
         return next((e["message"] for e in events["items"] if e["reason"] == "DrainCompleted"), "")
 
     message = await eventually(told, "report of the drain", seconds=60)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import PODS, ApiError, Resource
+from warmfleet_runtime.resources import DEPLOYMENTS, DISRUPTION_BUDGETS, EVENTS, LEASES, PODS, SERVICES
+from warmfleet_runtime.rest import ApiError
 from world import World, deployment, eventually, instance_type
 
 SLOW = {"performance": {"requestsPerSecond": 0.15}}
@@ -50,7 +51,7 @@ async def test_a_fleet_grows_with_its_traffic_and_shrinks_after_it_without_losin
     await eventually(one_drains_under_load, "worker that drains while streams run", seconds=60)
     await running.until_ready(1, seconds=60)
     await streams.finish()
-    events = await running.kube.list(Resource("v1", "events"), "default")
+    events = await running.kube.list(EVENTS, "default")
     reasons = {event["reason"] for event in events["items"]}
     assert {"ScaledUp", "ScaledDown", "DrainStarted", "DrainCompleted"} <= reasons
     assert "DrainForced" not in reasons
@@ -72,9 +73,9 @@ async def test_kubectl_delete_drains_the_fleet_and_leaves_nothing(running: World
 
     async def nothing_left() -> bool:
         found = [
-            *(await running.kube.list(Resource("v1", "services"), "default"))["items"],
-            *(await running.kube.list(Resource("apps/v1", "deployments"), "default"))["items"],
-            *(await running.kube.list(Resource("policy/v1", "poddisruptionbudgets"), "default"))["items"],
+            *(await running.kube.list(SERVICES, "default"))["items"],
+            *(await running.kube.list(DEPLOYMENTS, "default"))["items"],
+            *(await running.kube.list(DISRUPTION_BUDGETS, "default"))["items"],
         ]
         return not [item for item in found if labels.DEPLOYMENT in item["metadata"].get("labels", {})]
 
@@ -166,7 +167,7 @@ async def test_a_worker_whose_node_is_to_go_is_replaced_and_ends_its_streams(how
     reasons: set[str] = set()
 
     async def told() -> bool:
-        events = await running.kube.list(Resource("v1", "events"), "default")
+        events = await running.kube.list(EVENTS, "default")
         reasons.update(event["reason"] for event in events["items"])
         return {"DrainStarted", "DrainCompleted"} <= reasons
 
@@ -189,7 +190,7 @@ async def test_of_two_operators_one_acts_and_the_other_takes_over(running: World
     second = await running.start_operator()
     await running.apply(instance_type(), deployment(replicas=1))
     await running.until_ready(1)
-    lease = await running.kube.get(Resource("coordination.k8s.io/v1", "leases"), "warmfleet-operator", "default")
+    lease = await running.kube.get(LEASES, "warmfleet-operator", "default")
     holder = lease["spec"]["holderIdentity"]
     leader = running.operators[0] if holder == "operator-0" else second
     await leader.stop(grace=6)

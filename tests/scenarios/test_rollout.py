@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
-from warmfleet_runtime.kubeclient import Resource
+from warmfleet_runtime.resources import CONFIG_MAPS, EVENTS
 from world import ENGINE_IMAGE, World, deployment, eventually, instance_type
 
 NEW_IMAGE = "vllm/vllm-openai:v0.33.0"
@@ -27,7 +27,7 @@ async def test_a_rollout_loses_no_stream_and_a_bad_one_is_rolled_back(running: W
 
     async def settled() -> bool:
         """The template is proven: its revision is kept for a rollback."""
-        kept = await running.kube.list(Resource("v1", "configmaps"), "default")
+        kept = await running.kube.list(CONFIG_MAPS, "default")
         return any("template.json" in (item.get("data") or {}) for item in kept["items"])
 
     await eventually(settled, "template that counts as good", seconds=30)
@@ -54,7 +54,7 @@ async def test_a_rollout_loses_no_stream_and_a_bad_one_is_rolled_back(running: W
     pods = await running.until_ready(2)
     assert {pod["metadata"]["labels"][labels.REVISION] for pod in pods} == {good}
     assert (await running.get())["spec"]["engine"]["image"] == MISSING_IMAGE, "the user's spec is never written"
-    events = await running.kube.list(Resource("v1", "events"), "default")
+    events = await running.kube.list(EVENTS, "default")
     reasons = {event["reason"] for event in events["items"]}
     assert {"RolloutStarted", "RolloutCompleted", "RolledBack", "DrainCompleted"} <= reasons
     assert "DrainForced" not in reasons

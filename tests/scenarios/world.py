@@ -27,20 +27,20 @@ from warmfleet_localcluster.api import EmbeddedApi, serve, server_url, write_kub
 from warmfleet_localcluster.controllers import Controllers
 from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
 from warmfleet_runtime.clock import ScaledClock
-from warmfleet_runtime.kubeclient import PODS, ApiError, KubeClient, Resource
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import (
+    CUSTOM_RESOURCE_DEFINITIONS,
+    INSTANCE_TYPES,
+    LLM_DEPLOYMENTS,
+    NAMESPACES,
+    PODS,
+    TRAFFIC_FORECASTS,
+)
+from warmfleet_runtime.rest import ApiError
 
 ROOT = Path(__file__).resolve().parents[2]
-CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
-LLMDS = Resource("warmfleet.dev/v1alpha1", "llmdeployments")
-TYPES = Resource("warmfleet.dev/v1alpha1", "instancetypes", namespaced=False)
-NAMESPACES = Resource("v1", "namespaces", namespaced=False)
-RESOURCES = {
-    "CustomResourceDefinition": CRDS,
-    "LLMDeployment": LLMDS,
-    "InstanceType": TYPES,
-    "TrafficForecast": Resource("warmfleet.dev/v1alpha1", "trafficforecasts"),
-    "Namespace": NAMESPACES,
-}
+_APPLIED = (CUSTOM_RESOURCE_DEFINITIONS, LLM_DEPLOYMENTS, INSTANCE_TYPES, TRAFFIC_FORECASTS, NAMESPACES)
+RESOURCES = {resource.kind: resource for resource in _APPLIED}
 MANAGER = "scenario"
 SCALE = 20.0
 """Logical seconds per real second."""
@@ -205,7 +205,7 @@ class World:
 
     async def get(self, name: str = "chat", namespace: str = "default") -> Json:
         """The LLMDeployment."""
-        return await self.kube.get(LLMDS, name, namespace)
+        return await self.kube.get(LLM_DEPLOYMENTS, name, namespace)
 
     async def status(self, name: str = "chat", namespace: str = "default") -> Json:
         """Its status."""
@@ -332,10 +332,12 @@ async def install_crds(kube: KubeClient) -> None:
     """Applies the checked-in CRDs and waits until they are served."""
     for path in sorted((ROOT / "crds").glob("*.yaml")):
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
-        await kube.patch(CRDS, body["metadata"]["name"], body, how="apply", fieldManager=MANAGER, force="true")
+        await kube.patch(
+            CUSTOM_RESOURCE_DEFINITIONS, body["metadata"]["name"], body, how="apply", fieldManager=MANAGER, force="true"
+        )
 
     async def served() -> bool:
-        for resource in (LLMDS, TYPES, RESOURCES["TrafficForecast"]):
+        for resource in (LLM_DEPLOYMENTS, INSTANCE_TYPES, TRAFFIC_FORECASTS):
             await kube.list(resource)
         return True
 

@@ -10,8 +10,19 @@ from typing import Any
 import aiohttp
 import pytest
 from warmfleet_contracts import bearer, labels
-from warmfleet_runtime.kubeclient import CONFIG_MAPS, EVENTS, PODS, SECRETS, SERVICES, KubeClient, Resource
-from world import LLMDS, TYPES, World, deployment, eventually, instance_type
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    EVENTS,
+    INSTANCE_TYPES,
+    LLM_DEPLOYMENTS,
+    PODS,
+    SECRETS,
+    SERVICES,
+    Resource,
+)
+from world import World, deployment, eventually, instance_type
 
 CANARY = "hf_canary0123456789abcdefCANARY"
 S3 = {"AWS_ACCESS_KEY_ID": "AKIACANARY0123456789", "AWS_SECRET_ACCESS_KEY": "s3canary/0123456789/CANARY"}
@@ -22,7 +33,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "chat": {"hf": {"repo": "meta-llama/x", "tokenSecretRef": {"name": "hf", "key": "token"}}},
     "store": {"s3": {"uri": "s3://bucket/llama", "credentialsSecretRef": {"name": "s3"}}},
 }
-KINDS: tuple[Resource, ...] = (PODS, EVENTS, CONFIG_MAPS, SERVICES, LLMDS, TYPES, Resource("apps/v1", "deployments"))
+KINDS: tuple[Resource, ...] = (PODS, EVENTS, CONFIG_MAPS, SERVICES, LLM_DEPLOYMENTS, INSTANCE_TYPES, DEPLOYMENTS)
 
 
 async def secret(kube: KubeClient, name: str, **values: str) -> None:
@@ -97,7 +108,7 @@ async def test_no_secret_is_in_any_log_status_or_event(world: World) -> None:
     for resource in KINDS:
         texts[resource.plural] = json.dumps((await kube.list(resource))["items"])
     for name in SOURCES:
-        await kube.delete(LLMDS, name, "default")
+        await kube.delete(LLM_DEPLOYMENTS, name, "default")
     for name in SOURCES:
         await world.until_gone(name=name, seconds=PATIENCE)
     texts["last log"] = world.operators[0].log.read_text(errors="replace")

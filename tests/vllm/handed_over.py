@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "bench"))  # that folder is no package
+
+from marked import write_between  # noqa: E402
+
 FIGURES = ROOT / "tests" / "worker" / "recorded" / "handover.json"
 PAGE = ROOT / "docs" / "kv-cache.md"
 BEGIN, END = "<!-- handed over: written by tests/vllm/handed_over.py -->", "<!-- end of handed over -->"
@@ -76,10 +81,7 @@ def table() -> str:
 
 def write() -> None:
     """Put the table into the page."""
-    text = PAGE.read_text()
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n{table()}\n{END}{tail}")
+    write_between(PAGE, BEGIN, END, table())
 
 
 if __name__ == "__main__":

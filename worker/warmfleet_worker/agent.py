@@ -17,7 +17,7 @@ from warmfleet_contracts.agent import (
     Phase,
     Strategy,
 )
-from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.clock import Clock, sleep_or
 
 from warmfleet_worker.drain import DrainMachine, Engine, step
 from warmfleet_worker.drain_events import (
@@ -133,13 +133,7 @@ class Agent:
         while (now := self._clock.now()) < (until := self._next_look()):
             wake = self._machine.wake_at()
             due = until if wake is None else min(until, wake)
-            sleeping = asyncio.ensure_future(self._clock.sleep(max(0.0, due - now)))
-            changed = asyncio.ensure_future(self._changed.wait())
-            try:
-                await asyncio.wait({sleeping, changed}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeping.cancel()
-                changed.cancel()
+            await sleep_or(self._clock, max(0.0, due - now), self._changed)
             self._changed.clear()
             self._feed(Tick())
 

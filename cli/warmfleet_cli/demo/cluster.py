@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 import aiohttp
-from warmfleet_runtime.kubeclient import NODES, ApiError, KubeClient
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import NODES
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_cli.demo.processes import Child
 from warmfleet_cli.demo.sizing import Plan

@@ -13,7 +13,9 @@ from typing import Any
 
 from warmfleet_contracts import labels
 from warmfleet_runtime.clock import Clock
-from warmfleet_runtime.kubeclient import NODES, PODS, ApiError, KubeClient
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import NODES, PODS
+from warmfleet_runtime.rest import ApiError
 
 TAINT = {"key": "karpenter.sh/disrupted", "effect": "NoSchedule"}
 _LOOK = 0.25

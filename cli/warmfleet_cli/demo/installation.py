@@ -17,17 +17,14 @@ from warmfleet_contracts.traces import FloatArray
 from warmfleet_forecasting.history import Key
 from warmfleet_forecasting.history.recorder import Recorder
 from warmfleet_forecasting.series import Series
-from warmfleet_runtime.kubeclient import PODS, KubeClient, Resource
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import CUSTOM_RESOURCE_DEFINITIONS, INSTANCE_TYPES, LLM_DEPLOYMENTS, PODS
 
 from warmfleet_cli.demo.cluster import Cluster, ClusterError, wait_for
 from warmfleet_cli.demo.processes import Child
 from warmfleet_cli.demo.sizing import Plan
 
-CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
-_RESOURCES = {
-    "InstanceType": Resource("warmfleet.dev/v1alpha1", "instancetypes", namespaced=False),
-    "LLMDeployment": Resource("warmfleet.dev/v1alpha1", "llmdeployments"),
-}
+_RESOURCES = {resource.kind: resource for resource in (INSTANCE_TYPES, LLM_DEPLOYMENTS)}
 OPERATOR_ENV = {
     # Logical seconds: a decision every half of a real second, on what four real seconds have shown.
     "WARMFLEET_TICK_SECONDS": "20",
@@ -90,7 +87,12 @@ class Installation:
         for file in sorted(self._crds.glob("*.yaml")):
             body = yaml.safe_load(file.read_text(encoding="utf-8"))
             await kube.patch(
-                CRDS, body["metadata"]["name"], body, how="apply", fieldManager="warmfleet-demo", force="true"
+                CUSTOM_RESOURCE_DEFINITIONS,
+                body["metadata"]["name"],
+                body,
+                how="apply",
+                fieldManager="warmfleet-demo",
+                force="true",
             )
         await self._until("the API to serve the resources", lambda: self._served(kube), seconds=15)
         for body in self._plan.manifests:
@@ -154,7 +156,7 @@ class Installation:
     async def _ready(self, kube: KubeClient) -> bool:
         for deployment in self._plan.deployments:
             metadata = deployment.metadata
-            found = await kube.get(_RESOURCES["LLMDeployment"], metadata.name, metadata.namespace)
+            found = await kube.get(LLM_DEPLOYMENTS, metadata.name, metadata.namespace)
             conditions = (found.get("status") or {}).get("conditions") or []
             if not any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
                 return False

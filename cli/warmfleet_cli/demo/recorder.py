@@ -14,15 +14,14 @@ from warmfleet_contracts import bearer, labels
 from warmfleet_contracts.agent import AgentState
 from warmfleet_contracts.api.llmdeployment_status import LLMDeploymentStatus
 from warmfleet_runtime.clock import Clock
-from warmfleet_runtime.kubeclient import EVENTS, PODS, SECRETS, Event, KubeClient, Resource
+from warmfleet_runtime.kubeclient import Event, KubeClient
+from warmfleet_runtime.resources import EVENTS, LLM_DEPLOYMENTS, PODS, SECRETS, TRAFFIC_FORECASTS, Resource
 
 from warmfleet_cli.demo.client import Outcome, Tally
 from warmfleet_cli.demo.observed import Blend, EventCounter, Worker, capacity, outlook, parse_status
 from warmfleet_cli.demo.timeline import Beside, Drain, FaultStep, Record, Sample, Timeline, write_record
 
 _LOG = logging.getLogger(__name__)
-LLM_DEPLOYMENTS = Resource("warmfleet.dev/v1alpha1", "llmdeployments")
-TRAFFIC_FORECASTS = Resource("warmfleet.dev/v1alpha1", "trafficforecasts")
 BEFORE = -1.0
 """Moment of what happened before the traffic's window."""
 PERIOD = 20.0

@@ -12,10 +12,11 @@ from typing import Any
 
 import aiohttp
 from kubernetes.aio import client as kube
-from warmfleet_contracts.api import API_VERSION
-from warmfleet_runtime.clock import Clock
-from warmfleet_runtime.kubeclient import ApiError, KubeClient, Resource, load_configuration
+from warmfleet_runtime.clock import Clock, sleep_or
+from warmfleet_runtime.kubeclient import KubeClient, load_configuration
 from warmfleet_runtime.probes import ProbeServer, Sign, stale
+from warmfleet_runtime.resources import INSTANCE_TYPES, LLM_DEPLOYMENTS, TRAFFIC_FORECASTS, Resource
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_forecasting.history import History
 from warmfleet_forecasting.history.prometheus import PrometheusHistory, PrometheusSettings
@@ -26,12 +27,10 @@ from warmfleet_forecasting.metrics import Metrics
 from warmfleet_forecasting.service.board import Board
 from warmfleet_forecasting.service.objects import Object, key_of
 from warmfleet_forecasting.service.pool import FitPool
-from warmfleet_forecasting.service.refits import API_FAILURES, TRAFFIC_FORECASTS, Refitter
+from warmfleet_forecasting.service.refits import API_FAILURES, Refitter
 from warmfleet_forecasting.settings import Settings
 
 _LOG = logging.getLogger(__name__)
-LLM_DEPLOYMENTS = Resource(API_VERSION, "llmdeployments")
-INSTANCE_TYPES = Resource(API_VERSION, "instancetypes", namespaced=False)
 _WATCHED = (LLM_DEPLOYMENTS, TRAFFIC_FORECASTS, INSTANCE_TYPES)
 ENTRY = "warmfleet_forecasting.service.work:fit"
 """Named, not imported: the models are loaded in the fitting processes only."""
@@ -211,14 +210,7 @@ class ForecasterProcess:
             await self._wait()
 
     async def _wait(self) -> None:
-        changed = asyncio.ensure_future(self._changed.wait())
-        sleep = asyncio.ensure_future(self._clock.sleep(_CHORES_SECONDS))
-        try:
-            await asyncio.wait([changed, sleep], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiter in (changed, sleep):
-                waiter.cancel()
-            await asyncio.gather(changed, sleep, return_exceptions=True)
+        await sleep_or(self._clock, _CHORES_SECONDS, self._changed)
         self._changed.clear()
 
     async def _chores(self, client: KubeClient) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 
 import aiohttp
 from warmfleet_contracts.api import API_VERSION
-from warmfleet_runtime.clock import Clock
-from warmfleet_runtime.kubeclient import ApiError, KubeClient, Resource
+from warmfleet_runtime.clock import Clock, sleep_or
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import TRAFFIC_FORECASTS
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_forecasting.history import History, HistoryError, HistoryProblem, Key
 from warmfleet_forecasting.metrics import Metrics
@@ -27,7 +29,6 @@ from warmfleet_forecasting.service.schedule import Schedule, end_of_history, unt
 from warmfleet_forecasting.service.status import Status
 
 _LOG = logging.getLogger(__name__)
-TRAFFIC_FORECASTS = Resource(API_VERSION, "trafficforecasts")
 FIELD_MANAGER = "warmfleet-forecaster"
 _IDLE_S = 30.0
 API_FAILURES = (ApiError, OSError, TimeoutError, aiohttp.ClientError)
@@ -176,11 +177,4 @@ class Refitter:
         self._wake.clear()
         due = self._schedule.next_due()
         wait = _IDLE_S if due is None else min(_IDLE_S, max(0.0, due - self._clock.now()))
-        sleep = asyncio.ensure_future(self._clock.sleep(wait))
-        wake = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait([sleep, wake], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiter in (sleep, wake):
-                waiter.cancel()
-            await asyncio.gather(sleep, wake, return_exceptions=True)
+        await sleep_or(self._clock, wait, self._wake)

@@ -7,8 +7,20 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import aiohttp
-from warmfleet_runtime import kubeclient as kube
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import (
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    ENDPOINT_SLICES,
+    NODES,
+    PODS,
+    PRIORITY_CLASSES,
+    REPLICA_SETS,
+    SERVICES,
+    Resource,
+)
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_localcluster.controllers.caches import Cache
 from warmfleet_localcluster.controllers.deployments import Deployments
@@ -35,16 +47,16 @@ class Controllers:
         clock: For minReadySeconds, progress deadlines and reported times.
     """
 
-    def __init__(self, client: kube.KubeClient, clock: Clock) -> None:
+    def __init__(self, client: KubeClient, clock: Clock) -> None:
         self._wakers: list[asyncio.Event] = []
 
-        def cache(resource: kube.Resource) -> Cache:
+        def cache(resource: Resource) -> Cache:
             return Cache(client, resource, self._wake)
 
-        pods, nodes, sets = cache(kube.PODS), cache(kube.NODES), cache(kube.REPLICA_SETS)
-        priorities, deployments = cache(kube.PRIORITY_CLASSES), cache(kube.DEPLOYMENTS)
-        services, slices = cache(kube.SERVICES), cache(kube.ENDPOINT_SLICES)
-        budgets = cache(kube.DISRUPTION_BUDGETS)
+        pods, nodes, sets = cache(PODS), cache(NODES), cache(REPLICA_SETS)
+        priorities, deployments = cache(PRIORITY_CLASSES), cache(DEPLOYMENTS)
+        services, slices = cache(SERVICES), cache(ENDPOINT_SLICES)
+        budgets = cache(DISRUPTION_BUDGETS)
         self._caches = [pods, nodes, sets, priorities, deployments, services, slices, budgets]
         self._reconcilers: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("scheduler", Scheduler(client, clock, pods, nodes, priorities).reconcile),
@@ -75,7 +87,7 @@ async def _work(name: str, reconcile: Callable[[], Awaitable[None]], waker: asyn
         waker.clear()
         try:
             await reconcile()
-        except (kube.ApiError, OSError, aiohttp.ClientError) as error:
+        except (ApiError, OSError, aiohttp.ClientError) as error:
             _LOG.warning("controller %s: %r", name, error)
         except (KeyError, TypeError, ValueError):
             _LOG.exception("controller %s met an object it cannot work with", name)

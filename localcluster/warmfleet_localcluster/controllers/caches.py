@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from warmfleet_runtime.kubeclient import ApiError, KubeClient, Object, Resource
+from warmfleet_runtime.kubeclient import KubeClient, Object
+from warmfleet_runtime.resources import Resource
+from warmfleet_runtime.rest import ApiError
 
 Key = tuple[str | None, str]
 

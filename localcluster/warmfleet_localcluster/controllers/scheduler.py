@@ -13,7 +13,9 @@ from decimal import Decimal
 from typing import Any
 
 from warmfleet_runtime.clock import Clock
-from warmfleet_runtime.kubeclient import PODS, ApiError, KubeClient, Object
+from warmfleet_runtime.kubeclient import KubeClient, Object
+from warmfleet_runtime.resources import PODS
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_localcluster.controllers.caches import Cache, condition, deleting, pod_active, with_condition
 from warmfleet_localcluster.controllers.resources import Amounts, amounts, plus, pod_requests, total_requests

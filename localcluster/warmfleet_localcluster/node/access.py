@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from warmfleet_runtime.kubeclient import SERVICE_ACCOUNTS, KubeClient, Object
+from warmfleet_runtime.kubeclient import KubeClient, Object
+from warmfleet_runtime.resources import SERVICE_ACCOUNTS
 
 _TOKEN_SECONDS = 24 * 3600
 """Tokens are asked for once per pod, so for longer than the hour a kubelet that renews them would."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from warmfleet_runtime.kubeclient import ApiError
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_localcluster.node.environment import container_environment
 from warmfleet_localcluster.node.expand import ContainerConfigError, expand, substitute_mounts

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from warmfleet_runtime.clock import CLOCK_ENV
-from warmfleet_runtime.kubeclient import CONFIG_MAPS, SECRETS, Object, Resource
+from warmfleet_runtime.kubeclient import Object
+from warmfleet_runtime.resources import CONFIG_MAPS, SECRETS, Resource
 
 from warmfleet_localcluster.node.expand import ContainerConfigError, expand, field_value, substitute_mounts
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from warmfleet_runtime.kubeclient import PODS, ApiError, Object
+from warmfleet_runtime.kubeclient import Object
+from warmfleet_runtime.resources import PODS
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_localcluster.node.container import Container, Deadline, Sandbox
 from warmfleet_localcluster.node.expand import ContainerConfigError

@@ -13,7 +13,9 @@ from typing import Any
 
 import aiohttp
 from warmfleet_runtime.clock import Clock
-from warmfleet_runtime.kubeclient import LEASES, NAMESPACES, NODES, PODS, ApiError, Event, KubeClient, Object
+from warmfleet_runtime.kubeclient import Event, KubeClient, Object
+from warmfleet_runtime.resources import LEASES, NAMESPACES, NODES, PODS
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_localcluster.node.access import ApiAccess
 from warmfleet_localcluster.node.addresses import AddressPool

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import aiohttp
 from warmfleet_runtime.clock import Clock
-from warmfleet_runtime.kubeclient import ENDPOINT_SLICES, ApiError, KubeClient, Object, Resource
+from warmfleet_runtime.kubeclient import KubeClient, Object
+from warmfleet_runtime.resources import ENDPOINT_SLICES, Resource
+from warmfleet_runtime.rest import ApiError
 
 from warmfleet_localcluster.node.access import ApiAccess
 from warmfleet_localcluster.node.addresses import AddressPool

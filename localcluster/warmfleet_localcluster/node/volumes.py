@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmfleet_runtime.kubeclient import CONFIG_MAPS, SECRETS, Object
+from warmfleet_runtime.kubeclient import Object
+from warmfleet_runtime.resources import CONFIG_MAPS, SECRETS
 
 from warmfleet_localcluster.node.environment import Fetch, object_data
 from warmfleet_localcluster.node.expand import ContainerConfigError, field_value

@@ -14,9 +14,9 @@ from typing import Any
 
 from warmfleet_contracts import labels
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.resources import CONFIG_MAPS
 
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
-from warmfleet_operator.adapters.resources import CONFIG_MAPS
 from warmfleet_operator.specs.common import Object, metadata
 from warmfleet_operator.state import checkpoint, parse
 from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory

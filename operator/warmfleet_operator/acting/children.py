@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from warmfleet_contracts import labels
 from warmfleet_contracts.reasons import Reason
+from warmfleet_runtime import resources
+from warmfleet_runtime.resources import Resource
 
 from warmfleet_operator.acting.rest import share_of
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
-from warmfleet_operator.adapters.resources import BY_KIND, Resource
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.specs.common import SPEC_HASH, Object, short_hash
 from warmfleet_operator.specs.disruption import disruption_budget, min_available
@@ -26,6 +27,19 @@ from warmfleet_operator.state.decisions import Problem
 from warmfleet_operator.state.records import DeploymentRecord, Key, WorkerRecord
 
 _LOG = logging.getLogger(__name__)
+_BY_KIND = {
+    resource.kind: resource
+    for resource in (
+        resources.SERVICES,
+        resources.SERVICE_ACCOUNTS,
+        resources.CONFIG_MAPS,
+        resources.DEPLOYMENTS,
+        resources.DISRUPTION_BUDGETS,
+        resources.ROLES,
+        resources.ROLE_BINDINGS,
+    )
+}
+"""Kinds that a deployment's children may have."""
 VERIFY_SECONDS = 300.0
 """Logical seconds after which the children are read again; half as long for some, so that not all fall due at once."""
 
@@ -103,7 +117,7 @@ class ChildrenKeeper:
         patience = VERIFY_SECONDS * (1 + share_of(record.key)) / 2
         if before is not None and before.hash == digest and now - before.checked < patience:
             return True
-        resource = BY_KIND[name[0]]
+        resource = _BY_KIND[name[0]]
         live = await self._read(resource, record.key.namespace, name[1])
         if live is not None:
             if not _owned(live, record):
@@ -127,7 +141,7 @@ class ChildrenKeeper:
         return True
 
     async def _remove(self, record: DeploymentRecord, name: _Name) -> None:
-        resource = BY_KIND[name[0]]
+        resource = _BY_KIND[name[0]]
         live = await self._read(resource, record.key.namespace, name[1])
         if live is None or not _owned(live, record):
             return

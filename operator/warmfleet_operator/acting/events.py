@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from warmfleet_contracts.api import API_VERSION
 from warmfleet_contracts.reasons import EventReason
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.resources import EVENTS
 
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
 from warmfleet_operator.adapters.lease import NotLeaderError
-from warmfleet_operator.adapters.resources import EVENTS
 from warmfleet_operator.specs.common import Object, short_hash
 from warmfleet_operator.state.records import DeploymentRecord, WorkerRecord
 

@@ -10,9 +10,9 @@ from warmfleet_contracts import labels
 from warmfleet_contracts.api.base import Condition
 from warmfleet_contracts.api.instancetype import InstanceTypeStatus, MeasuredStartup
 from warmfleet_contracts.reasons import ConditionType, Reason
+from warmfleet_runtime.resources import INSTANCE_TYPES
 
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
-from warmfleet_operator.adapters.resources import INSTANCE_TYPES
 from warmfleet_operator.planning import startup
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.memory import PlannerMemory

@@ -22,10 +22,10 @@ from warmfleet_contracts.api.llmdeployment_status import (
     TraceStep,
     VariantStatus,
 )
+from warmfleet_runtime.resources import LLM_DEPLOYMENTS
 
 from warmfleet_operator.acting.conditions import View, conditions
 from warmfleet_operator.adapters.kube import KubeApi
-from warmfleet_operator.adapters.resources import LLM_DEPLOYMENTS
 from warmfleet_operator.specs.common import selector_text, worker_selector
 from warmfleet_operator.specs.routing import endpoint
 from warmfleet_operator.state import parse

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from warmfleet_contracts import labels
 from warmfleet_contracts.agent import DrainRequest, Strategy
 from warmfleet_contracts.reasons import EventReason, Reason, VictimReason
+from warmfleet_runtime.resources import LLM_DEPLOYMENTS, PODS
 
 from warmfleet_operator.acting import diff
 from warmfleet_operator.acting.events import EventRecorder, about_deployment, about_pod
 from warmfleet_operator.adapters.agentkeys import AgentKeys
 from warmfleet_operator.adapters.agents import AgentClient, NoAnswerError, address
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
-from warmfleet_operator.adapters.resources import LLM_DEPLOYMENTS, PODS
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.specs.common import Object

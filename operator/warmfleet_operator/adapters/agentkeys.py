@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from warmfleet_contracts import bearer, labels
 from warmfleet_contracts.api import API_VERSION
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.resources import SECRETS
 
 from warmfleet_operator.adapters import keysecret
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
-from warmfleet_operator.adapters.resources import SECRETS
 from warmfleet_operator.specs.common import Object
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.records import DeploymentRecord, WorkerRecord

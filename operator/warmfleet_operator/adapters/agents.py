@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +26,21 @@ class CancelResult:
     """Whether a drain could be cancelled."""
 
     cancelled: bool
+
+
+@contextmanager
+def or_no_answer() -> Iterator[None]:
+    """Gives whatever keeps an answer away its word.
+
+    Raises:
+        NoAnswerError: Instead of what the client raises.
+    """
+    try:
+        yield
+    except TimeoutError as error:
+        raise NoAnswerError("timeout") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise NoAnswerError("unreachable") from error
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -129,16 +146,12 @@ class AgentClient:
         for token in self._keys.bearers(worker) or ("",):
             if token:
                 headers["Authorization"] = f"Bearer {token}"
-            try:
+            with or_no_answer():
                 async with self._session.request(
                     method, url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
                 ) as response:
                     if response.status != 401:
                         return response.status, await read_bounded(response, MAX_BYTES)
-            except TimeoutError as error:
-                raise NoAnswerError("timeout") from error
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise NoAnswerError("unreachable") from error
         self._keys.refused(worker.key.namespace)
         raise NoAnswerError("unauthorized")
 

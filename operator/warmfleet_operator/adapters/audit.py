@@ -14,9 +14,9 @@ import logging
 from collections.abc import Mapping
 
 from warmfleet_contracts import labels
+from warmfleet_runtime import resources
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_operator.adapters import resources
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.records import Key

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from warmfleet_contracts.api import skew
+from warmfleet_runtime.resources import CUSTOM_RESOURCE_DEFINITIONS
 
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
-from warmfleet_operator.adapters.resources import CUSTOM_RESOURCE_DEFINITIONS
 
 _LOG = logging.getLogger(__name__)
 _NOT_FOUND = 404

@@ -21,9 +21,9 @@ import aiohttp
 import msgspec
 from kubernetes.aio import client as kube
 from warmfleet_runtime import nesting, rest
+from warmfleet_runtime.resources import Resource
 
 from warmfleet_operator.adapters.line import FairLine
-from warmfleet_operator.adapters.resources import Resource
 
 Object = dict[str, Any]
 PatchKind = Literal["merge", "json", "apply"]
@@ -35,18 +35,8 @@ _ATTEMPTS = 5
 _PAGE = 500
 
 
-class KubeError(Exception):
-    """The API server refused a request, or could not be reached (status 0).
-
-    Attributes:
-        status: HTTP status; 0 when there was no answer.
-        reason: Reason of the Status object, such as ``AlreadyExists`` or ``Conflict``.
-        message: For a person.
-    """
-
-    def __init__(self, status: int, reason: str, message: str, where: str) -> None:
-        super().__init__(f"{where}: {status} {reason}: {message}")
-        self.status, self.reason, self.message = status, reason, message
+class KubeError(rest.ApiError):
+    """The API server refused a request, or could not be reached (status 0)."""
 
     @property
     def uncertain(self) -> bool:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from warmfleet_runtime.resources import LEASES
+
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
-from warmfleet_operator.adapters.resources import LEASES
 
 _LOG = logging.getLogger(__name__)
 MARGIN = 1 / 3

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from warmfleet_contracts import bearer
 from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.resources import SECRETS
 
 from warmfleet_operator.adapters import keysecret
 from warmfleet_operator.adapters.kube import KubeApi, KubeError
 from warmfleet_operator.adapters.lease import NotLeaderError
-from warmfleet_operator.adapters.resources import SECRETS
 from warmfleet_operator.specs.common import Object
 
 _LOG = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import aiohttp
 import msgspec
 
-from warmfleet_operator.adapters.agents import NoAnswerError, read_bounded
+from warmfleet_operator.adapters.agents import NoAnswerError, or_no_answer, read_bounded
 from warmfleet_operator.state.fleetsamples import FleetSample
 from warmfleet_operator.state.records import Key
 
@@ -119,17 +119,13 @@ class PrometheusSource:
         return {key: FleetSample(**values) for key, values in found.items()}
 
     async def _ask(self, query: str) -> Mapping[Key, float]:
-        try:
+        with or_no_answer():
             async with self._session.post(
                 self._url, data={"query": query}, timeout=self._timeout, allow_redirects=False
             ) as response:
                 body = await read_bounded(response, MOST_BYTES)
                 if response.status != 200:
                     raise NoAnswerError(f"status {response.status}")
-        except TimeoutError as error:
-            raise NoAnswerError("timeout") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoAnswerError("unreachable") from error
         return parse(body)
 
 

@@ -23,9 +23,9 @@ from typing import Any
 import aiohttp
 from kubernetes.aio import client as kube
 from warmfleet_runtime import nesting, rest
+from warmfleet_runtime.resources import Resource
 
 from warmfleet_operator.adapters.kube import USER_AGENT, error_from
-from warmfleet_operator.adapters.resources import Resource
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.snapshot import FleetStore, Kind
 

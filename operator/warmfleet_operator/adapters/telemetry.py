@@ -19,7 +19,15 @@ from warmfleet_contracts import labels
 from warmfleet_runtime import openmetrics
 from warmfleet_runtime.clock import Clock
 
-from warmfleet_operator.adapters.agents import AgentClient, Keys, NoAnswerError, NoKeys, address, read_bounded
+from warmfleet_operator.adapters.agents import (
+    AgentClient,
+    Keys,
+    NoAnswerError,
+    NoKeys,
+    address,
+    or_no_answer,
+    read_bounded,
+)
 from warmfleet_operator.adapters.turns import Turn, Turns
 from warmfleet_operator.state.fleetsamples import FleetSample
 from warmfleet_operator.state.readings import Readings, RouterSample
@@ -162,15 +170,11 @@ class Telemetry:
     async def _scrape(self, session: aiohttp.ClientSession, router: RouterRecord) -> RouterSample:
         url = f"http://{address(router.ip)}:{labels.ROUTER_METRICS_PORT}/metrics"
         timeout = aiohttp.ClientTimeout(total=self._timeout)
-        try:
+        with or_no_answer():
             async with session.get(url, timeout=timeout, allow_redirects=False) as response:
                 body = await read_bounded(response, MAX_ROUTER_BYTES)
                 if response.status != 200:
                     raise NoAnswerError(f"status {response.status}")
-        except TimeoutError as error:
-            raise NoAnswerError("timeout") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoAnswerError("unreachable") from error
         return parse_router(body.decode("utf-8", errors="replace"))
 
     async def _agent(self, client: AgentClient, worker: WorkerRecord) -> None:

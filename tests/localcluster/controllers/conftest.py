@@ -3,16 +3,13 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiohttp import web
-from warmfleet_localcluster.api import EmbeddedApi, server_url
-from warmfleet_localcluster.api.server import ApiServer
 from warmfleet_localcluster.controllers import Controllers
 from warmfleet_runtime.clock import ScaledClock
-from warmfleet_runtime.kubeclient import NODES, PODS, KubeClient, Resource
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import NODES, PODS, Resource
 
 Json = dict[str, Any]
 
@@ -85,22 +82,10 @@ class Cluster:
         return str(await eventually(message))
 
 
-@asynccontextmanager
-async def embedded_api() -> AsyncIterator[str]:
-    # like `serve`, but without its patience for open watches, which every test would pay for
-    runner = web.AppRunner(ApiServer(EmbeddedApi()).application(), access_log=None, shutdown_timeout=0.01)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield server_url(runner)
-    finally:
-        await runner.cleanup()
-
-
 @pytest.fixture
-async def cluster() -> AsyncIterator[Cluster]:
+async def cluster(api_url: str) -> AsyncIterator[Cluster]:
     clock = ScaledClock(10)
-    async with embedded_api() as url, KubeClient.for_server(url) as client:
+    async with KubeClient.for_server(api_url) as client:
         running = asyncio.create_task(Controllers(client, clock).run())
         yield Cluster(client, clock)
         assert not running.done()

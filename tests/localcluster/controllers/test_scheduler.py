@@ -3,7 +3,7 @@
 import pytest
 from warmfleet_localcluster.controllers.resources import amounts, pod_requests
 from warmfleet_localcluster.controllers.scheduler import selects, unschedulable_message, untolerated
-from warmfleet_runtime.kubeclient import NODES, PRIORITY_CLASSES
+from warmfleet_runtime.resources import NODES, PRIORITY_CLASSES
 
 from .conftest import Cluster
 

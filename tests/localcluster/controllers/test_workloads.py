@@ -5,14 +5,7 @@ import sys
 from warmfleet_localcluster.controllers.deployments import bounds, rolling_update
 from warmfleet_localcluster.controllers.disruption import needed
 from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
-from warmfleet_runtime.kubeclient import (
-    DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
-    ENDPOINT_SLICES,
-    PODS,
-    REPLICA_SETS,
-    SERVICES,
-)
+from warmfleet_runtime.resources import DEPLOYMENTS, DISRUPTION_BUDGETS, ENDPOINT_SLICES, PODS, REPLICA_SETS, SERVICES
 
 from .conftest import Cluster, Json, eventually
 

@@ -4,16 +4,14 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiohttp import web
-from warmfleet_localcluster.api import EmbeddedApi, server_url
-from warmfleet_localcluster.api.server import ApiServer
 from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode, Settings
 from warmfleet_runtime.clock import ScaledClock
-from warmfleet_runtime.kubeclient import PODS, ApiError, KubeClient
+from warmfleet_runtime.kubeclient import KubeClient
+from warmfleet_runtime.resources import PODS
+from warmfleet_runtime.rest import ApiError
 
 Json = dict[str, Any]
 FAST = Settings(min_stop_window=0.3, min_probe_period=0.05)
@@ -120,23 +118,11 @@ def container(pod: Json, name: str = "main") -> Json:
     return next((s for s in statuses if s["name"] == name), {"state": {}, "lastState": {}})
 
 
-@asynccontextmanager
-async def embedded_api() -> AsyncIterator[str]:
-    # like `serve`, but without its patience for open watches, which every test would pay for
-    runner = web.AppRunner(ApiServer(EmbeddedApi()).application(), access_log=None, shutdown_timeout=0.01)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield server_url(runner)
-    finally:
-        await runner.cleanup()
-
-
 @pytest.fixture
-async def cluster() -> AsyncIterator[Cluster]:
+async def cluster(api_url: str) -> AsyncIterator[Cluster]:
     clock = ScaledClock(10)
     images = ImageMap({"python:*": ImageEntry([sys.executable, "-S", "-c"])})
-    async with embedded_api() as url, KubeClient.for_server(url) as client:
+    async with KubeClient.for_server(api_url) as client:
         shape = NodeShape(
             "gpu", labels={"gpu": "l4"}, allocatable={"nvidia.com/gpu": "1"}, env={"DEVICE": "L4", "HOSTNAME": "no"}
         )

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from warmfleet_localcluster.node import NodeShape
-from warmfleet_runtime.kubeclient import LEASES, NODES, PODS, ApiError
+from warmfleet_runtime.resources import LEASES, NODES, PODS
+from warmfleet_runtime.rest import ApiError
 
 from .conftest import Cluster, condition, container, eventually, is_ready, python, sleeper
 

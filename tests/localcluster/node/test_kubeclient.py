@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
-from warmfleet_runtime.kubeclient import PODS, ApiError, Event, KubeClient, Resource
+from warmfleet_runtime.kubeclient import Event, KubeClient
+from warmfleet_runtime.resources import INSTANCE_TYPES, PODS
+from warmfleet_runtime.rest import ApiError
 
 
 def pod(name: str, version: int, uid: str = "") -> dict:
@@ -126,5 +128,5 @@ async def test_errors_name_the_request_and_the_reason(api: ScriptedApi) -> None:
 def test_paths() -> None:
     assert PODS.path(None) == "/api/v1/pods"
     assert PODS.path("n", "p", "status") == "/api/v1/namespaces/n/pods/p/status"
-    custom = Resource("warmfleet.dev/v1alpha1", "instancetypes", namespaced=False)
+    custom = INSTANCE_TYPES
     assert custom.path(None, "l4") == "/apis/warmfleet.dev/v1alpha1/instancetypes/l4"

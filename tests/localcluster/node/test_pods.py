@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from warmfleet_localcluster.node import ImageEntry
-from warmfleet_runtime.kubeclient import CONFIG_MAPS, ENDPOINT_SLICES, NODES, PODS, SECRETS
+from warmfleet_runtime.resources import CONFIG_MAPS, ENDPOINT_SLICES, NODES, PODS, SECRETS
 
 from .conftest import Cluster, condition, container, is_ready, python, sleeper
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from aiohttp import web
-from warmfleet_runtime.clock import Clock, clock_from_env
+from warmfleet_runtime.clock import Clock, clock_from_env, sleep_or
 from warmfleet_runtime.logs import configure
 
 from warmfleet_worker.engines.simulated.config import ConfigError, EngineConfig, parse_config
@@ -66,11 +66,7 @@ async def _start_up(config: EngineConfig, clock: Clock, stop: asyncio.Event) -> 
     """Take the time a real engine takes; False when told to stop meanwhile."""
     for stage, share in _STAGES if config.startup_seconds else ():
         _LOG.info("starting", extra={"stage": stage})
-        sleeping = asyncio.ensure_future(clock.sleep(config.startup_seconds * share))
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({sleeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        sleeping.cancel()
-        stopping.cancel()
+        await sleep_or(clock, config.startup_seconds * share, stop)
         if stop.is_set():
             return False
     return True

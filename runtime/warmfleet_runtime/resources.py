@@ -1,10 +1,11 @@
-"""The resource types that the operator reads and writes, and their URL paths."""
+"""The resource types that anything here reads or writes, and their URL paths."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from warmfleet_contracts.api import API_VERSION
+
 from warmfleet_runtime.rest import path_of
 
 
@@ -35,28 +36,30 @@ class Resource:
         return path_of(self.api, self.plural, namespace if self.namespaced else None, name, subresource)
 
 
+_RBAC = "rbac.authorization.k8s.io/v1"
+
 LLM_DEPLOYMENTS = Resource(API_VERSION, "llmdeployments", "LLMDeployment")
 INSTANCE_TYPES = Resource(API_VERSION, "instancetypes", "InstanceType", namespaced=False)
 TRAFFIC_FORECASTS = Resource(API_VERSION, "trafficforecasts", "TrafficForecast")
 PODS = Resource("v1", "pods", "Pod")
 NODES = Resource("v1", "nodes", "Node", namespaced=False)
 NAMESPACES = Resource("v1", "namespaces", "Namespace", namespaced=False)
-PRIORITY_CLASSES = Resource("scheduling.k8s.io/v1", "priorityclasses", "PriorityClass", namespaced=False)
 SERVICES = Resource("v1", "services", "Service")
 SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts", "ServiceAccount")
 SECRETS = Resource("v1", "secrets", "Secret")
 CONFIG_MAPS = Resource("v1", "configmaps", "ConfigMap")
 EVENTS = Resource("v1", "events", "Event")
 DEPLOYMENTS = Resource("apps/v1", "deployments", "Deployment")
+REPLICA_SETS = Resource("apps/v1", "replicasets", "ReplicaSet")
+STATEFUL_SETS = Resource("apps/v1", "statefulsets", "StatefulSet")
+ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "endpointslices", "EndpointSlice")
 DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
-ROLES = Resource("rbac.authorization.k8s.io/v1", "roles", "Role")
-ROLE_BINDINGS = Resource("rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding")
+PRIORITY_CLASSES = Resource("scheduling.k8s.io/v1", "priorityclasses", "PriorityClass", namespaced=False)
+LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
+ROLES = Resource(_RBAC, "roles", "Role")
+ROLE_BINDINGS = Resource(_RBAC, "rolebindings", "RoleBinding")
+CLUSTER_ROLES = Resource(_RBAC, "clusterroles", "ClusterRole", namespaced=False)
+CLUSTER_ROLE_BINDINGS = Resource(_RBAC, "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 CUSTOM_RESOURCE_DEFINITIONS = Resource(
     "apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
-LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
-
-BY_KIND = {
-    r.kind: r for r in (SERVICES, SERVICE_ACCOUNTS, CONFIG_MAPS, DEPLOYMENTS, DISRUPTION_BUDGETS, ROLES, ROLE_BINDINGS)
-}
-"""Kinds that a deployment's children may have."""
