@@ -94,8 +94,8 @@ def claims(found: dict[str, Any]) -> list[dict[str, Any]]:
             say(f"{case}: victim choice alone, retained", column(by["victim"], "retained"), 0.90)
         say(f"{case}: victim choice over naive, retained", _ratio(by, "victim", "naive", "retained"), 1.0)
         if workload == "agentic":
-            say(f"{case}: hit rate without store", column(by["migrate"], "hit_rate"), 0.85)
-            say(f"{case}: hit rate with store", column(by["store"], "hit_rate"), 0.95)
+            say(f"{case}: hit ratio without store", column(by["migrate"], "hit_rate"), 0.85)
+            say(f"{case}: hit ratio with store", column(by["store"], "hit_rate"), 0.95)
         for arm, other in _COMPARED:
             small = [(0.5 * a, b) for a, b in _pairs(by, "survivors", "naive", "excess_s")] if arm == "migrate" else []
             beside(f"{case}: {arm}, excess prefill against {other}", _pairs(by, arm, other, "excess_s"), 0.3, small)
@@ -137,7 +137,7 @@ def render(found: dict[str, Any], said: list[dict[str, Any]]) -> str:
         "![Retained hit ratio by arm](caches.svg)\n",
     ]
     if "around" in found:
-        parts += ["## Around a scale-down\n", _AROUND, "![Hit rate and TTFT around a scale-down](caches-around.svg)\n"]
+        parts += ["## Around a scale-down\n", _AROUND, "![Hit ratio and TTFT around a scale-down](caches-around.svg)\n"]
     for case in cases(found["rows"]):
         parts += [f"## {', '.join(case)}\n", _case(by_arm(found["rows"], *case))]
     if "ablation" in found:
@@ -223,7 +223,7 @@ def _case(by: dict[str, list[Row]]) -> str:
         ]
         for arm in ORDER
     ]
-    head = ["arm", "hit rate", "retained", "TTFT p50 s", "TTFT p99 s", "excess prefill GPU-s", "lost", "sent again"]
+    head = ["arm", "hit ratio", "retained", "TTFT p50 s", "TTFT p99 s", "excess prefill GPU-s", "lost", "sent again"]
     return _table(head, body)
 
 
@@ -247,5 +247,5 @@ def _ablation(rows: list[Row]) -> str:
         "differ by as many requests as one worker's cache holds, instead of 64. *Ties to one*: of equally loaded "
         "workers always the same one, as vllm-router 0.1.17 does.\n\n"
     )
-    head = ["router", "victim", "strategy", "Gbit/s", "hit rate", "retained", "TTFT p99 s", "excess prefill GPU-s"]
+    head = ["router", "victim", "strategy", "Gbit/s", "hit ratio", "retained", "TTFT p99 s", "excess prefill GPU-s"]
     return note + _table(head, body)

@@ -71,11 +71,11 @@ def retained(rows: list[Row]) -> str:
 
 
 def around(found: dict[str, dict[str, Series]]) -> str:
-    """Hit rate and TTFT p95 by time since the scale-down, one row of panels per workload."""
+    """Hit ratio and TTFT p95 by time since the scale-down, one row of panels per workload."""
     wide, high, left, top = 430, 250, 50, 40
     parts: list[str] = []
     for n, (name, of) in enumerate(found.items()):
-        for m, (key, title) in enumerate((("hit_rate", "hit rate"), ("ttft_p95", "TTFT p95, s"))):
+        for m, (key, title) in enumerate((("hit_rate", "hit ratio"), ("ttft_p95", "TTFT p95, s"))):
             ox, oy = m * wide, n * high + 24
             parts += [_text(ox + left, oy + 22, f"{name}: {title}", size=13)]
             parts += _panel(of, key, ox + left, oy + top, wide - left - 20, high - top - 40)

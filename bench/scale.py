@@ -234,7 +234,7 @@ class Measure:
 
             async def warm() -> bool:
                 found = await standby.read("warmfleet_operator_ticks_total")
-                return found.get('warmfleet_operator_ticks_total{result="standby"}', 0.0) >= 2
+                return found.get('warmfleet_operator_ticks_total{outcome="standby"}', 0.0) >= 2
 
             async def leads() -> bool:
                 return await standby.decided() >= 1

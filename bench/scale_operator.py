@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 TICK = 5.0
 CONTROL = 9700
 _PORT = 18081
-_DECIDED = 'warmfleet_operator_ticks_total{result="decided"}'
+_DECIDED = 'warmfleet_operator_ticks_total{outcome="decided"}'
 
 
 class Operator:

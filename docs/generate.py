@@ -19,6 +19,9 @@ from pydantic import BaseModel
 from warmfleet_cli.main import SUBCOMMANDS, parser
 from warmfleet_contracts import reasons
 from warmfleet_contracts.api.crd import KINDS, custom_resource_definition
+from warmfleet_forecasting.history import HistoryProblem
+from warmfleet_forecasting.result import TrustReason
+from warmfleet_forecasting.service.pool import FitFailure
 from warmfleet_forecasting.settings import Settings as ForecasterSettings
 from warmfleet_operator.settings import Settings as OperatorSettings
 from warmfleet_worker import settings as agent_settings
@@ -184,7 +187,8 @@ def _settings() -> str:
             "",
             _NOTE,
             "Of operator and forecaster: keys of the chart's `config` and `forecaster.config`. The environment wins:",
-            "`WARMFLEET_` and the key in upper case with underscores, such as `WARMFLEET_TICK_SECONDS`.",
+            "`WARMFLEET_` and the key in upper case with underscores, such as `WARMFLEET_TICK_SECONDS`. *Real* seconds",
+            "are those of the machine, where a demo or a test lets its own clock run faster; else all seconds are.",
             "",
             "## Operator",
             "",
@@ -231,7 +235,8 @@ def _rst_rows(text: str) -> list[str]:
 
 def _reasons() -> str:
     lines = ["# Conditions, reasons and events", "", _NOTE]
-    for node in ast.parse(inspect.getsource(reasons)).body:
+    sources = (reasons, TrustReason, HistoryProblem, FitFailure)
+    for node in (node for source in sources for node in ast.parse(inspect.getsource(source)).body):
         if not isinstance(node, ast.ClassDef):
             continue
         lines += [f"## {node.name}", "", ast.get_docstring(node) or "", "", "| Word | |", "|---|---|"]

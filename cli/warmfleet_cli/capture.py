@@ -68,7 +68,7 @@ def demand(body: Mapping[str, Any]) -> SavedDemand | None:
     scaling = (body.get("status") or {}).get("scaling") or {}
     steps = [step for step in scaling.get("trace") or [] if step.get("stage") == "Demand"]
     figures: Mapping[str, float] = {name: v for step in steps for name, v in (step.get("figures") or {}).items()}
-    arrivals = figures.get("arrivals", scaling.get("now"))
+    arrivals = figures.get("arrivals_rps", scaling.get("now"))
     if arrivals is None:
         return None
     return SavedDemand(

@@ -40,8 +40,8 @@ class ClusterError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that say which cluster and namespace."""
     parser.add_argument("-n", "--namespace", help="namespace (default: the one of the kubeconfig's context)")
-    parser.add_argument("--kubeconfig", help="kubeconfig (default: KUBECONFIG, else ~/.kube/config)")
-    parser.add_argument("--context", help="context of the kubeconfig (default: the current one)")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig (default: KUBECONFIG, else ~/.kube/config)")
+    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig (default: the current one)")
 
 
 def read(args: argparse.Namespace, work: Callable[[KubeClient], Awaitable[T]]) -> T:

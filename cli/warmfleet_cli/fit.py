@@ -67,9 +67,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-cache-dtype", metavar="DTYPE", help="data type of MODEL's KV cache, such as fp8")
     parser.add_argument("--ttft", metavar="TIME", help="time to first token, such as 2s (default: the deployment's)")
     parser.add_argument("--tpot", metavar="TIME", help="time per output token, such as 50ms")
-    parser.add_argument("--input-tokens", type=float, default=1000.0, metavar="N", help="mean prompt (default 1000)")
-    parser.add_argument("--output-tokens", type=float, default=250.0, metavar="N", help="mean answer (default 250)")
-    parser.add_argument("--hit-ratio", type=float, default=0.0, metavar="0..1", help="prompt found cached (default 0)")
+    parser.add_argument(
+        "--input-tokens", type=float, default=1000.0, metavar="N", help="tokens of a mean prompt (default 1000)"
+    )
+    parser.add_argument(
+        "--output-tokens", type=float, default=250.0, metavar="N", help="tokens of a mean answer (default 250)"
+    )
+    parser.add_argument(
+        "--hit-ratio",
+        type=float,
+        default=0.0,
+        metavar="0..1",
+        help="share of the prompt found in the prefix cache (default 0)",
+    )
     parser.add_argument("--all", action="store_true", help="every tensor parallelism, not the best of each type")
     parser.add_argument("--flags", action="store_true", help="print the engine's flags of every row that fits")
     output.add_arguments(parser)

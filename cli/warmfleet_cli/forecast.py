@@ -29,17 +29,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--history", type=Path, metavar="FILE", help="Parquet or CSV with a time and requests, or a rate, per row"
     )
     source.add_argument("--prometheus", metavar="URL", help="base address of a Prometheus")
-    parser.add_argument("--column", default="", help="column of FILE with counts, or a rate (default requests or rate)")
-    parser.add_argument("--time-column", default="", help="column of FILE with times (default timestamp or minute)")
+    parser.add_argument(
+        "--column", default="", metavar="NAME", help="column of FILE with counts, or a rate (default requests or rate)"
+    )
+    parser.add_argument(
+        "--time-column", default="", metavar="NAME", help="column of FILE with times (default timestamp or minute)"
+    )
     parser.add_argument("--per-request", action="store_true", help="each row of FILE is one request")
-    parser.add_argument("--start", default="1970-01-01T00:00:00Z", help="what minute counts from (RFC 3339)")
-    parser.add_argument("--query", help="PromQL of the arrivals in requests/s")
+    parser.add_argument(
+        "--start", default="1970-01-01T00:00:00Z", metavar="DATE", help="what the column minute counts from (RFC 3339)"
+    )
+    parser.add_argument("--query", metavar="PROMQL", help="query of the arrivals in requests/s")
     parser.add_argument("--counter", action="store_true", help="the query selects raw counters")
-    parser.add_argument("--deployment", metavar="NS/NAME", help="LLMDeployment, instead of --query")
-    parser.add_argument("--days", type=float, default=28.0, help="days of history to use (default 28)")
-    parser.add_argument("--lead", default="10m", help="lead at which trust is judged (default 10m)")
-    parser.add_argument("--time-zone", default="Etc/UTC", help="IANA zone in which days begin (default Etc/UTC)")
-    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw history and forecast")
+    parser.add_argument("--deployment", metavar="NAMESPACE/NAME", help="LLMDeployment, instead of --query")
+    parser.add_argument("--days", type=float, default=28.0, metavar="N", help="days of history to use (default 28)")
+    parser.add_argument("--lead", default="10m", metavar="TIME", help="how far ahead trust is judged (default 10m)")
+    parser.add_argument(
+        "--time-zone", default="Etc/UTC", metavar="ZONE", help="IANA zone in which days begin (default Etc/UTC)"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw history and forecast")
     output.add_arguments(parser)
 
 

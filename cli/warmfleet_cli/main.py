@@ -28,7 +28,10 @@ SUBCOMMANDS = {
         "on which instance types a model fits, what it costs there, and with which flags it runs",
     ),
     "forecast": ("warmfleet_cli.forecast", "what traffic is expected of a history, and how far to trust it"),
-    "simulate": ("warmfleet_cli.simulate", "replay a trace through the planner, beside rivals and the optimum"),
+    "simulate": (
+        "warmfleet_cli.simulate",
+        "replay a trace through the planner, beside other autoscalers and the optimum",
+    ),
 }
 """Name -> (module, one line of help)."""
 EXTRAS = {

@@ -137,7 +137,7 @@ def _row(one: DeploymentPlan, snapshot: FleetSnapshot) -> dict[str, Any]:
 
 def _show(console: Console, made: FleetPlan, snapshot: FleetSnapshot, *, chains: bool) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("FLEET", "NOW", "WANTED", "CREATE", "LEAVE", "COST/H", "RULE", "MIX"):
+    for name in ("FLEET", "WORKERS", "WANTED", "CREATE", "LEAVE", "COST/H", "RULE", "MIX"):
         table.add_column(name, justify="left" if name in ("FLEET", "RULE", "MIX") else "right")
     for key, one in made.deployments.items():
         cost = explain.from_plan(one)["costPerHour"]

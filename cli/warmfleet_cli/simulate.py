@@ -40,21 +40,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="trace: Parquet, Azure or BurstGPT CSV, Mooncake JSONL, Prometheus range JSON, ServeGen folder; once per "
         "LLMDeployment of --fleet",
     )
-    parser.add_argument("--format", help="format of the traces, where it cannot be told from the file")
-    parser.add_argument("--policy", default="all", help="comma-separated policies, or all (default)")
-    parser.add_argument("--fleet", type=Path, metavar="F.yaml", help="InstanceTypes and LLMDeployments; else one type")
-    parser.add_argument("--report", type=Path, metavar="OUT.html", help="write a report")
-    parser.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
+    parser.add_argument("--format", metavar="NAME", help="format of the traces, where it cannot be told from the file")
+    parser.add_argument("--policy", default="all", metavar="NAMES", help="comma-separated policies, or all (default)")
+    parser.add_argument("--fleet", type=Path, metavar="FILE", help="InstanceTypes and LLMDeployments; else one type")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a report")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON; - for standard output")
     output.add_arguments(parser, "; json is --json -")
-    parser.add_argument("--tune-days", type=float, default=3.0, help="days that knobs are tuned on (default 3)")
-    parser.add_argument("--days", type=float, help="use the first days of the trace only")
-    parser.add_argument("--share", type=float, help="keep this share of the requests, each with this probability")
+    parser.add_argument(
+        "--tune-days",
+        type=float,
+        default=3.0,
+        metavar="N",
+        help="days on which each policy's knob is tuned (default 3)",
+    )
+    parser.add_argument("--days", type=float, metavar="N", help="use only the first N days of the trace")
+    parser.add_argument("--share", type=float, metavar="0..1", help="keep each request with this probability")
     parser.add_argument("--superpose", action="store_true", help="add the traces up: the traffic of one deployment")
-    parser.add_argument("--step", type=float, default=15.0, help="seconds of a step (default 15)")
-    parser.add_argument("--startup", type=float, default=300.0, help="start-up time of the standard fleet, s")
-    parser.add_argument("--peak-workers", type=float, default=60.0, help="size of the standard fleet at p99.9 demand")
-    parser.add_argument("--untuned", action="store_true", help="only the documented default of each knob")
-    parser.add_argument("--seed", type=int, default=1, help="seed of all random draws (default 1)")
+    parser.add_argument("--step", type=float, default=15.0, metavar="SECONDS", help="length of a step (default 15)")
+    parser.add_argument(
+        "--startup",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="start-up time of a worker without --fleet (default 300)",
+    )
+    parser.add_argument(
+        "--peak-workers",
+        type=float,
+        default=60.0,
+        metavar="N",
+        help="workers at p99.9 demand without --fleet (default 60)",
+    )
+    parser.add_argument("--untuned", action="store_true", help="leave each knob at its documented default")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of all random draws (default 1)")
     simulate_requests.add_arguments(parser)
 
 

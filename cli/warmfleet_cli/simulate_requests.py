@@ -27,12 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fluid (default): cost and attainment over days; requests: caches and TTFT around scale-downs",
     )
     group = parser.add_argument_group("with --engine requests")
-    group.add_argument("--arms", default="all", help="comma-separated ways to scale, or all (default)")
-    group.add_argument("--events", choices=_EVENTS, default="halved", help="8 workers halved, or two of them leaving")
-    group.add_argument("--model", default="llama-3.1-8b", help="performance profile (default llama-3.1-8b)")
-    group.add_argument("--dtype", default="bf16", help="data type of the weights (default bf16)")
-    group.add_argument("--accelerator", default="H100-SXM", help="such as A100-80GB (default H100-SXM)")
-    group.add_argument("--block-tokens", type=int, default=512, help="tokens of the trace's hash blocks (default 512)")
+    group.add_argument("--arms", default="all", metavar="NAMES", help="comma-separated ways to scale, or all (default)")
+    group.add_argument(
+        "--events", choices=_EVENTS, default="halved", help="8 workers halved (default), or two of them leaving"
+    )
+    group.add_argument(
+        "--model", default="llama-3.1-8b", metavar="NAME", help="performance profile (default llama-3.1-8b)"
+    )
+    group.add_argument("--dtype", default="bf16", metavar="DTYPE", help="data type of the weights (default bf16)")
+    group.add_argument(
+        "--accelerator", default="H100-SXM", metavar="NAME", help="accelerator, such as A100-80GB (default H100-SXM)"
+    )
+    group.add_argument(
+        "--block-tokens", type=int, default=512, metavar="N", help="tokens of the trace's hash blocks (default 512)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -119,7 +127,7 @@ def _print(title: str, found: list[Outcome]) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(title=f"{title}; requests of the two minutes after each scale-down")
-    for name in ("arm", "hit rate", "retained", "TTFT p50 s", "TTFT p99 s", "excess prefill GPU-s", "lost", "again"):
+    for name in ("arm", "hit ratio", "retained", "TTFT p50 s", "TTFT p99 s", "excess prefill GPU-s", "lost", "again"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for one in found:
         table.add_row(

@@ -1,4 +1,4 @@
-"""Every reason that appears in a condition, an event, a metric or a decision, in one table each.
+"""Every reason that appears in a condition, an event, a metric or a decision of the operator, in one table each.
 
 A reason is one CamelCase word; the figures go into the message beside it.
 """

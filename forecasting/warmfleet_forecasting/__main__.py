@@ -9,6 +9,7 @@ import sys
 
 from warmfleet_runtime import logs
 from warmfleet_runtime.clock import Clock, clock_from_env
+from warmfleet_runtime.commandline import usage
 from warmfleet_runtime.settings import SettingsError
 
 from warmfleet_forecasting.history import HistoryError
@@ -29,6 +30,8 @@ async def serve(settings: Settings, clock: Clock) -> int:
 
 def main() -> int:
     """Entry point of ``warmfleet-forecaster``."""
+    if (code := usage(sys.argv[1:], "warmfleet-forecaster")) is not None:
+        return code
     try:
         settings, clock = load_settings(os.environ), clock_from_env()
     except (SettingsError, ValueError) as error:

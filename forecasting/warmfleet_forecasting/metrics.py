@@ -22,10 +22,13 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.fits = Counter("warmfleet_forecaster_fits", "Fits by outcome.", ["outcome"], registry=registry)
         self.fit_seconds = Histogram(
-            "warmfleet_forecaster_fit_seconds", "Real seconds of one fit.", buckets=_SECONDS, registry=registry
+            "warmfleet_forecaster_fit_seconds", "Seconds that one fit took.", buckets=_SECONDS, registry=registry
         )
         self.history_failures = Counter(
-            "warmfleet_forecaster_history_failures", "Histories not had, by problem.", ["problem"], registry=registry
+            "warmfleet_forecaster_history_failures",
+            "Histories that could not be had, by cause.",
+            ["cause"],
+            registry=registry,
         )
         self.scrapes = Counter(
             "warmfleet_forecaster_scrapes", "Requests to operators by outcome.", ["outcome"], registry=registry
@@ -37,8 +40,8 @@ class Metrics:
         )
         self.writes = Counter(
             "warmfleet_forecaster_writes",
-            "Writes to the API server by kind and result.",
-            ["kind", "result"],
+            "Writes to the API server by kind and outcome.",
+            ["kind", "outcome"],
             registry=registry,
         )
         self.overdue = Gauge(

@@ -12,7 +12,7 @@ from warmfleet_forecasting.series import Floats
 
 
 class TrustReason(StrEnum):
-    """Why a forecast is trusted or not."""
+    """Why a forecast is trusted or not: `status.reason` of a TrafficForecast."""
 
     SKILFUL = "Skilful"
     """It beat holding the last value, at the lead where it is used."""

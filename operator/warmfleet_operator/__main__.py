@@ -12,6 +12,7 @@ import sys
 
 from warmfleet_runtime import collector, logs
 from warmfleet_runtime.clock import Clock, clock_from_env
+from warmfleet_runtime.commandline import usage
 from warmfleet_runtime.settings import SettingsError
 
 from warmfleet_operator import check
@@ -32,9 +33,8 @@ async def serve(settings: Settings, clock: Clock) -> int:
 def main() -> int:
     """Entry point of ``warmfleet-operator``."""
     arguments = sys.argv[1:]
-    if arguments not in ([], ["check"]):
-        sys.stderr.write("usage: warmfleet-operator [check]\n")
-        return 2
+    if (code := usage(arguments, "warmfleet-operator", "check")) is not None:
+        return code
     try:
         settings, clock = load_settings(os.environ), clock_from_env()
     except (SettingsError, ValueError) as error:

@@ -64,12 +64,12 @@ class Metrics:
         return self._gauge(name, text, *_DEPLOYMENT)
 
     def _process_metrics(self) -> None:
-        self.plan_seconds = self._histogram("plan_seconds", "Real seconds of one decision.", _SECONDS)
+        self.plan_seconds = self._histogram("plan_seconds", "Seconds that one decision took.", _SECONDS)
         self.tick_seconds = self._histogram(
-            "tick_seconds", "Real seconds of one round of the decision loop by phase.", _SECONDS, "phase"
+            "tick_seconds", "Seconds that one round of the decision loop took by phase.", _SECONDS, "phase"
         )
         self.watched_version = self._gauge("watched_version", "Largest resourceVersion seen.", "resource")
-        self.ticks = self._counter("ticks", "Rounds of the decision loop by result.", "result")
+        self.ticks = self._counter("ticks", "Rounds of the decision loop by outcome.", "outcome")
         self.last_decision = self._gauge(
             "last_decision_timestamp_seconds", "Wall time of the last decision; not a number before the first."
         )
@@ -108,17 +108,17 @@ class Metrics:
         )
         self.silent = self._of_fleet("silent_workers", "Ready workers whose agents give no usable answer.")
         self.attainment = self._of_fleet(
-            "slo_attainment_ratio", "Share of recent requests within the objectives; absent while unknown."
+            "slo_attainment_ratio", "Share of recent requests within the SLO; absent while unknown."
         )
-        self.target = self._of_fleet("slo_target_ratio", "Share of requests that is to be within the objectives.")
+        self.target = self._of_fleet("slo_target_ratio", "Share of requests that is to be within the SLO.")
         self.hit_ratio = self._of_fleet(
-            "prefix_hit_ratio", "Prefix-cache hits per prompt token of late; absent while unknown."
+            "prefix_hit_ratio", "Prefix-cache hits per prompt token over the last minutes; absent while unknown."
         )
 
     def _departure_metrics(self) -> None:
         self.drain_seconds = self._histogram(
             "drain_seconds",
-            "Logical seconds from the start of a drain to its end.",
+            "Seconds from the start of a drain to its end.",
             _DRAIN_SECONDS,
             *_DEPLOYMENT,
             "outcome",

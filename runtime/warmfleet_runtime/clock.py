@@ -1,6 +1,6 @@
 """Logical time: the one clock that decisions, waits and reported times go through.
 
-Logic never reads the operating system's time. It is handed a `Clock`, so that a demo can run 60 times faster
+Logic never reads the operating system's time. It is handed a `Clock`, so that a demo can run 40 times faster
 than life and a test can move time by hand. All durations in the product (periods, grace, deadlines) are
 logical seconds; `Clock.real` turns them into real ones where a library wants a timeout.
 """

@@ -39,8 +39,9 @@ def load(model: type[_Model], environ: Mapping[str, str]) -> _Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"settings: {details}") from error
+        details = ((".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors())
+        said = "; ".join(": ".join(filter(None, detail)) for detail in details)
+        raise SettingsError(f"settings: {said}") from error
 
 
 def _from_file(path: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_explain_reads_a_snapshot(saved: Path, capsys: pytest.CaptureFixture[str
     assert "2 ready (20 req/s) + 0 starting (0 req/s): create 2 a" in text
     assert main(["explain", "chat", "--snapshot", str(saved), "-o", "json"]) == 0
     chain = json.loads(capsys.readouterr().out)
-    assert chain["trace"][0]["figures"]["rate"] == 34.0
+    assert chain["trace"][0]["figures"]["demand_rps"] == 34.0
     assert main(["explain", "nobody", "--snapshot", str(saved)]) == 2
     assert "prod/chat" in capsys.readouterr().err
 
@@ -264,7 +264,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 def test_demand_comes_from_the_status_and_is_absent_without_one() -> None:
     assert capture.demand(fleet()) is None
-    figures = {"arrivals": 12.0, "queue": 3.0, "input_tokens": 900.0}
+    figures = {"arrivals_rps": 12.0, "queue": 3.0, "input_tokens": 900.0}
     told = capture.demand({**fleet(), "status": {"scaling": {"trace": [{"stage": "Demand", "figures": figures}]}}})
     assert told is not None
     assert (told.arrivals, told.queue, told.input_tokens, told.hit_ratio) == (12.0, 3, 900.0, None)

@@ -93,7 +93,7 @@ def test_repeated_events_count_as_often_as_they_happened() -> None:
 
 
 def blended(message: str) -> LLMDeploymentStatus:
-    step = {"stage": "Blend", "message": message, "figures": {"need_up": 0.31}}
+    step = {"stage": "Blend", "message": message, "figures": {"need_up_rps": 0.31}}
     return LLMDeploymentStatus.model_validate({"scaling": {"trace": [{"stage": "Demand"}, step]}})
 
 

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,6 +98,43 @@ def test_every_dependency_has_its_reason() -> None:
     rows = re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
     assert sorted(listed - named) == [], "no longer needed"
+
+
+COMPONENTS = {
+    "operator": ("operator", "runtime", "contracts"),
+    "forecasting": ("forecasting", "runtime", "contracts"),
+    "worker": ("worker", "runtime", "contracts"),
+    "localcluster": ("localcluster", "runtime"),
+    "traces": ("contracts",),
+    "simulation": ("simulation",),
+    "cli": ("cli", "runtime"),
+    "demo": ("cli",),
+    "dev": ("tests", "bench", "docs"),
+}
+"""Extras and the folders whose imports they are for."""
+NO_IMPORT = {
+    "import-linter",
+    "mypy",
+    "pytest-asyncio",
+    "pytest-rerunfailures",
+    "pytest-timeout",
+    "pytest-xdist",
+    "ruff",
+}
+"""Commands, and plugins of pytest."""
+
+
+@pytest.mark.parametrize("extra", COMPONENTS)
+def test_what_an_extra_brings_is_imported(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {re.split(r"[>=<\[]", requirement)[0] for requirement in project["optional-dependencies"][extra]}
+    sources = [path for folder in COMPONENTS[extra] for path in (ROOT / folder).rglob("*.py")]
+    lines = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    found = set(re.findall(r"^\s*(?:import|from) (\w+)", lines, re.MULTILINE))
+    distributions = packages_distributions()
+    imported = {name.lower().replace("_", "-") for module in found for name in distributions.get(module, ())}
+    kept = {name for name in named if not name.startswith("types-")} - NO_IMPORT - {"warmfleet"}
+    assert sorted(kept - imported) == []
 
 
 # -- manifests --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The operator's metrics: what a decision shows, what goes with its object, what a scale event does to the hit rate."""
+"""The operator's metrics: what a decision shows, what goes with its object, what a scale event does to hits."""
 
 from __future__ import annotations
 

@@ -155,9 +155,9 @@ def test_a_table_that_does_not_fit_what_is_there_is_not_used_whoever_trusts_it(e
         here.tick(60.0, {KEY: traffic(40.0, at=here.now + 60.0)})
     misfit = here.memory.deployments[KEY].misfit
     assert (misfit <= foresight.MOST_MISFIT) is believed
-    need = here.last.deployments[KEY].figures["need_up"]
+    need = here.last.deployments[KEY].figures["need_up_rps"]
     without, _ = plan(replace(here.snapshot, forecasts={}), here.memory, here.now)
-    assert (need == pytest.approx(without.deployments[KEY].figures["need_up"])) is not believed
+    assert (need == pytest.approx(without.deployments[KEY].figures["need_up_rps"])) is not believed
     again = replace(here.snapshot, forecasts={KEY: (forecast(flat(0.2), valid_for=1e6),)})
     here.snapshot = again
     for _ in range(8 * 60):

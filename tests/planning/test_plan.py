@@ -35,7 +35,7 @@ def test_the_count_follows_demand_over_capacity(demand: float, there: int, wante
 def test_the_message_carries_the_figures() -> None:
     made = decide(world(workers(3), traffic(39.0)))
     assert made.message == "demand 39 req/s / 0.85 over 10 req/s per worker -> 5 workers (now 3)"
-    assert made.figures["need_up"] == pytest.approx(39 / 0.85)
+    assert made.figures["need_up_rps"] == pytest.approx(39 / 0.85)
 
 
 def test_a_queue_is_drained_within_the_start_up_time() -> None:

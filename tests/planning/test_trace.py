@@ -25,9 +25,9 @@ def test_the_chain_of_a_fleet_that_grows() -> None:
     assert order == sorted(order, key=list(Stage).index)
     assert set(order) == set(Stage)
     (demand,) = _lines(made, Stage.DEMAND)
-    assert demand.figures["rate"] == 34.0 + 60 / 60.0
+    assert demand.figures["demand_rps"] == 34.0 + 60 / 60.0
     assert "60 wait" in demand.text
-    assert [n.figures.get("requests_per_second") for n in _lines(made, Stage.CAPACITY)] == [10.0, 10.0]
+    assert [n.figures.get("worker_rps") for n in _lines(made, Stage.CAPACITY)] == [10.0, 10.0]
     (mix,) = _lines(made, Stage.MIX)
     assert mix.figures["create"] == sum(v.create for v in made.variants) == 3
     assert "create 3 main" in mix.text
@@ -50,7 +50,7 @@ def test_the_chain_names_those_who_leave_and_counts_the_rest() -> None:
 def test_unknown_figures_are_left_out() -> None:
     made = decide(world(workers(2)), settled(2))
     (demand,) = _lines(made, Stage.DEMAND)
-    assert "rate" not in demand.figures
+    assert "demand_rps" not in demand.figures
     assert demand.text.startswith("unknown")
     assert _lines(made, Stage.BLEND)[0].figures == {}
 

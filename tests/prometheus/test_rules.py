@@ -26,8 +26,8 @@ WELL: Series = {
     'warmfleet_operator_leader{namespace="warmfleet-system",pod="o-2"}': "0+0x{n}",
     f"warmfleet_operator_last_decision_timestamp_seconds{{{SELF}}}": "0+60x{n}",
     'warmfleet_operator_last_decision_timestamp_seconds{namespace="warmfleet-system",pod="o-2"}': "NaN+0x{n}",
-    f'warmfleet_operator_ticks_total{{{SELF},result="decided"}}': "0+12x{n}",
-    f'warmfleet_operator_ticks_total{{{SELF},result="error"}}': "0+0x{n}",
+    f'warmfleet_operator_ticks_total{{{SELF},outcome="decided"}}': "0+12x{n}",
+    f'warmfleet_operator_ticks_total{{{SELF},outcome="error"}}': "0+0x{n}",
     f'warmfleet_operator_watch_age_seconds{{{SELF},resource="pods"}}': "30+0x{n}",
     f'warmfleet_operator_api_requests_total{{{SELF},verb="GET",resource="pods",code="200"}}': "0+30x{n}",
     f'warmfleet_operator_api_requests_total{{{SELF},verb="GET",resource="pods",code="500"}}': "0+1x{n}",
@@ -58,7 +58,7 @@ ILL: dict[str, tuple[Series, str]] = {
     "NoSingleLeader": ({f"warmfleet_operator_leader{{{SELF}}}": "0+0x{n}"}, 'namespace="warmfleet-system"'),
     "DecisionsStale": ({f"warmfleet_operator_last_decision_timestamp_seconds{{{SELF}}}": "100+0x{n}"}, SELF),
     "DecisionErrors": (
-        {f'warmfleet_operator_ticks_total{{{SELF},result="error"}}': "0+1x{n}"},
+        {f'warmfleet_operator_ticks_total{{{SELF},outcome="error"}}': "0+1x{n}"},
         'namespace="warmfleet-system"',
     ),
     "WatchStale": (

@@ -14,6 +14,7 @@ import sys
 
 from aiohttp import web
 from warmfleet_runtime.clock import Clock, clock_from_env
+from warmfleet_runtime.commandline import usage
 from warmfleet_runtime.logs import configure
 
 from warmfleet_worker.agent import Agent
@@ -72,12 +73,14 @@ def _told(stop: asyncio.Event) -> None:
 
 def main() -> int:
     """Entry point; returns the exit code."""
+    if (code := usage(sys.argv[1:], "warmfleet-agent")) is not None:
+        return code
     try:
         clock = clock_from_env()
         configure("agent", clock=clock)
         settings = settings_from_env(os.environ)
     except ValueError as error:
-        sys.stderr.write(f"warmfleet-agent: error: {error}\n")
+        sys.stderr.write(f"warmfleet-agent: {error}\n")
         return 2
     try:
         asyncio.run(run(settings, clock))

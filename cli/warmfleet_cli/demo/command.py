@@ -23,15 +23,32 @@ MAX_MINUTES = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
     parser.add_argument(
-        "--trace", type=Path, help="rate trace (Parquet); default: a generated week and its next morning"
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="rate trace, Parquet (default: a generated week and its next morning)",
     )
-    parser.add_argument("--start-minute", type=int, help="first minute of the trace; default: where it changes most")
     parser.add_argument(
-        "--minutes", type=int, default=100, help="trace minutes, one and a half real seconds each (100)"
+        "--start-minute", type=int, metavar="N", help="first minute of the trace (default: where it changes most)"
     )
-    parser.add_argument("--seed", type=int, default=1, help="of arrivals and prompts (1)")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of report and logs (out/demo)")
-    parser.add_argument("--cluster", choices=sorted(CLUSTERS), default="embedded", help="where it runs (embedded)")
+    parser.add_argument(
+        "--minutes",
+        type=int,
+        default=100,
+        metavar="N",
+        help="minutes of the trace, one and a half seconds each (default 100)",
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of arrivals and prompts (default 1)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/demo"),
+        metavar="FOLDER",
+        help="folder of report and logs (default out/demo)",
+    )
+    parser.add_argument(
+        "--cluster", choices=sorted(CLUSTERS), default="embedded", help="where it runs (default embedded)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -144,7 +144,7 @@ class Blend:
         step = next((step for step in steps if step.stage == Stage.BLEND), None)
         if step is None:
             return cls()
-        return cls(step.message, step.figures.get("need_up"), BASIS_WORDS[Basis.FORECAST] in step.message)
+        return cls(step.message, step.figures.get("need_up_rps"), BASIS_WORDS[Basis.FORECAST] in step.message)
 
 
 def outlook(forecast: Mapping[str, Any], *, at: float, epoch: float) -> Outlook | None:

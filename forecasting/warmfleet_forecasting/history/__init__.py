@@ -26,7 +26,7 @@ class Key(NamedTuple):
 
 
 class HistoryProblem(StrEnum):
-    """Why a history could not be had."""
+    """Why a history could not be had: in the same place, and the cause in the metric of failed histories."""
 
     UNREACHABLE = "HistoryUnreachable"
     """No answer, or none in time."""

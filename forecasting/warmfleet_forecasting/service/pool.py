@@ -37,7 +37,7 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEX
 
 
 class FitFailure(StrEnum):
-    """Why there is no new forecast."""
+    """Why there is no new forecast: in the same place."""
 
     RAISED = "FitFailed"
     """The fit raised."""

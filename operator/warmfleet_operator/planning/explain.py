@@ -165,7 +165,7 @@ def _foreseen(draft: Draft, rule: ChosenBy, count: str) -> str:
     if need is None:
         return count
     queue = f" with a queue of {draft.traffic.queue}" if rule is ChosenBy.QUEUE else ""
-    ahead = f"expected up to {need.forecast:.4g} {_AHEAD[need.basis]}" if need.forecast is not None else ""
+    ahead = f"expected up to {need.forecast:.4g} req/s {_AHEAD[need.basis]}" if need.forecast is not None else ""
     what = f"demand {need.now:.4g} req/s{queue}, {ahead}, needs {need.up:.4g} to {need.down:.4g} req/s"
     return f"{what} over {_per_worker(draft):.3g} req/s per worker{_corrected(draft)} -> {count}"
 
@@ -211,9 +211,13 @@ def _figures(draft: Draft, out: Shrink) -> dict[str, float]:
         "hit_ratio": workload.hit_ratio,
     }
     if draft.need is not None:
-        figures |= {"demand": draft.need.now, "need_up": draft.need.up, "need_down": draft.need.down}
+        figures |= {
+            "demand_rps": draft.need.now,
+            "need_up_rps": draft.need.up,
+            "need_down_rps": draft.need.down,
+        }
         if draft.need.forecast is not None:
-            figures |= {"forecast": draft.need.forecast, "chance": draft.need.chance or 0.0}
+            figures |= {"forecast_rps": draft.need.forecast, "chance": draft.need.chance or 0.0}
         if draft.ready > 0:
             figures["utilisation"] = draft.need.now / draft.ready
     return figures

@@ -70,8 +70,8 @@ def _demand(draft: Draft) -> Note:
         f"{workload.output_tokens:.0f} generated tokens, {workload.hit_ratio:.0%} of the prompt cached"
     )
     figures = _known(
-        rate=traffic.rate,
-        arrivals=traffic.arrivals,
+        demand_rps=traffic.rate,
+        arrivals_rps=traffic.arrivals,
         queue=traffic.queue,
         input_tokens=workload.input_tokens,
         output_tokens=workload.output_tokens,
@@ -86,7 +86,7 @@ def _capacity(offer: Offer) -> Note:
     text = (
         f"{offer.variant} on {offer.instance_type}: a worker sustains {rate} {price}, ready after {offer.startup:g} s"
     )
-    figures = _known(requests_per_second=offer.rate, cost_per_hour=offer.price, startup_seconds=offer.startup)
+    figures = _known(worker_rps=offer.rate, cost_per_hour=offer.price, startup_seconds=offer.startup)
     if offer.learned != 1.0:
         text += f"; {offer.learned:.3g} x the model, as its workers have shown"
         figures["learned_ratio"] = offer.learned
@@ -101,7 +101,11 @@ def _blend(draft: Draft) -> Note:
         )
         return Note(Stage.BLEND, text, _known(replicas=draft.spec.replicas))
     figures = _known(
-        need_up=need.up, need_down=need.down, need_now=need.now, forecast=need.forecast, chance=need.chance
+        need_up_rps=need.up,
+        need_down_rps=need.down,
+        demand_rps=need.now,
+        forecast_rps=need.forecast,
+        chance=need.chance,
     )
     if need.basis is not Basis.REACTIVE:
         ahead = "" if need.forecast is None else f"up to {need.forecast:.3g} req/s until a new worker serves, "
@@ -124,7 +128,7 @@ def _mix(draft: Draft) -> Note:
     there = f"{ready} + {len(roster.starting)} starting ({draft.coming:.3g} req/s)"
     deeds = [f"create {count} {name}" for name, count in growth.added.items() if count]
     if draft.cancels:
-        deeds.append(f"call back {len(draft.cancels)} that drain")
+        deeds.append(f"cancel {len(draft.cancels)} drains")
     if growth.short is not None:
         deeds.append(_SHORT[growth.short])
     text = f"{there}: {', '.join(deeds) or 'nothing to buy'}"
@@ -135,7 +139,7 @@ def _mix(draft: Draft) -> Note:
         starting_rps=draft.coming,
         draining=len(roster.draining),
         create=sum(growth.added.values()),
-        recall=len(draft.cancels),
+        cancel=len(draft.cancels),
         deficit_rps=growth.deficit,
     )
     return Note(Stage.MIX, text, figures)

@@ -1,4 +1,4 @@
-"""What a scale event does to the prefix hit rate: before against after.
+"""What a scale event does to the prefix hit ratio: before against after.
 
 ::
 

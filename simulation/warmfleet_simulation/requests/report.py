@@ -1,4 +1,4 @@
-"""Hit rate and TTFT over time, arm by arm, as one HTML page that fetches nothing."""
+"""Hit ratio and TTFT over time, arm by arm, as one HTML page that fetches nothing."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def around(run: Run, downs: Sequence[float]) -> Around:
 
 
 def together(runs: Sequence[Around]) -> dict[str, list[float | None]]:
-    """Several runs as one: seconds since the scale-down, hit rate, TTFT p95 in seconds; None without requests."""
+    """Several runs as one: seconds since the scale-down, hit ratio, TTFT p95 in seconds; None without requests."""
     out: dict[str, list[float | None]] = {"at": [], "hit_rate": [], "ttft_p95": []}
     for i in range(BINS):
         inputs = sum(float(run.inputs[i]) for run in runs)
@@ -103,7 +103,7 @@ def together(runs: Sequence[Around]) -> dict[str, list[float | None]]:
 
 def page(title: str, outcomes: Sequence[Outcome], lines: Sequence[Timeline]) -> str:
     """The report as HTML."""
-    figures = [_figure(lines, "hit_rate", "hit rate"), _figure(lines, "ttft_p95", "TTFT p95, s")]
+    figures = [_figure(lines, "hit_rate", "hit ratio"), _figure(lines, "ttft_p95", "TTFT p95, s")]
     parts = [
         figure.to_html(full_html=False, include_plotlyjs="inline" if i == 0 else False)
         for i, figure in enumerate(figures)
@@ -141,7 +141,7 @@ def _figure(lines: Sequence[Timeline], key: str, title: str) -> go.Figure:
 
 
 def _table(outcomes: Sequence[Outcome]) -> str:
-    names = ("arm", "hit rate", "retained", "TTFT p50 s", "TTFT p99 s", "excess prefill GPU-s", "lost", "sent again")
+    names = ("arm", "hit ratio", "retained", "TTFT p50 s", "TTFT p99 s", "excess prefill GPU-s", "lost", "sent again")
     head = "<tr>" + "".join(f"<th>{name}" for name in names) + "</tr>"
     body = "".join(
         f"<tr><td>{html.escape(one.arm)}<td>{one.hit_rate:.3f}"
