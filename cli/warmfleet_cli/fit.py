@@ -21,6 +21,7 @@ from rich.text import Text
 from warmfleet_contracts.api import InstanceTypeSpec, LLMDeployment, LLMDeploymentSpec, Variant
 from warmfleet_contracts.engineversion import engine_problems
 from warmfleet_contracts.perfmodel import Workload, profiles
+from warmfleet_operator.planning.demand import DEFAULT_WORKLOAD
 from warmfleet_operator.planning.fit import Fit, best, fit, split, tried
 from warmfleet_operator.planning.modelled import profile_name
 from warmfleet_operator.settings import Settings
@@ -68,10 +69,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ttft", metavar="TIME", help="time to first token, such as 2s (default: the deployment's)")
     parser.add_argument("--tpot", metavar="TIME", help="time per output token, such as 50ms")
     parser.add_argument(
-        "--input-tokens", type=float, default=1000.0, metavar="N", help="tokens of a mean prompt (default 1000)"
+        "--input-tokens",
+        type=float,
+        default=DEFAULT_WORKLOAD.input_tokens,
+        metavar="N",
+        help=f"tokens of a mean prompt (default {DEFAULT_WORKLOAD.input_tokens:g})",
     )
     parser.add_argument(
-        "--output-tokens", type=float, default=250.0, metavar="N", help="tokens of a mean answer (default 250)"
+        "--output-tokens",
+        type=float,
+        default=DEFAULT_WORKLOAD.output_tokens,
+        metavar="N",
+        help=f"tokens of a mean answer (default {DEFAULT_WORKLOAD.output_tokens:g})",
     )
     parser.add_argument(
         "--hit-ratio",

@@ -89,8 +89,8 @@ def test_a_forecast_does_no_harm_beyond_the_stated_bound(
     kept = after.deployments[KEY].traffic
     assert kept is not None
     lasting = min(arrivals, kept.mid)
-    assert lasting - 1e-6 <= one.figures["need_up"] <= most + 1e-6
-    assert one.figures["need_up"] <= one.figures["need_down"] <= most * (1.0 + MOST_BAND) + 1e-6
+    assert lasting - 1e-6 <= one.figures["need_up_rps"] <= most + 1e-6
+    assert one.figures["need_up_rps"] <= one.figures["need_down_rps"] <= most * (1.0 + MOST_BAND) + 1e-6
     assert math.ceil(lasting / UNIT - 1e-6) <= one.desired <= max(there, math.ceil(most / UNIT))
     if not one.victims:
         again, _ = plan(snapshot, after, START)

@@ -135,13 +135,13 @@ def _enough(snapshot: FleetSnapshot, made: FleetPlan) -> None:
     for one in made.deployments.values():
         excused = one.limited or one.chosen_by in (ChosenBy.PAUSED, ChosenBy.MAX, ChosenBy.HOLD, ChosenBy.INVALID)
         failing = any(p.reason in (Reason.WORKER_START_FAILED, Reason.IMAGE_PULL_FAILED) for p in one.problems)
-        if excused or failing or "need_up" not in one.figures:
+        if excused or failing or "need_up_rps" not in one.figures:
             continue
         rates = {v.name: v.requests_per_second or 0.0 for v in one.variants}
         there = one.figures["ready_rps"] + one.figures["starting_rps"]
         back = {w.key: rates[w.variant] for w in snapshot.workers if w.key in one.cancels}
         bought = sum(v.create * rates[v.name] for v in one.variants)
-        assert there + bought + sum(back.values()) >= one.figures["need_up"] * (1 - 1e-6)
+        assert there + bought + sum(back.values()) >= one.figures["need_up_rps"] * (1 - 1e-6)
 
 
 def _traced(_: FleetSnapshot, made: FleetPlan) -> None:
