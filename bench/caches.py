@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT / part) for part in ("simulation", "contracts", "operat
 
 import caches_page  # noqa: E402  (beside this file)
 import caches_pictures  # noqa: E402
+from reference import data_dir  # noqa: E402
 from warmfleet_contracts.perfmodel import lookup  # noqa: E402
 from warmfleet_simulation.requests.cluster import Run, simulate  # noqa: E402
 from warmfleet_simulation.requests.report import Around, around, together  # noqa: E402
@@ -49,19 +50,6 @@ ROUTERS = (
 )
 """(policy, balance threshold, whether equally loaded workers take turns)."""
 SHOWN = ("never", "naive", "migrate", "migrate+host", "store")
-
-
-def data_dir() -> Path:
-    """The folder of the traces.
-
-    Raises:
-        SystemExit: There is none.
-    """
-    named = os.environ.get("WARMFLEET_DATA")
-    folder = (Path(named) if named else ROOT.parent / "shared" / "data") / "traces"
-    if not folder.is_dir():
-        raise SystemExit(f"no traces in {folder}; set WARMFLEET_DATA to the folder that holds traces/")
-    return folder
 
 
 def engine(accelerator: str) -> Engine:
@@ -202,7 +190,7 @@ def main() -> int:
     args = parser.parse_args()
     if not args.page:
         accelerators = args.accelerators.split(",")
-        run(data_dir(), args.seeds, accelerators, ablate=not args.no_ablation, add=args.add, jobs=args.jobs)
+        run(data_dir() / "traces", args.seeds, accelerators, ablate=not args.no_ablation, add=args.add, jobs=args.jobs)
     if not RESULT.is_file():
         raise SystemExit(f"no {RESULT.relative_to(ROOT)}; run without --page first")
     found = json.loads(RESULT.read_text(encoding="utf-8"))

@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from forecast_service import measure, tell
 from pyarrow import parquet
+from reference import data_dir
 from rich.console import Console
 from rich.table import Table
 from warmfleet_forecasting.backtest import FAR_HALF_LIFE_S, Fold, Walk, fit_fold, walk
@@ -43,7 +44,6 @@ from warmfleet_forecasting.result import ForecastResult
 from warmfleet_forecasting.series import Series
 
 Floats = npt.NDArray[np.float64]
-DATA = Path(os.environ.get("WARMFLEET_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "traces"
 OUT = Path("out") / "forecast"
 STEP_S, DAY, LEAD = 600.0, 144, 3
 FAR = (12, 36)
@@ -67,14 +67,14 @@ _FILES = {
 def load(name: str) -> Series:
     """A trace as 10-minute means per second; gaps are NaN."""
     if name.startswith("client "):
-        table = parquet.read_table(DATA / "servegen_m_small_clients_8d.rate_10m.parquet").to_pydict()
+        table = parquet.read_table(data_dir() / "traces" / "servegen_m_small_clients_8d.rate_10m.parquet").to_pydict()
         rows = [i for i, client in enumerate(table["client"]) if client == int(name.split()[1])]
         values = np.full(8 * DAY, np.nan)
         for i in rows:
             values[int(table["window_s"][i] // STEP_S)] = table["rate_rps"][i]
         return Series(0.0, STEP_S, values)
     file, column = _FILES[name]
-    table = parquet.read_table(DATA / f"{file}.parquet").to_pydict()
+    table = parquet.read_table(data_dir() / "traces" / f"{file}.parquet").to_pydict()
     values = np.array(table[column], dtype=float) / 60.0
     values[np.array(table["missing"], dtype=bool)] = np.nan
     return Series(0.0, 60.0, values).resample(STEP_S)
@@ -288,9 +288,6 @@ def main() -> int:
     parser.add_argument("--ablate", action="store_true", help="what each part buys")
     parser.add_argument("--traces", nargs="*", default=[*GOOD, *STEADY, *BAD])
     arguments = parser.parse_args()
-    if not DATA.is_dir():
-        print(f"no traces at {DATA}; set WARMFLEET_DATA", file=sys.stderr)
-        return 2
     console = Console(width=150)
     results, later = [], []
     for name in arguments.traces:

@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT / part) for part in ("simulation", "contracts", "operat
 
 import page  # noqa: E402  (beside this file)
 import speed  # noqa: E402
+from reference import data_dir  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from warmfleet_simulation import scenarios  # noqa: E402
 from warmfleet_simulation.foreknown import Foreknown  # noqa: E402
@@ -45,19 +46,6 @@ COARSE = tuple(2.0 ** (k / 2) for k in range(-2, 3))
 BEST_RIVALS = ("static-peak", "dynamo-planner", "hourly-ilp")
 """Those that were best in some week at equal attainment; the others never were."""
 SEED = 1
-
-
-def data_dir() -> Path:
-    """The folder of the reference data.
-
-    Raises:
-        SystemExit: There is none.
-    """
-    named = os.environ.get("WARMFLEET_DATA")
-    folder = Path(named) if named else ROOT.parent / "shared" / "data"
-    if not (folder / "traces").is_dir():
-        raise SystemExit(f"no traces in {folder}; set WARMFLEET_DATA to the folder that holds traces/ and perf/")
-    return folder
 
 
 def contenders(scenario: scenarios.Scenario, only: frozenset[str]) -> list[Policy]:

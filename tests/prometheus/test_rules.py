@@ -151,7 +151,7 @@ def test_the_rules_are_valid_and_every_one_is_tried(programs: PrometheusPrograms
 
 def test_summaries_name_the_fleet(programs: PrometheusPrograms, tmp_path: Path) -> None:
     rule = next(a for a in alerts() if a["alert"] == "WarmfleetSloMissed")
-    annotations = {**rule["annotations"], "summary": "prod/chat serves 95% of its requests within the objectives"}
+    annotations = {**rule["annotations"], "summary": "prod/chat serves 95% of its requests within the SLO"}
     one = case("summary", ILL["SloMissed"][0], [expected("SloMissed")])
     labels = {"severity": "critical", "namespace": "prod", "deployment": "chat"}
     one["alert_rule_test"] = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import statistics
 from pathlib import Path
 
@@ -88,12 +87,9 @@ def test_no_means_is_lost_or_invented_and_the_reason_fits_a_report(means, figure
     assert len(choice.reason) < 300
 
 
-def test_the_break_even_is_that_of_the_table() -> None:
-    path = Path(os.environ.get("WARMFLEET_DATA", "../shared/data")) / "perf" / "kv_handover.csv"
-    if not path.exists():
-        pytest.skip(f"{path} is not there; set WARMFLEET_DATA")
+def test_the_break_even_is_that_of_the_table(data_dir: Path) -> None:
     ratios = []
-    with path.open(encoding="utf-8") as file:
+    with (data_dir / "perf" / "kv_handover.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             profile = lookup(row["model"], row["dtype"], row["gpu"], int(row["tp"]))
             assert profile is not None
