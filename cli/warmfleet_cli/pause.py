@@ -27,9 +27,14 @@ PAUSES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
+    add_parts(parser, "no worker is removed", "no worker is added")
+
+
+def add_parts(parser: argparse.ArgumentParser, scale_in: str, scale_out: str) -> None:
+    """Adds the arguments of ``pause`` and of ``resume``, with what each does to a part of scaling."""
     parser.add_argument("name", help="name of the LLMDeployment")
-    parser.add_argument("--scale-in", action="store_true", help="only: no worker is removed")
-    parser.add_argument("--scale-out", action="store_true", help="only: no worker is added")
+    parser.add_argument("--scale-in", action="store_true", help=f"only: {scale_in}")
+    parser.add_argument("--scale-out", action="store_true", help=f"only: {scale_out}")
     output.add_arguments(parser)
     cluster.add_arguments(parser)
 

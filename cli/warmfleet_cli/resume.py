@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from warmfleet_cli import cluster, output, pause
+from warmfleet_cli import pause
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
-    parser.add_argument("name", help="name of the LLMDeployment")
-    parser.add_argument("--scale-in", action="store_true", help="only: workers may be removed again")
-    parser.add_argument("--scale-out", action="store_true", help="only: workers may be added again")
-    output.add_arguments(parser)
-    cluster.add_arguments(parser)
+    pause.add_parts(parser, "workers may be removed again", "workers may be added again")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ from warmfleet_operator.adapters.agents import AgentClient
 from warmfleet_operator.adapters.audit import WATCHED, Audit
 from warmfleet_operator.adapters.crds import refusals
 from warmfleet_operator.adapters.keysecret import Rotation
-from warmfleet_operator.adapters.kube import RestKubeApi
+from warmfleet_operator.adapters.kube import KubeApi
 from warmfleet_operator.adapters.lease import ElectionThread, Elector, Leadership, LeaseSettings
 from warmfleet_operator.adapters.metricskey import MetricsKey
 from warmfleet_operator.adapters.prometheus import PrometheusSource
@@ -81,7 +81,7 @@ class OperatorProcess:
         self._leadership.on_gain = wake  # a new leader decides at once
         store = FleetStore(self._clock, wake)
         settings = self._settings
-        api = RestKubeApi(
+        api = KubeApi(
             await self._configure(),
             guard=self._leadership.check if settings.leader_election else lambda: None,
             observe=self.metrics.api_request,
@@ -120,7 +120,7 @@ class OperatorProcess:
                 await asyncio.to_thread(election.stop)
             await asyncio.to_thread(watcher.stop)
 
-    def _metrics_key(self, api: RestKubeApi) -> MetricsKey | None:
+    def _metrics_key(self, api: KubeApi) -> MetricsKey | None:
         settings = self._settings
         if not settings.metrics_authentication:
             return None
@@ -196,7 +196,7 @@ class OperatorProcess:
         _LOG.error("ending: %s", reason)
         return 1
 
-    async def _crds_fit(self, api: RestKubeApi) -> bool:
+    async def _crds_fit(self, api: KubeApi) -> bool:
         """Whether the CRDs that exist are those of this release, or need not be."""
         required = self._settings.require_matching_crds
         found = await refusals(api)
@@ -259,7 +259,7 @@ class OperatorProcess:
 
     async def _elector(self) -> tuple[Elector, Callable[[], Awaitable[None]]]:
         settings = self._settings
-        api = RestKubeApi(await self._configure(), observe=self.metrics.api_request, timeout_seconds=5.0)
+        api = KubeApi(await self._configure(), observe=self.metrics.api_request, timeout_seconds=5.0)
         lease = LeaseSettings(
             namespace=settings.resolved_lease_namespace(os.environ),
             name=settings.lease_name,
@@ -276,7 +276,7 @@ class _Parts:
     """What the parts share."""
 
     store: FleetStore
-    api: RestKubeApi
+    api: KubeApi
     wake: Wake
     agents: AgentClient
     keys: AgentKeys | None

@@ -169,13 +169,7 @@ class KubeClient:
         propagation: str | None = None,
     ) -> Object:
         """DELETE an object, only if it still has `uid` when that is given."""
-        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
-        if grace_seconds is not None:
-            options["gracePeriodSeconds"] = grace_seconds
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
-        if propagation is not None:
-            options["propagationPolicy"] = propagation
+        options = rest.delete_options(uid, None, grace_seconds, propagation)
         return await self._call("DELETE", resource.path(namespace, name), body=options)
 
     async def follow(self, resource: Resource, namespace: str | None = None, **selectors: str) -> AsyncIterator[Event]:

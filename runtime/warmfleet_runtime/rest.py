@@ -88,6 +88,20 @@ async def send(  # noqa: PLR0913 - the parts of a request, each named at the cal
     return await api.call_api(*request, _request_timeout=timeout)
 
 
+def delete_options(
+    uid: str | None, resource_version: str | None, grace_seconds: int | None, propagation: str | None
+) -> dict[str, Any]:
+    """Body of a DELETE: of no other object than the one with this uid and resourceVersion, if they are given."""
+    preconditions = {"uid": uid, "resourceVersion": resource_version}
+    options = {
+        "preconditions": {name: value for name, value in preconditions.items() if value} or None,
+        "gracePeriodSeconds": grace_seconds,
+        "propagationPolicy": propagation,
+    }
+    known = {name: value for name, value in options.items() if value is not None}
+    return {"apiVersion": "v1", "kind": "DeleteOptions", **known}
+
+
 def refusal(raw: bytes) -> tuple[str, str]:
     """(reason, message) of an answer that is none of the good ones, from its Status object if it is one."""
     try:

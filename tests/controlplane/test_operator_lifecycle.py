@@ -26,7 +26,6 @@ from warmfleet_runtime.resources import (
 )
 from world import World, deployment, eventually, instance_type
 
-RBAC = "rbac.authorization.k8s.io/v1"
 CHILDREN = (
     DEPLOYMENTS,
     REPLICA_SETS,

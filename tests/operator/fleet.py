@@ -18,7 +18,7 @@ from aiohttp import web
 from kubernetes.aio import client as kube
 from warmfleet_contracts import bearer, labels
 from warmfleet_localcluster.api import EmbeddedApi, serve, server_url
-from warmfleet_operator.adapters.kube import KubeError, RestKubeApi
+from warmfleet_operator.adapters.kube import KubeApi, KubeError
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.process import OperatorProcess
 from warmfleet_operator.settings import Settings
@@ -146,7 +146,7 @@ class Fleet:
         runner = await serve(self.api, "127.0.0.1", 0)
         self._web.append(runner)
         self.url = server_url(runner)
-        self.kube = RestKubeApi(await self.configure(), rate=10_000, burst=10_000)
+        self.kube = KubeApi(await self.configure(), rate=10_000, burst=10_000)
         for file in sorted(CRDS.glob("*.yaml")):
             await self.kube.create(CUSTOM_RESOURCE_DEFINITIONS, yaml.safe_load(file.read_text()))
         for name in ("prod", "warmfleet-system"):

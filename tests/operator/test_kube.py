@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from kubernetes.aio import client as kube
-from warmfleet_operator.adapters.kube import KubeError, RestKubeApi, TokenBucket
+from warmfleet_operator.adapters.kube import KubeApi, KubeError, TokenBucket
 from warmfleet_operator.adapters.lease import NotLeaderError
 from warmfleet_runtime import resources
 
@@ -24,7 +24,7 @@ class Server:
         return self.answers.pop(0) if self.answers else web.json_response({"metadata": {"name": "x"}})
 
 
-Make = Callable[..., RestKubeApi]
+Make = Callable[..., KubeApi]
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ async def server() -> AsyncIterator[tuple[Server, Make]]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
 
-    def make(**how: Any) -> RestKubeApi:
+    def make(**how: Any) -> KubeApi:
         configuration = kube.Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}")
         configuration.client_session_kwargs = {"trust_env": False}
         configuration.retries = False
-        made.append(RestKubeApi(configuration, **how))
+        made.append(KubeApi(configuration, **how))
         return made[-1]
 
     yield handler, make
@@ -130,7 +130,7 @@ async def test_of_a_list_of_metadata_only_the_identities_are_kept(server: tuple[
 async def test_an_unreachable_server_is_an_uncertain_error() -> None:
     configuration = kube.Configuration(host="http://127.0.0.1:1")
     configuration.retries = False
-    api = RestKubeApi(configuration)
+    api = KubeApi(configuration)
     error, wait = await api._once("GET", resources.PODS, "/api/v1/pods")
     assert isinstance(error, KubeError)
     assert error.uncertain

@@ -42,7 +42,6 @@ from world import PATIENT, PROBE_SCALE, World, end, eventually, images, shapes
 
 _SERIAL = itertools.count()
 _SYSTEM = {"default", "kube-system", "kube-public", "kube-node-lease"}
-_RBAC = "rbac.authorization.k8s.io/v1"
 _KEPT = {
     (SERVICES.plural, "kubernetes"),
     (CONFIG_MAPS.plural, "kube-root-ca.crt"),
@@ -52,7 +51,6 @@ _OWNED: tuple[Resource, ...] = (
     DEPLOYMENTS,
     REPLICA_SETS,
     SERVICES,
-    TRAFFIC_FORECASTS,
     DISRUPTION_BUDGETS,
     CONFIG_MAPS,
     SERVICE_ACCOUNTS,

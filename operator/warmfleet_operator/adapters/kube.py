@@ -1,11 +1,10 @@
 """The Kubernetes API as a handful of verbs on plain dicts.
 
-:class:`KubeApi` is what the rest of the operator knows. :class:`RestKubeApi` speaks it over the official client's
-asyncio transport without its models, because turning every object into a model costs more than everything else the
-operator does. Writes go through one gate: leadership is checked before each attempt, a semaphore and a token bucket
-bound the load, 429 and 5xx are tried again with jitter and ``Retry-After``, and 409 is surfaced, never retried here,
-because only the caller knows whether its decision still holds. Namespaces take turns, so that one tenant's thousand
-writes do not stand before everybody else's.
+:class:`KubeApi` speaks over the official client's asyncio transport without its models, because turning every object
+into a model costs more than everything else the operator does. Writes go through one gate: leadership is checked
+before each attempt, a semaphore and a token bucket bound the load, 429 and 5xx are tried again with jitter and
+``Retry-After``, and 409 is surfaced, never retried here, because only the caller knows whether its decision still
+holds. Namespaces take turns, so that one tenant's thousand writes do not stand before everybody else's.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import builtins
 import logging
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
@@ -70,68 +69,6 @@ class _Page(msgspec.Struct):
 _PAGE_OF_METADATA = msgspec.json.Decoder(_Page)
 
 
-class KubeApi(Protocol):
-    """Verbs on plain dicts.
-
-    Raises (all verbs):
-        KubeError: The API server refused, or could not be reached.
-    """
-
-    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
-        """Read one object."""
-
-    async def list(
-        self,
-        resource: Resource,
-        namespace: str | None = None,
-        *,
-        label_selector: str | None = None,
-        metadata_only: bool = False,
-    ) -> builtins.list[Object]:
-        """All objects of a collection, page by page; ``metadata_only``: name, namespace, uid and resourceVersion."""
-
-    async def list_at(
-        self,
-        resource: Resource,
-        namespace: str | None = None,
-        *,
-        label_selector: str | None = None,
-        metadata_only: bool = False,
-    ) -> tuple[builtins.list[Object], str]:
-        """The same with the resourceVersion that the list is of; empty when the answer names none."""
-
-    async def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
-        """POST an object."""
-
-    async def replace(self, resource: Resource, body: Object, namespace: str | None = None) -> Object:
-        """PUT an object; its resourceVersion is the precondition."""
-
-    async def patch(
-        self,
-        resource: Resource,
-        name: str,
-        body: object,
-        namespace: str | None = None,
-        *,
-        how: PatchKind = "merge",
-        subresource: str | None = None,
-        field_manager: str | None = None,
-    ) -> Object:
-        """PATCH an object; ``apply`` is forced, under ``field_manager``."""
-
-    async def delete(
-        self,
-        resource: Resource,
-        name: str,
-        namespace: str | None = None,
-        *,
-        uid: str | None = None,
-        resource_version: str | None = None,
-        grace_seconds: int | None = None,
-    ) -> Object:
-        """DELETE an object, only if it still is the one meant; what the API server answers: the object or a Status."""
-
-
 class TokenBucket:
     """At most ``rate`` requests per real second on average, ``burst`` at once.
 
@@ -156,8 +93,8 @@ class TokenBucket:
             await asyncio.sleep(-self._tokens / self._rate)
 
 
-class RestKubeApi:
-    """:class:`KubeApi` over HTTP. Close it when done.
+class KubeApi:
+    """Verbs on plain dicts. Close it when done.
 
     Args:
         configuration: From :func:`warmfleet_runtime.kubeclient.load_configuration`.
@@ -165,6 +102,10 @@ class RestKubeApi:
         observe: Called with verb, plural and status code of each answer (code 0: none).
         rate: Writes per second on average.
         burst: Writes at once.
+        timeout_seconds: Real seconds of one attempt.
+
+    Raises (all verbs):
+        KubeError: The API server refused, or could not be reached.
     """
 
     def __init__(
@@ -200,7 +141,7 @@ class RestKubeApi:
         label_selector: str | None = None,
         metadata_only: bool = False,
     ) -> builtins.list[Object]:
-        """All objects of a collection, page by page."""
+        """All objects of a collection, page by page; ``metadata_only``: name, namespace, uid and resourceVersion."""
         found, _ = await self.list_at(resource, namespace, label_selector=label_selector, metadata_only=metadata_only)
         return found
 
@@ -269,12 +210,7 @@ class RestKubeApi:
         grace_seconds: int | None = None,
     ) -> Object:
         """DELETE an object, only if it still is the one meant; what the API server answers: the object or a Status."""
-        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        conditions = {"uid": uid, "resourceVersion": resource_version}
-        if any(conditions.values()):
-            options["preconditions"] = {key: value for key, value in conditions.items() if value}
-        if grace_seconds is not None:
-            options["gracePeriodSeconds"] = grace_seconds
+        options = rest.delete_options(uid, resource_version, grace_seconds, "Background")
         return await self._write("DELETE", resource, resource.path(namespace, name), namespace, body=options)
 
     async def _write(self, method: str, resource: Resource, path: str, namespace: str | None, **how: Any) -> Object:
