@@ -19,6 +19,7 @@ from rich.text import Text
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state.decisions import DeploymentPlan
 from warmfleet_operator.state.records import Key
+from warmfleet_operator.state.words import counted
 from warmfleet_runtime.resources import LLM_DEPLOYMENTS
 
 from warmfleet_cli import cluster, output, snapshots
@@ -115,7 +116,7 @@ def from_plan(made: DeploymentPlan) -> Chain:
 def show(console: Console, chain: Chain) -> None:
     """Print a chain for a person."""
     title = Text(f"{chain['namespace']}/{chain['name']}: ", style="bold")
-    title.append(f"{chain['desired']} workers wanted, {chain['chosenBy']}")
+    title.append(f"{counted(chain['desired'])} wanted, {chain['chosenBy']}")
     console.print(title)
     console.print(Text(chain["message"]))
     table = Table(box=None, show_header=False, pad_edge=False)

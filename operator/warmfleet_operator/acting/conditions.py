@@ -16,6 +16,7 @@ from warmfleet_contracts.reasons import ChosenBy, ConditionType, Reason
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.decisions import DeploymentPlan, Problem
 from warmfleet_operator.state.records import Demand, DeploymentRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
+from warmfleet_operator.state.words import counted
 
 _IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 
@@ -137,8 +138,8 @@ def _obstacle(view: View) -> Problem:
     waiting = [w for w in view.workers if w.pending]
     lost = [w for w in waiting if w.unschedulable_since is not None]
     if lost:
-        return Problem(Reason.NO_CAPACITY, f"{len(lost)} workers wait for a node", stalled=False)
-    return Problem(Reason.WAITING_FOR_WORKERS, f"{len(waiting)} workers are starting", stalled=False)
+        return Problem(Reason.NO_CAPACITY, counted(len(lost), "waits for a node", "wait for a node"), stalled=False)
+    return Problem(Reason.WAITING_FOR_WORKERS, counted(len(waiting), "is starting", "are starting"), stalled=False)
 
 
 def _was_ready(view: View) -> bool:
@@ -182,7 +183,7 @@ def _scaling_active(view: View) -> _State:
         return _State(kind, holds=False, reason=Reason.METRICS_MISSING, message=text)
     if view.plan is not None and not view.plan.acts:
         there = sum(not w.leaving for w in view.workers)
-        text = f"scaling.mode is Advisory: {view.plan.desired} workers instead of {there} would do; nothing is done"
+        text = f"scaling.mode is Advisory: {counted(view.plan.desired)} instead of {there} would do; nothing is done"
         return _State(kind, holds=False, reason=Reason.ADVISORY, message=text)
     if demand.silent_workers:
         text = "some workers do not report; nothing is scaled down on what the others say for ten minutes"
@@ -194,7 +195,7 @@ def _scaling_limited(view: View) -> _State:
     limit = view.plan.limited if view.plan is not None else None
     if view.plan is None or limit is None:
         return _State(ConditionType.SCALING_LIMITED, holds=False, reason=Reason.WITHIN_LIMITS)
-    text = f"{view.plan.unlimited} workers were wanted, {view.plan.desired} are allowed by {_limit(view.plan, limit)}"
+    text = f"{counted(view.plan.unlimited)} wanted, {view.plan.desired} allowed by {_limit(view.plan, limit)}"
     return _State(ConditionType.SCALING_LIMITED, holds=True, reason=limit, message=text)
 
 
@@ -217,7 +218,7 @@ def _draining(view: View) -> list[_State]:
     count = sum(w.leaving for w in view.workers)
     if not count:
         return []
-    text = f"{count} workers are on their way out"
+    text = counted(count, "is on its way out", "are on their way out")
     return [_State(ConditionType.DRAINING, holds=True, reason=Reason.WORKERS_DRAINING, message=text)]
 
 

@@ -37,6 +37,7 @@ from warmfleet_operator.state.records import (
     WorkerRecord,
 )
 from warmfleet_operator.state.snapshot import FleetStore, Kind
+from warmfleet_operator.state.words import counted
 
 _LOG = logging.getLogger(__name__)
 _BACKOFF = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
@@ -149,7 +150,7 @@ class WorkerActor:
         if made:
             self._refusals.count, self._refusals.problem = 0, None
             reason = job.plan.message if job.plan is not None else ""
-            text = f"created {made} workers: {reason}" if made > 1 else f"created 1 worker: {reason}"
+            text = f"created {counted(made)}: {reason}"
             self._tools.events.emit(about_deployment(job.record), EventReason.SCALED_UP, text, dedupe=text)
 
     async def _has_key(self, job: diff.Job) -> bool:

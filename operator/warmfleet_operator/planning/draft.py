@@ -37,6 +37,7 @@ from warmfleet_operator.planning.mix.enlist import enlist
 from warmfleet_operator.state.decisions import Note, Problem
 from warmfleet_operator.state.memory import DeploymentMemory, evolve
 from warmfleet_operator.state.records import DeploymentRecord, FleetSnapshot, Key, WorkerRecord
+from warmfleet_operator.state.words import counted
 
 
 @dataclass(slots=True)
@@ -335,7 +336,7 @@ def _problems(draft: Draft) -> list[Problem]:
         first = min(draft.roster.stuck, key=lambda w: (w.first_seen, w.key))
         offer = draft.offers[first.variant]
         message = (
-            f"{len(draft.roster.stuck)} workers found no node for more than {2 * offer.startup:.0f} s (twice the p90 "
+            f"{counted(len(draft.roster.stuck))} found no node for more than {2 * offer.startup:.0f} s (twice the p90 "
             f"start-up), first {first.key.name} on InstanceType {first.instance_type}; add nodes, check the type's "
             "nodeSelector and tolerations, or add a variant on another type"
         )

@@ -18,6 +18,7 @@ from warmfleet_operator.planning.demand import Grade
 from warmfleet_operator.planning.draft import Draft
 from warmfleet_operator.planning.mix import Short
 from warmfleet_operator.planning.shrink import Shrink
+from warmfleet_operator.state.words import counted
 
 _MOST = 10**9
 _GROWN_BY = {Basis.EVENT: ChosenBy.EVENT, Basis.FORECAST: ChosenBy.FORECAST, Basis.PRIOR: ChosenBy.FORECAST}
@@ -140,7 +141,7 @@ def _per_worker(draft: Draft) -> float:
 
 def _message(draft: Draft, out: Shrink, rule: ChosenBy, desired: int, now: float) -> str:
     there = len(draft.roster.kept)
-    count = f"{desired} workers (now {there})"
+    count = f"{counted(desired)} (now {there})"
     if draft.fixed:
         return f"spec.replicas {draft.spec.replicas} -> {count}{_tail(draft, rule)}"
     if draft.need is None:

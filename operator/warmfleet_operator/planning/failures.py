@@ -23,6 +23,7 @@ from warmfleet_operator.planning.roster import Roster
 from warmfleet_operator.state.decisions import Problem
 from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, evolve
 from warmfleet_operator.state.records import WorkerPhase, WorkerRecord
+from warmfleet_operator.state.words import counted
 
 MAX_FAILED_STARTS = 3
 WINDOW = 3600.0
@@ -145,5 +146,5 @@ def _problem(failed: tuple[WorkerRecord, ...], starts: int, *, stalled: bool) ->
     why = (worker.failure or worker.failure_reason or "its pod ended") if worker is not None else "see the pods' events"
     name = f"worker {worker.key.name}" if worker is not None else "the last worker"
     fix = "check engine.image and its pull secret" if image else "check engine.image, engine.args and the pod's log"
-    message = f"{len(failed)} workers failed, {starts} failed starts in the last hour; {name}: {why}; {fix}"
+    message = f"{counted(len(failed))} failed, failed starts in the last hour: {starts}; {name}: {why}; {fix}"
     return Problem(Reason.IMAGE_PULL_FAILED if image else Reason.WORKER_START_FAILED, message[:1000], stalled=stalled)

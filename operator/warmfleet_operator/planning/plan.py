@@ -27,6 +27,7 @@ from warmfleet_operator.planning.victims import victim
 from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan, Problem, VariantPlan
 from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, evolve
 from warmfleet_operator.state.records import DeploymentRecord, FleetSnapshot, Key, WorkerRecord
+from warmfleet_operator.state.words import counted
 
 Decision = tuple[DeploymentPlan, DeploymentMemory]
 
@@ -184,7 +185,7 @@ def _held(
         desired=total,
         unlimited=total,
         chosen_by=ChosenBy.INVALID,
-        message=f"held at {total} workers: {'; '.join(p.message for p in problems)}"[:1000],
+        message=f"held at {counted(total)}: {'; '.join(p.message for p in problems)}"[:1000],
         problems=tuple(problems),
     )
     return result, evolve(memory, wants=((now, total),), low_since=None, chosen={})
@@ -207,7 +208,7 @@ def _leave(record: DeploymentRecord, workers: Iterable[WorkerRecord], memory: De
         variants=tuple(VariantPlan(name, types[name], 0) for name in names),
         victims=victims,
         chosen_by=ChosenBy.DELETING,
-        message=f"{why}: {len(victims)} workers leave",
+        message=f"{why}: {counted(len(victims), 'leaves', 'leave')}",
         problems=problems,
     )
     return result, evolve(memory, desired={}, wants=(), chosen={})

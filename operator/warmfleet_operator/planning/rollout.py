@@ -38,6 +38,7 @@ from warmfleet_operator.state.decisions import Problem, RolloutPlan, Victim
 from warmfleet_operator.state.memory import DeploymentMemory, evolve
 from warmfleet_operator.state.records import FleetSnapshot, WorkerPhase, WorkerRecord
 from warmfleet_operator.state.revisions import fingerprint, with_template
+from warmfleet_operator.state.words import counted
 
 _GROWING = (ChosenBy.MIN, ChosenBy.NO_DATA, ChosenBy.HOLD, ChosenBy.REACTIVE_UP, ChosenBy.QUEUE)
 _OVERDUE_FACTOR = 2.0
@@ -151,7 +152,7 @@ def _idle(roster: Roster, offers: Mapping[str, Offer], now: float) -> list[Worke
 def _stays(wanted: Wanted) -> str:
     protected = sum(w.protected for w in wanted.outdated)
     if protected:
-        return f"{protected} workers of an older revision have the do-not-drain annotation; remove it"
+        return f"{counted(protected)} of an older revision: kept by the do-not-drain annotation; remove it"
     return ""
 
 

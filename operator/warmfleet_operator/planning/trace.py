@@ -128,7 +128,7 @@ def _mix(draft: Draft) -> Note:
     there = f"{ready} + {len(roster.starting)} starting ({draft.coming:.3g} req/s)"
     deeds = [f"create {count} {name}" for name, count in growth.added.items() if count]
     if draft.cancels:
-        deeds.append(f"cancel {len(draft.cancels)} drains")
+        deeds.append(f"cancel drains: {len(draft.cancels)}")
     if growth.short is not None:
         deeds.append(_SHORT[growth.short])
     text = f"{there}: {', '.join(deeds) or 'nothing to buy'}"
