@@ -43,9 +43,9 @@ class Price(ApiModel):
     """US dollars per hour of one whole instance (all its accelerators)."""
 
     on_demand: NonNegative
-    """On-demand price of one instance, $/h."""
+    """On-demand price of one instance, US dollars per hour."""
     spot: NonNegative | None = None
-    """Spot price of one instance, $/h."""
+    """Spot price of one instance, US dollars per hour."""
 
 
 class NamespaceLimit(ApiModel):
@@ -111,7 +111,7 @@ class InstanceTypeSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.capacityType != 'spot' || has(self.price.spot)",
-            "price.spot is required when capacityType is spot: set the spot price of one instance in $/h",
+            "price.spot is required when capacityType is spot: set the spot price in US dollars per hour",
             lambda s: s.capacity_type is not CapacityType.SPOT or s.price.spot is not None,
         ),
     )
@@ -144,7 +144,7 @@ class InstanceTypeSpec(ApiModel):
 
     @property
     def price_per_hour(self) -> float:
-        """What one whole instance costs as it is bought, $/h."""
+        """What one whole instance costs as it is bought, US dollars per hour."""
         return self.price.spot if self.spot and self.price.spot is not None else self.price.on_demand
 
 
