@@ -139,6 +139,8 @@ class KvValue(AgentModel):
     """Tokens of prefix blocks held."""
     hot_tokens: Count = 0
     """Of these, used within the last minutes and not known to be in a shared store."""
+    evicted_after_seconds: Seconds | None = None
+    """How long ago the blocks that are evicted now were used last; None when none were within the last minutes."""
     complete: bool = True
     """False when KV events were missed and the figures are a lower bound."""
     sketch: Annotated[str, Field(max_length=MAX_TEXT)] = ""
@@ -224,6 +226,9 @@ class DrainRequest(AgentModel):
     """Hand-over strategies in order of preference."""
     budget_bytes: Count | None = None
     """Most bytes of KV cache that are brought to survivors; unset: as the agent was set up."""
+    used_within_seconds: Seconds | None = None
+    """Bring only what was used so many seconds ago or later to survivors, because they have no room for more; unset:
+    all that is hot."""
     endpoint: Annotated[str, Field(max_length=256)] = ""
     """Where a replay may send prompts instead of to the endpoint the agent was set up with. Used only if it is a
     loopback address, which stands for a cluster on one machine: prompts are users' data, and whoever reaches the

@@ -153,6 +153,15 @@ def test_a_pause_holds_the_fleet_but_not_its_deletion() -> None:
     assert act(of=replace(paused, deleting=True)) == [diff.RemoveFinalizer()]
 
 
+def test_what_leaves_is_bounded_by_the_room_of_those_that_stay() -> None:
+    names = ("a", "b", "c", "d", "u")
+    there = [worker(key=Key("prod", n), uid=n) for n in names[:3]] + [draining(key=Key("prod", "d"), uid="d"), worker()]
+    told = {n: WorkerTelemetry(NOW, Phase.SERVING, evicted_after=200.0) for n in names}
+    job = diff.Job(record(), plan(victims=(VICTIM,)), tuple(there), NOW, telemetry=told)
+    assert diff.room_for(job) == 0.5 * 200.0 * 3 / 5, "one leaves already, one is sent away now"
+    assert diff.room_for(diff.Job(record(), None, tuple(there), NOW, telemetry={})) is None
+
+
 def test_nothing_is_created_in_an_ending_namespace() -> None:
     create = (VariantPlan("h100", "h100", 2, create=2),)
     assert act(of=record(namespace_terminating=True), variants=create) == []

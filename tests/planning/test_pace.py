@@ -63,6 +63,15 @@ def test_a_fall_of_the_measured_ratio_stops_what_the_model_would_allow() -> None
     assert pace.left(memory, [], 0.3, START + 3000.0).losses == ()
 
 
+def test_room_is_for_what_is_younger_than_what_it_pushes_out() -> None:
+    full, roomy = told(evicted_after=300.0), told()
+    assert pace.room_for([full] * 4, 4) == 75.0, "half of where both would be equally old"
+    assert pace.room_for([full] * 6, 2) == 112.5
+    assert pace.room_for([full, full, roomy, None], 1) is None, "half of them have room"
+    assert pace.room_for([full, full, full, None], 4) == 75.0
+    assert pace.room_for([], 3) is None
+
+
 @pytest.mark.parametrize("ratio", [None, 0.0, 0.5])
 def test_where_nothing_is_cached_nothing_waits(ratio: float | None) -> None:
     people = [worker("a"), worker("b")]

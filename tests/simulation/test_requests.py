@@ -174,6 +174,15 @@ def test_what_is_handed_over_is_hit_again() -> None:
         conserved(run, PROFILE.kv_tokens // BLOCK)
 
 
+def test_survivors_that_evict_get_only_what_is_young() -> None:
+    work = conversations()
+    whole, small_host = Arm("roomy", handover="migrate"), Arm("full", handover="migrate", host_tokens=BLOCK * 24)
+    roomy, full = (simulate(work, ENGINE, arm, SHRINK, workers=4).departures for arm in (whole, small_host))
+    shares = [sum(d.moved_tokens for d in of) / sum(d.hot_tokens for d in of) for of in (roomy, full)]
+    assert shares[0] > 0.8, "but for what others have as well"
+    assert 0.0 < shares[1] < 0.6, "most of it was used before the time that there is room for"
+
+
 def test_a_narrow_link_hands_over_less() -> None:
     work = conversations()
     narrow = Arm("narrow", handover="migrate", link_gbit=0.05, deadline_s=10.0)

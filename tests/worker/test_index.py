@@ -123,6 +123,23 @@ def test_a_prompt_stays_hot_as_long_as_it_is_continued() -> None:
     assert index.used(name(1)) == index.used(name(4))
 
 
+def test_it_says_how_old_the_blocks_are_that_are_evicted() -> None:
+    index = feed(stored(1, 2), stored(3, 4), stored(5))
+    assert index.evicted_after(NOW) is None
+    feed(stored(1, 2, medium="CPU"), removed(1, 2), at=NOW + 5 * TICK, into=index)
+    assert index.evicted_after(NOW + 5 * TICK) is None, "they are in host memory still"
+    feed(removed(1, 2, medium="CPU"), at=NOW + 20 * TICK, into=index)
+    assert index.evicted_after(NOW + 20 * TICK) == 20 * TICK
+    feed(removed(3, 4), at=NOW + 40 * TICK, into=index)
+    mean = index.evicted_after(NOW + 40 * TICK)
+    assert mean is not None
+    assert 20 * TICK < mean < 21 * TICK, "two blocks are few of a cache"
+    later = NOW + (41 + HOT_TICKS) * TICK
+    assert index.evicted_after(later) is None, "that was long ago"
+    feed(removed(5), at=later, into=index)
+    assert index.evicted_after(later) == (41 + HOT_TICKS) * TICK, "and counts no more"
+
+
 def test_the_index_is_bounded_and_says_so() -> None:
     index = BlockIndex(limit=100)
     for i in range(80):

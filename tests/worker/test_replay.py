@@ -186,3 +186,19 @@ async def test_a_budget_in_bytes_bounds_what_survivors_get(fleet: Fleet) -> None
     assert "budget" in report.message
     fleet.cache.spend(0)
     assert (await fleet.hand_over()).kept_tokens == 0, "nothing is allowed"
+    fleet.cache.spend(None, 45.0)
+    assert (strategy.tokens, strategy.used_within) == (512, 45.0)
+
+
+async def test_what_survivors_have_no_room_for_stays_behind(launch) -> None:
+    engine, _ = await launch()
+    clock = engine.clock
+    index, chains = prompts(400, clock)  # ten a second, the last one 60 s ago
+    recorder = Recorder()
+    strategy = ReplayHandover(index, chains, recorder, clock)
+    strategy.used_within = 75.0
+    report = await strategy.run(600.0, lambda _: None)
+    oldest = min(tokens[0] for tokens in recorder.sent)
+    assert 140 <= oldest <= 260, "75 s ago and up to a tick earlier"
+    assert (report.kept_tokens, report.partial) == ((400 - oldest) * BLOCK, False)
+    assert report.dropped_tokens == oldest * BLOCK

@@ -142,7 +142,7 @@ class Agent:
     def drain(self, request: DrainRequest) -> None:
         """Begin a drain, or tighten its deadline."""
         self._cache.send_to(request.endpoint)
-        self._cache.spend(request.budget_bytes)
+        self._cache.spend(request.budget_bytes, request.used_within_seconds)
         strategies, choice = self._cache.order(request.strategies, request.deadline_seconds)
         deadline = self._clock.now() + request.deadline_seconds
         self._feed(DrainRequested(request.reason, deadline, strategies, choice))

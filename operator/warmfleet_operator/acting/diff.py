@@ -17,6 +17,7 @@ from warmfleet_contracts import labels
 from warmfleet_contracts.agent import Phase
 from warmfleet_contracts.reasons import VictimReason
 
+from warmfleet_operator.planning import pace
 from warmfleet_operator.state.decisions import DeploymentPlan, Victim
 from warmfleet_operator.state.records import DeploymentRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
 
@@ -152,6 +153,14 @@ def actions(job: Job) -> list[Action]:
     if wanted and FINALIZER not in job.record.finalizers:
         found.insert(0, AddFinalizer())
     return found
+
+
+def room_for(job: Job) -> float | None:
+    """What a worker that leaves shall hand over: what was used so many logical seconds ago or later; None: all."""
+    sent = {v.uid for v in job.plan.victims} if job.plan is not None else set()
+    going = {w.uid for w in job.workers if w.leaving or w.uid in sent}
+    staying = [w for w in job.workers if w.uid not in going and w.phase is WorkerPhase.READY]
+    return pace.room_for([job.telemetry.get(w.uid) for w in staying], len(going))
 
 
 def _planned(job: Job, plan: DeploymentPlan) -> Iterator[Action]:

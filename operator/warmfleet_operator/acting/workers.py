@@ -266,6 +266,7 @@ class WorkerActor:
             deadline_seconds=max(0.0, job.deadline - spent),
             strategies=chosen,
             budget_bytes=budget_bytes(spec) if spec is not None else None,
+            used_within_seconds=diff.room_for(job),
             endpoint=self._router_url(job) if {Strategy.REPLAY, Strategy.MIGRATE} & set(chosen) else "",
         )
         try:

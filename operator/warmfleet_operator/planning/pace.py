@@ -8,11 +8,16 @@
     may leave if  min(retained, measured) * (1 - share) >= kvCache.minRetainedHitRatio
               or  nothing is missing: retained >= 0.99       so one larger than the floor leaves room for goes alone
     worth it  if  hot tokens / (rate * prompt tokens)  <=  max(hold, time for which the need has been lower)
+    room for      what was used within  ROOM * evicted after * S / (S + L)         while most of the S that stay evict
 
 The 300 s are the time in which the caches of the others take over what was lost; the measured ratio corrects the model
 to the safe side. The last line weighs the seconds of GPU time that somebody else spends on recomputing the prefixes
 against those saved: what has not been needed for t will on average not be needed for another t (Lindy), so a worker
 that holds much leaves later, and none stays for ever.
+
+What L workers hand over pushes out of the S others what these used longest ago. Blocks of both kinds would be of the
+same age at ``evicted after * S / (S + L)``, with the median of the S. What is brought lies above all that is there,
+however old it is, so it pays only where it is clearly younger: hence ROOM.
 """
 
 from __future__ import annotations
@@ -33,6 +38,8 @@ _FORGOTTEN = 0.002
 _MOST = 64
 _LEAST_HITS = 0.02
 """Hit ratio below which there is nothing to retain."""
+ROOM = 0.5
+"""Share of the age at which what is brought is as old as what it pushes out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,20 @@ def modelled(memory: DeploymentMemory, now: float) -> float:
 
 def _missing(at: float, now: float) -> float:
     return math.exp(-max(0.0, now - at) / RECOVERY)
+
+
+def room_for(staying: Sequence[WorkerTelemetry | None], leaving: int) -> float | None:
+    """Seconds within which a prompt must have been used to be worth handing over; None: whatever is hot.
+
+    Args:
+        staying: Last agent answers of the workers that stay; None for no answer.
+        leaving: How many leave.
+    """
+    ages = sorted(math.inf if t is None or t.evicted_after is None else t.evicted_after for t in staying)
+    if not ages:
+        return None
+    age = ages[len(ages) // 2]
+    return None if math.isinf(age) else ROOM * age * len(ages) / (len(ages) + leaving)
 
 
 def left(memory: DeploymentMemory, shares: Sequence[float], hit_ratio: float | None, now: float) -> DeploymentMemory:

@@ -57,6 +57,7 @@ def worker_telemetry(state: AgentState, at: float) -> WorkerTelemetry:
         kv_usage=state.engine.kv_usage,
         hot_tokens=state.kv.hot_tokens if state.kv is not None else None,
         hot_sketch=decode(state.kv.sketch) if state.kv is not None and state.kv.sketch else None,
+        evicted_after=state.kv.evicted_after_seconds if state.kv is not None else None,
         cancellable=drain.cancellable if drain is not None else None,
         startup_seconds=state.engine.ready_after_seconds,
         drain_report=drain.report if drain is not None else None,

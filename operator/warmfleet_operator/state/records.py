@@ -229,6 +229,7 @@ class WorkerTelemetry:
         kv_usage: Share of KV cache held by running requests.
         hot_tokens: Tokens of hot prefixes held; None without an index.
         hot_sketch: Sample of these; None without one.
+        evicted_after: How long ago the blocks that it evicts now were used last, seconds; None while it evicts none.
         cancellable: Whether a drain in progress can be cancelled; None when none is in progress.
         startup_seconds: Agent start to engine ready; None before.
         drain_report: What the finished drain did; None before the end of one.
@@ -246,6 +247,7 @@ class WorkerTelemetry:
     kv_usage: float | None = None
     hot_tokens: int | None = None
     hot_sketch: Sketch | None = None
+    evicted_after: float | None = None
     cancellable: bool | None = None
     startup_seconds: float | None = None
     drain_report: DrainReport | None = None

@@ -10,8 +10,8 @@ Hand-overs, with what they cost:
 
 - ``none``     the cache goes with the worker.
 - ``store``    every block was written through when it was computed; the worker stays until its last write has arrived.
-- ``migrate``  survivors pull the worker's hot prompts, the hottest first, over half of its link; each goes as a request
-               through the router, which chooses the survivor and learns of it.
+- ``migrate``  survivors pull the worker's hot prompts that they have room for, the hottest first, over half of its
+               link; each goes as a request through the router, which chooses the survivor and learns of it.
 - ``replay``   survivors compute those prompts themselves, at low priority, sent through the router.
 
 ``cut`` deletes instead, as a plain Deployment does: what runs is aborted and sent again elsewhere, from its beginning.
@@ -21,9 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isinf
 
 import numpy as np
+from warmfleet_contracts.agent import Phase
 from warmfleet_contracts.traces import FloatArray
+from warmfleet_operator.planning.pace import room_for
+from warmfleet_operator.state.records import WorkerTelemetry
 
 from warmfleet_simulation.requests import kernel
 from warmfleet_simulation.requests.arrays import DONE, DRAINING, GONE, SERVING, STARTING, State
@@ -31,7 +35,7 @@ from warmfleet_simulation.requests.blocks import forget
 from warmfleet_simulation.requests.handover import HOT_S, TICK_S, Handover, Leaving
 from warmfleet_simulation.requests.planner import Planner
 from warmfleet_simulation.requests.setup import Arm, Engine, fresh_state, machine
-from warmfleet_simulation.requests.value import unique_hot_blocks
+from warmfleet_simulation.requests.value import evicted_after, unique_hot_blocks
 from warmfleet_simulation.requests.workload import Work
 
 
@@ -200,8 +204,10 @@ class _Fleet:
         st = self.state
         here = [w for w in range(len(st.phase)) if st.phase[w] in (SERVING, STARTING)]
         if len(here) > self.wanted:
-            for w in self._chosen(now, here):
-                self._leave(w, now)
+            chosen = self._chosen(now, here)
+            within = self._room_for(set(here) - set(chosen), len(chosen), now)
+            for w in chosen:
+                self._leave(w, now, within)
         for _ in range(self.wanted - len(here)):
             free = int(np.flatnonzero(st.phase == GONE)[0])
             forget(st, free)
@@ -221,13 +227,18 @@ class _Fleet:
     def _newest(self, here: list[int]) -> list[int]:
         return sorted(here, key=lambda w: (self.since[w], w), reverse=True)[: len(here) - self.wanted]
 
-    def _leave(self, w: int, now: float) -> None:
+    def _room_for(self, staying: set[int], leaving: int, now: float) -> float | None:
+        ages = [float(evicted_after(self.machine, self.state, w, now)) for w in sorted(staying)]
+        told = [WorkerTelemetry(now, Phase.SERVING, evicted_after=None if isinf(age) else age) for age in ages]
+        return room_for(told, leaving + len(self.leaving))
+
+    def _leave(self, w: int, now: float, used_within: float | None) -> None:
         st = self.state
         if self.due.pop(w, None) is not None:
             st.phase[w] = GONE
             forget(st, w)
             return
-        one = Leaving(w, now, int(st.size[w]))
+        one = Leaving(w, now, int(st.size[w]), used_within)
         st.phase[w] = DRAINING
         self.handover.note_hot(one, now)
         if self.arm.leaving == "cut":

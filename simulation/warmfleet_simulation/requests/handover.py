@@ -29,6 +29,7 @@ class Leaving:
         worker: Row.
         chosen_at: When it was told to leave, seconds.
         running: Requests in flight then.
+        used_within: What was not used for longer stays behind, seconds; None: all that is hot goes.
         settled_at: When its last request had ended, seconds; None before.
         hot: Tokens of hot prompts it held.
         moved: Of these, handed over.
@@ -39,6 +40,7 @@ class Leaving:
     worker: int
     chosen_at: float
     running: int
+    used_within: float | None = None
     settled_at: float | None = None
     hot: int = 0
     moved: int = 0
@@ -68,7 +70,7 @@ class Handover:
         if one.settled_at is None:
             one.settled_at = now
             self.note_hot(one, now)
-            self._choose_chains(one)
+            self._choose_chains(one, now)
         late = now - one.settled_at >= self._arm.deadline_s
         if self._arm.handover == "store":
             written = bool(self._state.link_out[one.worker] <= now)
@@ -83,8 +85,11 @@ class Handover:
             one.moved = min(one.hot, sum(length for _, length in one.chains) * self._work.block_tokens)
         return True
 
-    def _choose_chains(self, one: Leaving) -> None:
-        """The hottest prompts that fit the deadline and the agent's own bound."""
+    def _choose_chains(self, one: Leaving, now: float) -> None:
+        """The hottest prompts that survivors have room for, and that fit the deadline and the agent's own bound."""
+        if one.used_within is not None:
+            since = now - one.used_within
+            one.chains = [(r, length) for r, length in one.chains if self._state.finish[r] >= since]
         blocks = self._arm.deadline_s * self._blocks_per_second()
         blocks = min(blocks, TOKENS / self._work.block_tokens)
         kept = 0

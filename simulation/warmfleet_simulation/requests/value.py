@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from warmfleet_simulation.requests.arrays import DONE, I4, I8, NONE, SERVING, State
+from warmfleet_simulation.requests.arrays import DONE, I4, I8, NONE, SERVING, Machine, State
 
 
 @njit(cache=True)
@@ -44,6 +44,17 @@ def hot_chains(st: State, w: int, since: float, chains: I4, lengths: I8) -> int:
             lengths[n] = held
             n += 1
     return n
+
+
+@njit(cache=True)
+def evicted_after(m: Machine, st: State, w: int, now: float) -> float:
+    """Seconds since its last use of the block that a worker evicts next, from host memory where it has any; infinite
+    while it need not evict."""
+    if m.host_blocks > 0:
+        full, b = st.host_used[w] >= m.host_blocks, st.host_newer[w, -1]
+    else:
+        full, b = st.used[w] >= m.blocks, st.newer[w, -1]
+    return float(now - st.stamp[w, b]) if full and b < st.resident.shape[1] else np.inf
 
 
 @njit(cache=True)

@@ -155,6 +155,7 @@ class WorkerCache:
         return KvValue(
             held_tokens=self.ledger.held_tokens,
             hot_tokens=self.ledger.hot_tokens(now),
+            evicted_after_seconds=self.ledger.evicted_after(now),
             complete=self.ledger.complete,
             sketch=self.ledger.hot_sketch(now).encode(),
         )
@@ -164,8 +165,13 @@ class WorkerCache:
         if self.endpoint is not None and is_loopback(endpoint):
             self.endpoint.url = endpoint
 
-    def spend(self, most_bytes: int | None) -> None:
-        """At most so many bytes of KV cache are brought to survivors from now on; None: as it was set up."""
+    def spend(self, most_bytes: int | None, used_within: float | None = None) -> None:
+        """What may be brought to survivors from now on.
+
+        Args:
+            most_bytes: At most so many bytes of KV cache; None: as it was set up.
+            used_within: Only what was used so many seconds ago or later; None: all that is hot.
+        """
         settings = self.settings
         if settings is None:
             return
@@ -174,6 +180,7 @@ class WorkerCache:
         for strategy in self.strategies.values():
             if isinstance(strategy, ReplayHandover):
                 strategy.tokens = min(TOKENS, settings.physics.tokens_of(most)) if bounded else TOKENS
+                strategy.used_within = used_within
 
     @property
     def own_requests(self) -> int:

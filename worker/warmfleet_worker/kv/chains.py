@@ -142,13 +142,14 @@ class HotChains:
         self._pieces.clear()
         self._count = 0
 
-    def hottest(self, now: float) -> list[Chain]:
+    def hottest(self, now: float, within: float | None = None) -> list[Chain]:
         """Chains used within the last minutes, the latest first.
 
         Args:
             now: Time as in the events, seconds since the epoch.
+            within: Only those used so many seconds ago or later; None: all that are hot.
         """
-        first = tick_of(now) - HOT_TICKS
+        first = max(tick_of(now) - HOT_TICKS, 0 if within is None else tick_of(now - within))
         kept = _by_block(self._pieces)
         used = {b: tick for b in kept if (tick := self._index.used(b)) is not None and tick >= first}
         inner = {self._index.parent(block) for block in used}

@@ -8,6 +8,7 @@
     hot(b)        = here(b), not stored(b), and used(b) within the last HOT_TICKS ticks
     here(b)       = in accelerator memory, or in the pod's own host memory: either is lost with the pod
     hot tokens    = kept as one sum per tick, so that asking costs nothing
+    evicted after = time since used(b) of the blocks that leave here(b), a mean that fades over MEAN_BLOCKS of them
 
 A use walks up the chain until it meets a block that was used in the same tick already: each block is touched at most
 once a tick, whatever the length of the chains. Rows of blocks that are gone stay while blocks below them are there, so
@@ -39,6 +40,8 @@ HOT_TICKS = 90
 """Ticks for which a block is hot: 15 minutes: on a trace of chats one use of a prefix in ten came after 519 s."""
 SAMPLED = 8192
 """Most blocks that are watched for the sketch."""
+MEAN_BLOCKS = 1024
+"""Evicted blocks over which their mean age fades: some percent of a small cache."""
 HELD, HOST, STORED = 1, 2, 4
 _HERE = HELD | HOST
 _BITS = {None: HELD, "GPU": HELD, "CPU": HOST, "STORAGE": STORED}
@@ -76,6 +79,7 @@ class BlockIndex:
         self._bound = SPACE
         self._sampled: dict[int, int] = {}
         self._any_stored: BlockKey | None = None
+        self._evicted_at, self._evicted_age = -HOT_TICKS, 0.0
 
     def __len__(self) -> int:
         return len(self._names) - len(self._free)
@@ -121,6 +125,14 @@ class BlockIndex:
             self._bound,
         )
 
+    def evicted_after(self, now: float) -> float | None:
+        """Seconds since their last use of the blocks that are evicted now; None when none were while others are hot.
+
+        Args:
+            now: Time as in the events, seconds since the epoch.
+        """
+        return self._evicted_age * TICK if self._evicted_at >= tick_of(now) - HOT_TICKS else None
+
     def used(self, block: BlockHash) -> int | None:
         """Tick of the last use of a block of the first KV cache group; None when it is not here."""
         row = self._rows[0].get(block)
@@ -148,7 +160,7 @@ class BlockIndex:
                 case BlockStored():
                     self._stored(event, tick)
                 case BlockRemoved():
-                    self._removed(event.block_hashes, event.group_idx or 0, _BITS.get(event.medium, 0))
+                    self._removed(event.block_hashes, event.group_idx or 0, _BITS.get(event.medium, 0), tick)
                 case AllBlocksCleared():
                     self._cleared()
 
@@ -247,8 +259,8 @@ class BlockIndex:
             self._cool(row)
         self._where[row] |= bit
 
-    def _removed(self, blocks: Sequence[BlockHash], group: int, bit: int) -> None:
-        rows = self._rows.get(group, {})
+    def _removed(self, blocks: Sequence[BlockHash], group: int, bit: int, tick: int) -> None:
+        rows, gone, age = self._rows.get(group, {}), 0, 0
         for block in blocks:
             row = rows.get(block)
             if row is None or not self._where[row] & bit:
@@ -259,9 +271,19 @@ class BlockIndex:
                 self._cool(row)
             elif bit == STORED and self._where[row] & _HERE and self._used[row] in self._hot:
                 self._hot[self._used[row]] += self._size[row]
+            if self._where[row] & _HERE == bit:
+                gone, age = gone + 1, age + tick - self._used[row]
             self._where[row] &= ~bit
             if not self._where[row]:
                 self._forget(row)
+        if gone:
+            self._note_evicted(gone, age / gone, tick)
+
+    def _note_evicted(self, blocks: int, age: float, tick: int) -> None:
+        """Blocks left the worker that were used so many ticks ago, on average."""
+        share = 1.0 if self._evicted_at < tick - HOT_TICKS else blocks / (blocks + MEAN_BLOCKS)
+        self._evicted_age += share * (max(0.0, age) - self._evicted_age)
+        self._evicted_at = tick
 
     def _let_go(self, row: int) -> None:
         self._held_tokens -= self._size[row]

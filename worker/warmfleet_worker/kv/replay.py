@@ -5,6 +5,7 @@ there decides, and learns, who has them from now on; the leaving worker itself i
 connector and no shared storage; it costs the survivors a prefill of what they do not have yet::
 
     order     chains by last use, the latest first, none whose tokens hotter ones have already
+    chosen    those used within the time that the order to drain names: survivors would evict more recent ones for others
     bounded   by (1 - RESERVE) of the time to the deadline, by TOKENS prompt tokens, by AT_ONCE requests in flight and
               by RATE prompt tokens per second, and over after FAILURES in a row
     moved     tokens of the chains that were answered, each once, less those that the survivor says it had before
@@ -201,6 +202,10 @@ class ReplayHandover:
         tokens: Most prompt tokens.
         rate: Most prompt tokens per logical second.
         endpoint: Where the sender sends to, if it is not itself one.
+
+    Attributes:
+        tokens: Most prompt tokens.
+        used_within: Only what was used so many seconds ago or later is sent; None: all that is hot.
     """
 
     def __init__(
@@ -218,6 +223,7 @@ class ReplayHandover:
         self._chains = chains
         self._clock = clock
         self.tokens = tokens
+        self.used_within: float | None = None
         self._rate = rate
         self._sender = sender
         self._endpoint = sender if isinstance(sender, EndpointSender) else endpoint
@@ -240,7 +246,7 @@ class ReplayHandover:
         if self.endpoint is not None and not self.endpoint.url:
             raise HandoverError("there is no endpoint to send prompts to; set routing.mode to router or service")
         started = self._clock.now()
-        chains = self._chains.hottest(self._clock.wall().timestamp())
+        chains = self._chains.hottest(self._clock.wall().timestamp(), self.used_within)
         todo = [chain for chain in reversed(chains) if chain.fresh]
         tally = _Tally()
 
