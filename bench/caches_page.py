@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp, isnan, log
 from typing import Any
 
-from warmfleet_simulation.requests.trial import HALVED, PATTERNS, interval
+from warmfleet_simulation.requests.trial import HALVED, IDEAL, PATTERNS, interval
 
 Row = dict[str, Any]
 PLANNED = ("drain", "victim", "replay", "migrate", "store", "migrate+host")
@@ -22,8 +22,10 @@ ORDER = (
     "replay",
     "migrate",
     "store",
+    "survivors+host",
     "naive+host",
     "migrate+host",
+    "ideal",
 )
 """The arms, as the page shows them."""
 _HEAD = """# Caches and latency across scale events
@@ -41,6 +43,8 @@ defaults of vllm-router's cache_aware.
 - *excess prefill*: GPU-seconds of prefill more than the reference, over the whole run.
 - *survivors*: a fleet that had the survivors' number of workers all along, caches warm: about what
   their memory allows. Its excess is for the whole time; a scaled fleet is that small half of it.
+- *ideal*: scaled like the others, but whatever was computed once is found by everybody, at once and for ever: what the
+  survivors' accelerators allow. Its retained hits are over those of *never*.
 - *store*: 60 million tokens (about 7.9 TB), 400 Gbit/s for all readers, write-through; its load time is in the TTFT.
 - *host*: each worker has 192 GiB of host memory below its cache (`tiers: [{medium: cpu, size: 192Gi}]`), 1.6 million
   tokens, loaded at 25 GB/s. Of the 2 TiB of a node with eight H100 it is three quarters; a node with eight A100 has
@@ -48,11 +52,12 @@ defaults of vllm-router's cache_aware.
 - *naive*: deleted at once, newest first, as a ReplicaSet does; what ran is sent again. *arbitrary*: the same with
   drawn workers, as when nodes are consolidated or taken back. *drain*: newest first, requests end first.
   All below: the shipped planner chooses; *victim* hands over nothing.
-- *migrate*: over half of a 100 Gbit/s link; each prompt goes as a request through the router, which chooses the
-  survivor and learns of it ([seen of the real one](decisions/0025-routers-ask-for-token-ids.md)).
-- Ratios are geometric means over seeds. *bound*: the same ratio for a fleet that never scaled, with the same memory
-  (for TTFT), or the survivors' excess for the time in which the fleet is small (for excess without host memory):
-  undoing all that scaling does would give it. Where it lies above the target, no hand-over can reach it.
+- *migrate*: over half of a 100 Gbit/s link, what survivors have room for
+  ([why not all](decisions/0027-what-survivors-have-room-for.md)); each prompt goes as a request through the router,
+  which chooses the survivor and learns of it ([seen of the real one](decisions/0025-routers-ask-for-token-ids.md)).
+- Ratios are geometric means over seeds. *bound*: for TTFT, the same ratio for a fleet that never scaled, with the same
+  memory, or for *ideal*, whichever is larger; for excess, the survivors' excess, with the same memory, for the time in
+  which the fleet is small. Where it lies above the target, no hand-over can reach it.
 - Of workers with equally many requests the router here takes the one that was sent the fewest. vllm-router 0.1.17
   always takes the same one; the last table has rows with that. In a fleet as idle as the agentic one (one request in
   flight, on average) most sessions are then on two or three workers, and the newest hold nothing that could be lost.
@@ -75,33 +80,33 @@ def claims(found: dict[str, Any]) -> list[dict[str, Any]]:
         width = None if isnan(half) else round(half, 4)
         out.append(_claim(claim, mean, width, target, met=met))
 
-    def beside(claim: str, pairs: list[tuple[float, float]], target: float, bound: list[tuple[float, float]]) -> None:
+    def beside(claim: str, pairs: list[tuple[float, float]], target: float, *bounds: list[tuple[float, float]]) -> None:
         mean, width = _geometric(pairs)
-        best = _geometric(bound)[0] if bound else 0.0
+        best = max((_geometric(bound)[0] for bound in bounds if bound), default=0.0)
         out.append(_claim(claim, mean, width, target, met=mean <= target, bound=best))
 
     for workload, accelerator, pattern in cases(rows):
         case = f"{workload}, {accelerator}, {pattern}"
         by = by_arm(rows, workload, accelerator, pattern)
-        possible = interval(column(by["survivors"], "retained"))[0]
         say(f"{case}: store, retained", column(by["store"], "retained"), 0.99)
-        if possible >= 0.95:
-            say(f"{case}: migrate, retained (survivors hold the working set)", column(by["migrate"], "retained"), 0.95)
-        else:
-            say(f"{case}: migrate, retained over what survivors' size allows", _over(by, "migrate"), 0.98)
-        say(f"{case}: migrate+host, retained", column(by["migrate+host"], "retained"), 0.95)
-        if possible >= 0.90:
+        for arm, allowed in (("migrate", "survivors"), ("migrate+host", "survivors+host")):
+            if interval(column(by[allowed], "retained"))[0] >= 0.95:
+                say(f"{case}: {arm}, retained (survivors hold the working set)", column(by[arm], "retained"), 0.95)
+            else:
+                over = _ratio(by, arm, allowed, "retained")
+                say(f"{case}: {arm}, retained over what survivors' size allows", over, 0.98)
+        if interval(column(by["survivors"], "retained"))[0] >= 0.90:
             say(f"{case}: victim choice alone, retained", column(by["victim"], "retained"), 0.90)
         say(f"{case}: victim choice over naive, retained", _ratio(by, "victim", "naive", "retained"), 1.0)
         if workload == "agentic":
             say(f"{case}: hit ratio without store", column(by["migrate"], "hit_rate"), 0.85)
             say(f"{case}: hit ratio with store", column(by["store"], "hit_rate"), 0.95)
         for arm, other in _COMPARED:
-            small = [(0.5 * a, b) for a, b in _pairs(by, "survivors", "naive", "excess_s")] if arm == "migrate" else []
+            more = arm.replace("migrate", "").replace("store", "+store")
+            small = [] if arm == "store" else [(0.5 * a, b) for a, b in _pairs(by, f"survivors{more}", other, "excess_s")]
             beside(f"{case}: {arm}, excess prefill against {other}", _pairs(by, arm, other, "excess_s"), 0.3, small)
-            never = "never" + arm.replace("migrate", "").replace("store", "+store")
-            pairs, best = _pairs(by, arm, other, "ttft_p99"), _pairs(by, never, other, "ttft_p99")
-            beside(f"{case}: {arm}, p99 TTFT against {other}", pairs, 0.7, best)
+            best = [_pairs(by, bound, other, "ttft_p99") for bound in (f"never{more}", IDEAL)]
+            beside(f"{case}: {arm}, p99 TTFT against {other}", _pairs(by, arm, other, "ttft_p99"), 0.7, *best)
     planned = [float(r["lost"]) for r in rows if r["arm"] in PLANNED]
     say("requests lost on planned scale-downs, worst run", [max(planned)], 0.0, at_most=True)
     if "speed" in found:
@@ -177,10 +182,6 @@ def _ratio(by: dict[str, list[Row]], arm: str, other: str, key: str) -> list[flo
 
 def _pairs(by: dict[str, list[Row]], arm: str, other: str, key: str) -> list[tuple[float, float]]:
     return [(float(a[key]), float(b[key])) for a, b in zip(by[arm], by[other], strict=True)]
-
-
-def _over(by: dict[str, list[Row]], arm: str) -> list[float]:
-    return _ratio(by, arm, "survivors", "retained")
 
 
 def _table(head: list[str], body: list[list[str]]) -> str:

@@ -36,6 +36,7 @@ HOST_TOKENS = 1_572_864
 _BOUNDARY_S = 600.0
 """Caches fill for so long before the first event."""
 
+IDEAL = "ideal"
 ARMS = (
     Arm("naive", victims="newest", leaving="cut"),
     Arm("arbitrary", victims="arbitrary", leaving="cut"),
@@ -46,9 +47,11 @@ ARMS = (
     Arm("store", handover="store", store_tokens=STORE_TOKENS),
     Arm("naive+host", victims="newest", leaving="cut", host_tokens=HOST_TOKENS),
     Arm("migrate+host", handover="migrate", host_tokens=HOST_TOKENS),
+    Arm(IDEAL, handover="store", store_tokens=10**9, store_gbit=1e6, link_gbit=1e6),
 )
 """Naive deletion as a ReplicaSet does it, and of arbitrary workers; then what each mechanism adds: waiting for
-requests, choosing the worker, keeping its cache."""
+requests, choosing the worker, keeping its cache. Last what no mechanism can better: whatever was computed once is found
+by everybody, at once and for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,8 @@ class Outcome:
     """One arm, one pattern, one seed.
 
     Attributes:
-        arm: Name; ``never``, ``never+store`` and ``never+host`` never scale, ``survivors`` has their number all along.
+        arm: Name; those that begin with ``never`` never scale, those with ``survivors`` have their number all along;
+            ``+store`` and ``+host`` say what beside the accelerators' memory they have.
         pattern: Name.
         seed: Seed.
         hit_rate: Of the windows' requests.
@@ -163,17 +167,25 @@ def trial(
         seen(arm.name, run)
         return _figures(run, downs)
 
-    never = {(0, 0): figures(replace(plain, name="never"), [])}
-    out = [_outcome("never", pattern, seed, never[0, 0], never[0, 0])]
-    bound = figures(replace(plain, name="survivors"), [], pattern.survivors)
-    out.append(_outcome("survivors", pattern, seed, bound, never[0, 0]))
+    out: list[Outcome] = []
+    never: dict[tuple[int, int], _Figures] = {}
+
+    def reference(store: int, host: int) -> _Figures:
+        """The fleet that never scales with this memory; on first use it is run, and one of the survivors' size."""
+        if (store, host) not in never:
+            more = ("+store" if store else "") + ("+host" if host else "")
+            like = replace(plain, store_tokens=store, host_tokens=host)
+            found = never[store, host] = figures(replace(like, name=f"never{more}"), [])
+            out.append(_outcome(f"never{more}", pattern, seed, found, found))
+            if not store:  # with one, the number of workers changes nothing of what it holds
+                few = figures(replace(like, name=f"survivors{more}"), [], pattern.survivors)
+                out.append(_outcome(f"survivors{more}", pattern, seed, few, found))
+        return never[store, host]
+
+    reference(0, 0)
     for arm in arms:
-        has = arm.store_tokens, arm.host_tokens
-        if has not in never:
-            name = "never" + ("+store" if has[0] else "") + ("+host" if has[1] else "")
-            never[has] = figures(replace(plain, name=name, store_tokens=has[0], host_tokens=has[1]), [])
-            out.append(_outcome(name, pattern, seed, never[has], never[has]))
-        out.append(_outcome(arm.name, pattern, seed, figures(arm, schedule), never[has]))
+        against = reference(0 if arm.name == IDEAL else arm.store_tokens, arm.host_tokens)
+        out.append(_outcome(arm.name, pattern, seed, figures(arm, schedule), against))
     return out
 
 
