@@ -73,47 +73,66 @@ def claims(found: dict[str, Any]) -> list[dict[str, Any]]:
     """One dictionary per claim: the mean, its interval, the target, and whether the mean meets it."""
     rows: list[Row] = found["rows"]
     out: list[dict[str, Any]] = []
-
-    def say(claim: str, values: list[float], target: float, *, at_most: bool = False) -> None:
-        mean, half = interval([v for v in values if not isnan(v)])
-        met = bool(mean <= target if at_most else mean >= target)
-        width = None if isnan(half) else round(half, 4)
-        out.append(_claim(claim, mean, width, target, met=met))
-
-    def beside(claim: str, pairs: list[tuple[float, float]], target: float, *bounds: list[tuple[float, float]]) -> None:
-        mean, width = _geometric(pairs)
-        best = max((_geometric(bound)[0] for bound in bounds if bound), default=0.0)
-        out.append(_claim(claim, mean, width, target, met=mean <= target, bound=best))
-
-    for workload, accelerator, pattern in cases(rows):
-        case = f"{workload}, {accelerator}, {pattern}"
-        by = by_arm(rows, workload, accelerator, pattern)
-        say(f"{case}: store, retained", column(by["store"], "retained"), 0.99)
-        for arm, allowed in (("migrate", "survivors"), ("migrate+host", "survivors+host")):
-            if interval(column(by[allowed], "retained"))[0] >= 0.95:
-                say(f"{case}: {arm}, retained (survivors hold the working set)", column(by[arm], "retained"), 0.95)
-            else:
-                over = _ratio(by, arm, allowed, "retained")
-                say(f"{case}: {arm}, retained over what survivors' size allows", over, 0.98)
-        if interval(column(by["survivors"], "retained"))[0] >= 0.90:
-            say(f"{case}: victim choice alone, retained", column(by["victim"], "retained"), 0.90)
-        say(f"{case}: victim choice over naive, retained", _ratio(by, "victim", "naive", "retained"), 1.0)
-        if workload == "agentic":
-            say(f"{case}: hit ratio without store", column(by["migrate"], "hit_rate"), 0.85)
-            say(f"{case}: hit ratio with store", column(by["store"], "hit_rate"), 0.95)
-        for arm, other in _COMPARED:
-            more = arm.replace("migrate", "").replace("store", "+store")
-            small = [] if arm == "store" else [(0.5 * a, b) for a, b in _pairs(by, f"survivors{more}", other, "excess_s")]
-            beside(f"{case}: {arm}, excess prefill against {other}", _pairs(by, arm, other, "excess_s"), 0.3, small)
-            best = [_pairs(by, bound, other, "ttft_p99") for bound in (f"never{more}", IDEAL)]
-            beside(f"{case}: {arm}, p99 TTFT against {other}", _pairs(by, arm, other, "ttft_p99"), 0.7, *best)
+    for case in cases(rows):
+        by = by_arm(rows, *case)
+        out += _on_hits(f"{', '.join(case)}:", case[0], by)
+        out += _on_time(f"{', '.join(case)}:", by)
     planned = [float(r["lost"]) for r in rows if r["arm"] in PLANNED]
-    say("requests lost on planned scale-downs, worst run", [max(planned)], 0.0, at_most=True)
+    out.append(_say("requests lost on planned scale-downs, worst run", [max(planned)], 0.0, at_most=True))
     if "speed" in found:
-        say("12,031 requests on 16 workers, CPU seconds", [found["speed"]["cpu_seconds"]], 10.0, at_most=True)
-        if "million" in found["speed"]:
-            say("1,000,000 requests on 16 workers, CPU seconds", [found["speed"]["million"]], 180.0, at_most=True)
+        took = found["speed"]
+        out.append(_say("12,031 requests on 16 workers, CPU seconds", [took["cpu_seconds"]], 10.0, at_most=True))
+        if "million" in took:
+            out.append(_say("1,000,000 requests on 16 workers, CPU seconds", [took["million"]], 180.0, at_most=True))
     return out
+
+
+def _on_hits(case: str, workload: str, by: dict[str, list[Row]]) -> list[dict[str, Any]]:
+    """What is retained, and the hit ratio."""
+    out = [_say(f"{case} store, retained", column(by["store"], "retained"), 0.99)]
+    for arm, allowed in (("migrate", "survivors"), ("migrate+host", "survivors+host")):
+        if interval(column(by[allowed], "retained"))[0] >= 0.95:
+            text = f"{case} {arm}, retained (survivors hold the working set)"
+            out.append(_say(text, column(by[arm], "retained"), 0.95))
+        else:
+            text = f"{case} {arm}, retained over what survivors' size allows"
+            out.append(_say(text, _ratio(by, arm, allowed, "retained"), 0.98))
+    if interval(column(by["survivors"], "retained"))[0] >= 0.90:
+        out.append(_say(f"{case} victim choice alone, retained", column(by["victim"], "retained"), 0.90))
+    out.append(_say(f"{case} victim choice over naive, retained", _ratio(by, "victim", "naive", "retained"), 1.0))
+    if workload == "agentic":
+        out.append(_say(f"{case} hit ratio without store", column(by["migrate"], "hit_rate"), 0.85))
+        out.append(_say(f"{case} hit ratio with store", column(by["store"], "hit_rate"), 0.95))
+    return out
+
+
+def _on_time(case: str, by: dict[str, list[Row]]) -> list[dict[str, Any]]:
+    """What scaling costs accelerators and users, beside what it costs when workers are just deleted."""
+    out = []
+    for arm, other in _COMPARED:
+        more = arm.replace("migrate", "").replace("store", "+store")
+        least = [] if arm == "store" else [_pairs(by, f"survivors{more}", other, "excess_s")]
+        small = [[(0.5 * a, b) for a, b in pairs] for pairs in least]
+        text = f"{case} {arm}, excess prefill against {other}"
+        out.append(_beside(text, _pairs(by, arm, other, "excess_s"), 0.3, *small))
+        best = [_pairs(by, bound, other, "ttft_p99") for bound in (f"never{more}", IDEAL)]
+        text = f"{case} {arm}, p99 TTFT against {other}"
+        out.append(_beside(text, _pairs(by, arm, other, "ttft_p99"), 0.7, *best))
+    return out
+
+
+def _say(claim: str, values: list[float], target: float, *, at_most: bool = False) -> dict[str, Any]:
+    mean, half = interval([v for v in values if not isnan(v)])
+    met = bool(mean <= target if at_most else mean >= target)
+    return _claim(claim, mean, None if isnan(half) else round(half, 4), target, met=met)
+
+
+def _beside(
+    claim: str, pairs: list[tuple[float, float]], target: float, *bounds: list[tuple[float, float]]
+) -> dict[str, Any]:
+    mean, width = _geometric(pairs)
+    best = max((_geometric(bound)[0] for bound in bounds), default=0.0)
+    return _claim(claim, mean, width, target, met=mean <= target, bound=best)
 
 
 def _claim(

@@ -48,8 +48,10 @@ def hot_chains(st: State, w: int, since: float, chains: I4, lengths: I8) -> int:
 
 @njit(cache=True)
 def evicted_after(m: Machine, st: State, w: int, now: float) -> float:
-    """Seconds since its last use of the block that a worker evicts next, from host memory where it has any; infinite
-    while it need not evict."""
+    """Seconds since its last use of the block that a worker evicts next; infinite while it need not evict.
+
+    Where it has host memory, that is where blocks leave it.
+    """
     if m.host_blocks > 0:
         full, b = st.host_used[w] >= m.host_blocks, st.host_newer[w, -1]
     else:

@@ -5,7 +5,7 @@ there decides, and learns, who has them from now on; the leaving worker itself i
 connector and no shared storage; it costs the survivors a prefill of what they do not have yet::
 
     order     chains by last use, the latest first, none whose tokens hotter ones have already
-    chosen    those used within the time that the order to drain names: survivors would evict more recent ones for others
+    chosen    those used within the time that the order to drain names: for others, survivors would evict younger ones
     bounded   by (1 - RESERVE) of the time to the deadline, by TOKENS prompt tokens, by AT_ONCE requests in flight and
               by RATE prompt tokens per second, and over after FAILURES in a row
     moved     tokens of the chains that were answered, each once, less those that the survivor says it had before
