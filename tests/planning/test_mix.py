@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from planning_specs import KEY, deployment, itype, spec, variant
 from planning_world import START, Cluster, created, decide, drain_by_time, settled, traffic, worker, workers, world
 from warmfleet_contracts.api import InstanceTypeSpec
+from warmfleet_contracts.leadwindow import TrafficState
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 from warmfleet_operator.planning.mix.cover import Item, cover
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan
-from warmfleet_operator.state.memory import PlannerMemory
+from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Steering
 from warmfleet_operator.state.records import FleetSnapshot, InstanceTypeRecord, Key, WorkerRecord
 
 HIGH, LOW = Key("team-a", "high"), Key("team-a", "low")
@@ -193,6 +194,52 @@ def test_protected_workers_and_paused_fleets_do_not_give_way() -> None:
     paused = replace(snapshot.deployments[LOW], annotations={"warmfleet.dev/paused-scale-in": "true"})
     made = _plan(replace(snapshot, deployments={**snapshot.deployments, LOW: paused})).deployments
     assert not made[LOW].victims
+
+
+def _fearful(levels: tuple[float, float], people: list[WorkerRecord], limit: int) -> FleetPlan:
+    """Two fleets of one priority that have missed a lot, so that both want all that ever was."""
+    body = spec(scaling={"min": 1, "max": 20, "forecast": {}})
+    records = {key: deployment(body, key) for key in (HIGH, LOW)}
+    demand = {key: traffic(level) for key, level in zip((HIGH, LOW), levels, strict=True)}
+    memory = {
+        key: DeploymentMemory(
+            records[key].uid,
+            at=START - 5.0,
+            traffic=TrafficState(START - 5.0, level, level, level, 0.04, 0.04),
+            peak=90.0,
+            steering=Steering(4.5, level),
+        )
+        for key, level in zip((HIGH, LOW), levels, strict=True)
+    }
+    snapshot = FleetSnapshot(records, {"h100": itype(limit={"accelerators": limit})}, tuple(people), {}, {}, demand)
+    return plan(snapshot, PlannerMemory(memory), START)[0]
+
+
+def test_a_margin_gives_way_to_the_demand_of_a_fleet_of_the_same_priority() -> None:
+    made = _fearful((30.0, 20.0), _people(2, 8), 10).deployments
+    assert made[LOW].figures["need_up"] >= 80.0
+    assert [v.reason for v in made[LOW].victims] == [VictimReason.PREEMPTED] * 2  # 30 / 0.85 needs 4 workers
+    assert made[LOW].chosen_by is ChosenBy.PREEMPTED
+    assert not made[HIGH].victims
+    # What is free goes there first as well, although the other one lacks more of what it would like to have.
+    made = _fearful((30.0, 20.0), _people(3, 4), 8).deployments
+    assert (created(made[HIGH]), created(made[LOW])) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("levels", "high", "low", "leaving"),
+    [
+        ((16.0, 20.0), 2, 8, 0),  # 20 of capacity are 16 / 0.85 and more: what is missing is a margin
+        ((40.0, 48.0), 2, 8, 1),  # 80 of capacity, and 48 / 0.70 = 69 would be kept
+        ((40.0, 50.0), 2, 8, 0),  # 71 would be kept
+        ((30.0, 1.0), 2, 1, 0),  # the minimum
+    ],
+)
+def test_a_margin_gives_way_to_no_margin_and_what_a_reactive_fleet_would_keep_stays(
+    levels: tuple[float, float], high: int, low: int, leaving: int
+) -> None:
+    made = _fearful(levels, _people(high, low), high + low).deployments
+    assert (len(made[HIGH].victims), len(made[LOW].victims)) == (0, leaving)
 
 
 def test_a_scarce_type_goes_to_whom_nothing_else_serves() -> None:

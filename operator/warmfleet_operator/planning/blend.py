@@ -119,6 +119,8 @@ class Need:
         forecast: Highest demand expected over the start-up lead, requests/s; None with the reactive rule.
         chance: The chance that it is exceeded, as it was taken; None with the reactive rule.
         steady: What must be carried when spot capacity is reclaimed, requests/s; None for ``now``.
+        plain: What of ``up`` the reactive rule would ask for too, requests/s; None for all of it.
+        kept: What the reactive rule would not let go, requests/s; None with the reactive rule.
     """
 
     up: float
@@ -129,6 +131,8 @@ class Need:
     forecast: float | None = None
     chance: float | None = None
     steady: float | None = None
+    plain: float | None = None
+    kept: float | None = None
 
     @property
     def firm(self) -> float:
@@ -197,6 +201,8 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
         basis=sight.basis,
         forecast=reach,
         chance=sight.chance,
+        plain=min(need, lasting / UP),
+        kept=max(traffic.rate, lasting) / DOWN,
     )
 
 
@@ -216,10 +222,14 @@ def raised(need: Need, usual: float | None, factor: float) -> Need:
         factor: Expected traffic over usual traffic.
     """
     coming = (usual or 0.0) * factor
-    down = max(need.down, coming / UP)
-    if coming / UP <= need.up:
-        return replace(need, down=down)
-    return replace(need, up=coming / UP, down=down, quiet=coming / UP, basis=Basis.EVENT, forecast=coming)
+    least = coming / UP  # what somebody has declared is no margin: it is neither bought last nor given to others
+    down = max(need.down, least)
+    plain = None if need.plain is None else max(need.plain, least)
+    kept = None if need.kept is None else max(need.kept, least)
+    need = replace(need, down=down, plain=plain, kept=kept)
+    if least <= need.up:
+        return need
+    return replace(need, up=least, quiet=least, basis=Basis.EVENT, forecast=coming)
 
 
 def sharing(need: Need, most_spot: float | None) -> Need:

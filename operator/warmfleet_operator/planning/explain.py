@@ -30,7 +30,7 @@ _AHEAD = {
 _WORDS = {
     ChosenBy.CAPACITY_LIMIT: "; limited by the InstanceTypes' limit.accelerators",
     ChosenBy.BUDGET: "; limited by scaling.budget {budget:g} $/h, {spent:.4g} $/h are spent",
-    ChosenBy.PREEMPTED: "; workers give way to a fleet of higher priority",
+    ChosenBy.PREEMPTED: "; workers give way to a fleet of higher priority, or a margin to the demand of another",
     ChosenBy.SPOT_RESERVE: "; spot capacity may be reclaimed at once",
     ChosenBy.CHEAPER_MIX: "; what is bought replaces dearer workers",
 }
@@ -72,7 +72,7 @@ def _rule(draft: Draft, out: Shrink, unlimited: int) -> ChosenBy:
 
 
 def _set(draft: Draft, out: Shrink, *, held: bool) -> ChosenBy:
-    """What a person has set, or a fleet of higher priority."""
+    """What a person has set, or another fleet needs."""
     if held or out.rule is ChosenBy.PAUSED:
         return ChosenBy.PAUSED
     if draft.fixed:

@@ -34,6 +34,7 @@ ROUTED_AFTER = 10.0
 """Seconds from a worker's readiness until routers surely send to it: only then may another leave in its favour."""
 _NO_PANIC = -1e18
 _PREEMPTED = "a fleet of higher priority needs its accelerators"
+_LEVELLED = "another fleet needs its accelerators for demand that is there, and this one would hold them as a margin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def shrink(draft: Draft, snapshot: FleetSnapshot, now: float) -> Shrink:
     told = [*(p.worker.uid for p in (*given, *chosen)), *(w.uid for w in draft.gate.replace)]
     memory = evolve(memory, chosen={uid: memory.chosen.get(uid, now) for uid in told})
     retired = _retired(draft, there - len(chosen), [p.worker for p in chosen], paced, now)
-    away = [victims.victim(p.worker, VictimReason.PREEMPTED, _PREEMPTED) for p in given]
+    whom = _LEVELLED if draft.growth.levelled else _PREEMPTED
+    away = [victims.victim(p.worker, VictimReason.PREEMPTED, whom) for p in given]
     everyone = (*failed, *stuck, *retired, *away, *gone)
     fresh = [v.uid for v in everyone if v.drain and v.uid not in draft.memory.chosen]
     memory = pace.left(memory, [paced.shares[uid] for uid in fresh if uid in paced.shares], hits, now)
@@ -133,7 +135,7 @@ def _picks(draft: Draft, snapshot: FleetSnapshot) -> list[Pick]:
 
 
 def _given(draft: Draft, picks: list[Pick]) -> tuple[list[Pick], list[Pick]]:
-    """Who gives way to a fleet of higher priority, and the others."""
+    """Who gives way to another fleet, and the others."""
     if not draft.growth.given:
         return [], picks
     left = dict(draft.growth.given)

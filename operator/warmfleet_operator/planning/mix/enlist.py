@@ -48,6 +48,7 @@ def enlist(
         return
     there = [offers[w.variant] for w in (*people.ready, *people.starting)]
     growth.spare = max(0.0, sum(o.rate or 0.0 for o in there) - need.up)
+    growth.plain, growth.kept = need.plain, need.kept
     if any(o.spot for o in growth.offers):
         growth.firm = max(0.0, need.firm - sum(steady(o, o.rate or 0.0) for o in there))
         growth.reserve = growth.firm > 0 and growth.deficit == 0

@@ -88,13 +88,16 @@ class Growth:
         most: Most workers.
         floors: Fewest workers by variant.
         spare: Requests/s that are there beyond the need.
+        plain: Of ``need``, what the reactive rule would ask for too, requests/s; None for all of it.
+        kept: What the reactive rule would not let go, requests/s; None where nothing is held beyond it.
         firm: Requests/s that are missing for the demand of now when spot capacity is reclaimed.
         allowance: Most workers that may be bought now; None when unbounded.
         priority: Value of its PriorityClass.
         budget: Most $/h; None when unbounded.
         spent: $/h of all its pods, those on their way out among them.
-        movable: Workers by variant that may have to give way to a fleet of higher priority.
+        movable: Workers by variant that may have to give way to another fleet.
         given: Workers by variant that give way.
+        levelled: Whether some of them give way to a fleet of the same priority.
         added: Bought workers by variant.
         short: Why it stopped before it had enough; None when it has enough.
         error: An error in the planner itself; None as it should be.
@@ -113,6 +116,8 @@ class Growth:
     most: int
     floors: Mapping[str, int]
     spare: float = 0.0
+    plain: float | None = None
+    kept: float | None = None
     firm: float = 0.0
     closed: frozenset[str] = frozenset()
     allowance: int | None = None
@@ -121,6 +126,7 @@ class Growth:
     spent: float = 0.0
     movable: Mapping[str, int] = field(default_factory=dict)
     given: dict[str, int] = field(default_factory=dict)
+    levelled: bool = False
     added: dict[str, int] = field(default_factory=dict)
     short: Short | None = None
     error: Exception | None = None
@@ -140,6 +146,18 @@ class Growth:
         """Whether capacity is missing."""
         slack = SLACK * max(1.0, self.need)
         return self.deficit > slack or self.firm > slack
+
+    @property
+    def urgent(self) -> float:
+        """Requests/s that are missing of what the reactive rule would ask for too."""
+        margin = 0.0 if self.plain is None else max(0.0, self.need - self.plain)
+        missing = self.deficit - margin
+        return missing if missing > SLACK * max(1.0, self.need) else 0.0
+
+    @property
+    def beyond(self) -> float:
+        """Requests/s that are there beyond what the reactive rule would keep."""
+        return 0.0 if self.kept is None else max(0.0, self.need + self.spare - self.deficit - self.kept)
 
     @property
     def wanting(self) -> bool:
@@ -168,7 +186,9 @@ class Growth:
         """Who is served first: the lowest."""
         if self.total < self.floor:
             return -self.priority, 0, self.total / self.floor, self.key
-        return -self.priority, 1, 1.0 - self.deficit / self.need if self.need > 0 else 1.0, self.key
+        if urgent := self.urgent:
+            return -self.priority, 1, 1.0 - urgent / (self.plain or self.need), self.key
+        return -self.priority, 2, 1.0 - self.deficit / self.need if self.need > 0 else 1.0, self.key
 
     def step(self, stock: Stock, *, bulk: bool = False) -> bool:
         """Buy one worker, or as many of the same as are wanted; False when nothing (more) can be bought."""
@@ -310,7 +330,7 @@ class Growth:
         return sum(self.shadow.get(slot, 0.0) for slot in slots) * offer.accelerators
 
     def give(self, variant: str, count: int) -> None:
-        """Workers of the variant leave for the sake of a fleet of higher priority."""
+        """Workers of the variant leave for the sake of another fleet."""
         offer = next(o for o in self.offers if o.variant == variant)
         lost = (offer.rate or 0.0) * count
         self.counts[variant] -= count

@@ -5,8 +5,8 @@
     enough    each fleet what is cheapest for it, as long as that fits the limits
     fits      all are served in full at the least total cost: shadow prices, fleets apart, then each fleet again with
               what the others leave it
-    short     worker by worker to the highest priority, then to whom is furthest from its minimum, then from its need,
-              then by name; ``priority`` says who gives way
+    short     worker by worker to the highest priority, then to whom is furthest from its minimum, then from what the
+              reactive rule would ask for, then from its need, then by name; ``priority`` says who gives way
 
 Deterministic, and blind to the order of the input. The work is bounded by numbers of nodes and rounds, not by seconds.
 """
@@ -165,7 +165,7 @@ def _in_turn(growths: Sequence[Growth], everyone: Sequence[Growth], stock: Stock
     for level in levels:
         mine = [g for g in turn.values() if g.priority == level and g.wanting]
         _by_worker(mine, stock)
-        below = [g for g in everyone if g.priority < level]
+        below = [g for g in everyone if g.priority < level or (g.priority == level and g.beyond > 0)]
         for growth in sorted(mine, key=Growth.rank) if below else ():
             for loser in give_way(growth, below, stock):
                 turn.setdefault(loser.key, loser)
