@@ -166,14 +166,20 @@ def test_a_table_that_does_not_fit_what_is_there_is_not_used_whoever_trusts_it(e
 
 
 def test_late_requests_lower_the_chance_unless_nothing_can_be_done() -> None:
-    def error(**changes: Any) -> float:
-        demand = traffic(40.0, slo_attainment=0.5)
+    def error(attained: float = 0.5, limit: int | None = None, **changes: Any) -> float:
+        demand = traffic(40.0, slo_attainment=attained)
         snapshot = replace(asking(**changes), demand={KEY: demand})
+        if limit is not None:
+            snapshot = replace(snapshot, instance_types={"h100": itype(limit={"accelerators": limit})})
         _, memory = plan(snapshot, remembered(40.0), START)
         return memory.deployments[KEY].steering.error
 
     assert error() > 0.0
     assert error(max=5) == 0.0
+    held = len(asking().workers)
+    assert error(limit=held) == 0.0, "the pool is full"
+    assert error(limit=held + 1) > 0.0
+    assert error(1.0, limit=held) == error(1.0, max=5) == error(1.0) < 0.0, "a debt does not keep a limit full for ever"
 
 
 def test_the_checkpoint_keeps_what_was_learned() -> None:

@@ -32,7 +32,7 @@ from warmfleet_operator.planning import (
 )
 from warmfleet_operator.planning.advisory import is_advisory
 from warmfleet_operator.planning.capacity import Offer
-from warmfleet_operator.planning.mix import Growth, Short
+from warmfleet_operator.planning.mix import Growth, Short, Stock
 from warmfleet_operator.planning.mix.enlist import enlist
 from warmfleet_operator.state.decisions import Note, Problem
 from warmfleet_operator.state.memory import DeploymentMemory, evolve
@@ -124,6 +124,7 @@ def prepare(
     record: DeploymentRecord,
     workers: Sequence[WorkerRecord],
     snapshot: FleetSnapshot,
+    stock: Stock,
     memory: DeploymentMemory,
     now: float,
 ) -> Draft:
@@ -133,6 +134,7 @@ def prepare(
         record: The deployment.
         workers: Its workers in order of pod name.
         snapshot: For types, nodes, telemetry and demand.
+        stock: Accelerators that are free.
         memory: Its memory, moved to now (:func:`limits.rebase`).
         now: Logical seconds.
 
@@ -180,7 +182,9 @@ def prepare(
         traffic=traffic,
         offers=found,
         ready=sum(offers[w.variant].rate or 0.0 for w in people.ready),
-        steerable=not pauses.creates and (spec.scaling is None or len(people.kept) < spec.scaling.max),
+        steerable=not pauses.creates
+        and (spec.scaling is None or len(people.kept) < spec.scaling.max)
+        and any(offer.buy and stock.has(offer, record.key.namespace) for offer in found),
     )
     need, memory = foresight.look(spec, means, snapshot, memory, now)
     if need is not None and spec.scaling is not None:

@@ -69,7 +69,7 @@ class Means:
         traffic: Demand.
         offers: Variants in the order of the spec.
         ready: Capacity of ready workers, requests/s.
-        steerable: Whether more workers would come if more were wanted: no maximum, pause or failed start binds.
+        steerable: Whether more workers would come if more were wanted: no maximum, limit or pause binds.
     """
 
     key: Key
@@ -194,7 +194,7 @@ def _steer(
         memory.steering,
         target=1.0 - spec.slo.attainment,
         arrivals=means.traffic.arrivals,
-        missed=missed if means.steerable else None,
+        missed=missed if means.steerable or missed == 0.0 else None,
         passed=passed,
     )
     return evolve(memory, steering=state)

@@ -46,6 +46,7 @@ def plan(snapshot: FleetSnapshot, memory: PlannerMemory, now: float) -> tuple[Fl
     groups = roster.by_deployment(snapshot)
     decided: dict[Key, Decision] = {}
     drafts: dict[Key, Draft] = {}
+    stock = Stock(snapshot.instance_types, snapshot.workers)
     for key in sorted(snapshot.deployments):
         record, workers = snapshot.deployments[key], groups.get((key.namespace, key.name), [])
         before = _recollect(record, workers, memory, now)
@@ -53,12 +54,11 @@ def plan(snapshot: FleetSnapshot, memory: PlannerMemory, now: float) -> tuple[Fl
             if record.deleting or record.namespace_terminating:
                 decided[key] = _leave(record, workers, before)
             else:
-                drafts[key] = prepare(record, workers, snapshot, before, now)
+                drafts[key] = prepare(record, workers, snapshot, stock, before, now)
         except CannotPlanError as error:
             decided[key] = _held(record, workers, before, error.problems, now)
         except Exception as error:  # noqa: BLE001 - reported as a problem of this deployment; the others go on
             decided[key] = _held(record, workers, before, [_bug(error)], now)
-    stock = Stock(snapshot.instance_types, snapshot.workers)
     for advised in (False, True):  # advice is given about what those that act leave
         share_out([draft.growth for draft in drafts.values() if draft.advisory is advised], stock)
     for key, draft in drafts.items():

@@ -16,7 +16,9 @@ A budget missed twice in a day lowers the chance that is taken by a factor of ex
 slowly. So the quantile settles where exactly the budget is missed, whatever the table behind it is worth: a quantile is
 a statement on windows, the objective one on requests, and this is what turns the one into the other. The integral is
 bounded on both sides, so neither a bad day nor a week of idleness is remembered for long, and it stands still while the
-attainment is unknown, while there is no traffic, and while what is short is not the planner's to give (limits, pauses).
+attainment is unknown and while there is no traffic. What is missed while more is not the planner's to give (limits,
+pauses) is no debt: a margin would not have helped. What is met then counts: else a debt that fills the limit by itself
+would keep it full for ever.
 
 ``missed`` is one minus the attainment that agents report; without it, all requests are taken as late while those that
 wait take longer than the TTFT objective to be served by what is ready.
