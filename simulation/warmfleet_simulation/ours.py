@@ -14,7 +14,7 @@ reported is the traffic divided by the share. At 1.0, the default, nothing is ch
 
 A fleet may let a twentieth of its largest size leave in a minute (``scaleDown.maxStep``), as a user of a large one
 would set it. The attainment that the planner is told is what agents would measure: whether the queue is longer than
-can be served within the objective.
+can be served within the objective. Where a service has classes, the objective is that of the queue as a whole.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class _Ours:
         self._keys = _keys(fleet)
         self._types = {t.name: _instance_type(t, fleet) for t in fleet.types}
         self._priorities = {_class_name(s): s.priority for s in fleet.services if s.priority}
-        self._objective = [max(c.objective_s for c in s.classes) for s in fleet.services]
+        self._objective = [_waits(s) for s in fleet.services]
         self._capacity = fleet.capacity()
         self._lanes = [_Lane(fleet) for _ in settings]
         for lane, setting in zip(self._lanes, settings, strict=True):
@@ -308,6 +308,11 @@ def _class_name(service: Service) -> str:
     return f"priority-{service.priority}"
 
 
+def _waits(service: Service) -> float:
+    """Seconds for which a queue may take to be served: with classes in order, each has its share of the queue."""
+    return sum(c.share * c.objective_s for c in service.classes)
+
+
 def _deployment(key: Key, service: Service, fleet: Fleet, late: float, *, foresees: bool) -> DeploymentRecord:
     variants: Sequence[Mapping[str, object]] = [
         {"name": kind.name, "instanceType": kind.name}
@@ -326,12 +331,15 @@ def _deployment(key: Key, service: Service, fleet: Fleet, late: float, *, forese
         "max": most,
         "scaleDown": {"maxStep": math.ceil(most / _STEPS_PER_FLEET)},
     } | ({"forecast": {}} if foresees else {})
+    slo: dict[str, object] = {"attainment": min(0.9999, max(0.5, 1.0 - (1.0 - service.attainment) * late))}
+    if len(service.classes) > 1:
+        slo["ttft"] = _waits(service)
     spec = LLMDeploymentSpec.model_validate(
         {
             "model": model,
             "engine": {"image": "simulated"},
             "variants": variants,
-            "slo": {"attainment": min(0.9999, max(0.5, 1.0 - (1.0 - service.attainment) * late))},
+            "slo": slo,
             "scaling": scaling,
         }
         | ({"priorityClassName": _class_name(service)} if service.priority else {})

@@ -165,6 +165,22 @@ def test_a_table_that_does_not_fit_what_is_there_is_not_used_whoever_trusts_it(e
     assert here.memory.deployments[KEY].misfit < foresight.MOST_MISFIT, "a better one is used"
 
 
+@pytest.mark.parametrize(
+    ("ttft", "lead", "need"),
+    [("2s", 60.0, 65.95), ("60s", 60.0, 65.95), ("120s", 60.0, 52.97), ("1h", 60.0, 40.0), ("120s", 600.0, 64.65)],
+)
+def test_what_may_wait_through_the_start_up_needs_no_margin(ttft: str, lead: float, need: float) -> None:
+    """The table expects 1.65 times the 40 req/s that are there."""
+    body = spec(scaling=scaling(high=50) | {"forecast": {}}, slo={"ttft": ttft})
+    long = LeadWindowTable((0.5, 0.99), (Window(1.0, (0.5, 0.5), scale_base=1.0),), peak=1e6)
+    snapshot = replace(asking(forecast(long)), deployments={KEY: deployment(body)})
+    snapshot = replace(snapshot, instance_types={"h100": itype(startup=lead)})
+    assert decide(snapshot, remembered(40.0)).figures["need_up"] == pytest.approx(need, abs=0.01)
+    queue = replace(snapshot, demand={KEY: traffic(40.0, queue=600)})
+    made = decide(queue, remembered(40.0))
+    assert made.figures["need_up"] >= 40.0 + 600 / lead - 1e-6, "a queue counts however long it may wait"
+
+
 def test_late_requests_lower_the_chance_unless_nothing_can_be_done() -> None:
     def error(attained: float = 0.5, limit: int | None = None, **changes: Any) -> float:
         demand = traffic(40.0, slo_attainment=attained)

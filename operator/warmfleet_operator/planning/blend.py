@@ -12,6 +12,12 @@ With ``scaling.forecast`` the margin is forecast::
     reach     <= the highest rate of the history while the level is within it, max(highest rate, level / UP) above
     min(rate, lasting) <= need.up <= MOST_RATIO * max(level, rate) / UP               whatever the table says
 
+Where the objective is so long that requests may wait through a part of the start-up (batch), that part needs no margin;
+window, margin and band have the weight 1 - patience, the mean arrivals with a memory of 20 minutes have the rest::
+
+    need.up   = (1 - patience) * need.up + patience * (mean arrivals + queue / catch-up time)
+    patience  = min(1, max(0, WAITS * slo.ttft - SEEN_S) / start-up)           foresight
+
 A busy half minute buys nothing by itself: it is over before a worker that it buys would serve. What lasts raises the
 mean of 5 minutes, what was too much for the workers is a queue, and both count whatever the table says.
 
@@ -162,6 +168,7 @@ class Sight:
         peak: Highest rate known, requests/s.
         record: Highest rate of the learned history, requests/s; None where nothing was learned.
         recovery: Weight of the queue.
+        patience: Share of the start-up time through which requests may wait.
     """
 
     table: LeadWindowTable
@@ -172,6 +179,7 @@ class Sight:
     peak: float
     record: float | None = None
     recovery: float = 1.0
+    patience: float = 0.0
 
 
 def reactive(traffic: Traffic) -> Need | None:
@@ -191,8 +199,10 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
     reach = min(maximum(sight.table, state, sight.lead_s, 1.0 - sight.chance, sight.offset_s), known)
     most = MOST_RATIO * max(state.level, traffic.rate) / UP
     lasting = state.mid + traffic.rate - traffic.arrivals
-    need = min(max(min(traffic.rate, lasting), queue + reach), most)
-    band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND)
+    margined = max(min(traffic.rate, lasting), queue + reach)
+    waiting = state.slow + traffic.rate - traffic.arrivals
+    need = min(margined + (waiting - margined) * sight.patience, most)
+    band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND) * (1.0 - sight.patience)
     return Need(
         up=need,
         down=max(need, min(need * band, known)),

@@ -41,6 +41,9 @@ FIT_S, MOST_MISFIT = 6 * 3600.0, 0.5
 """Memory of how well a table fits, seconds, and the misfit beyond which it is not used."""
 LOW, HIGH = 0.9, 1.25
 """A window's highest demand is seldom below what is there at its beginning, and seldom surely far above."""
+WAITS, SEEN_S = 0.5, 30.0
+"""Share of the TTFT objective that a request may spend in the queue, the rest being the engine's; and how much of that,
+seconds, passes before the rate of the last half minute shows what has come."""
 PEAK_MEMORY_S = 7 * 86_400.0
 """Memory of the highest rate: a week."""
 
@@ -239,7 +242,8 @@ def _sight(
     memory: DeploymentMemory,
     now: float,
 ) -> Sight:
-    lead_s = lead(means.offers)
+    startup_s = lead(means.offers)
+    patience = min(1.0, max(0.0, WAITS * spec.slo.ttft - SEEN_S) / max(startup_s, 1.0))
     table, offset, peak = blend.PRIOR, 0.0, memory.peak
     record = None
     if found is not None and found.table is not None and found.issued_at is not None:
@@ -251,8 +255,9 @@ def _sight(
         basis=Basis.PRIOR if found is None else Basis.FORECAST,
         offset_s=offset,
         chance=steering.chance(memory.steering, 1.0 - spec.slo.attainment),
-        lead_s=lead_s,
+        lead_s=startup_s * (1.0 - patience),
         peak=peak,
         record=record,
         recovery=blend.RECOVERY if late else 1.0,
+        patience=patience,
     )
