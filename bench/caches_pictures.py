@@ -6,7 +6,7 @@ import html
 from math import isnan
 
 from caches_page import ORDER, Row, by_arm, cases, column
-from warmfleet_simulation.requests.trial import interval
+from warmfleet_simulation.requests.trial import IDEAL, interval
 
 _COLOURS = {
     "never": "#888888",
@@ -39,7 +39,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str, more: str = "
 
 def retained(rows: list[Row]) -> str:
     """Retained hit ratio by arm, one panel per case, with intervals."""
-    arms = [arm for arm in ORDER if not arm.startswith("never")]
+    arms = [arm for arm in ORDER if not arm.startswith("never") and arm != IDEAL]  # what lies far above 1 is no scale
     left, wide, row, top, low, high = 100, 420, 18, 30, 0.4, 1.1
     panel = top + len(arms) * row + 34
     shown = cases(rows)
