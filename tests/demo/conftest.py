@@ -102,13 +102,16 @@ def _timeline(*, minutes: int = 100, seed: int = 1, forecast: bool = True) -> Ti
                 cost_per_hour=0.8 * len(names),
                 ttft=tuple(rng.uniform(0.5, 4.0) for _ in range(5)),
                 workers=workers,
-                prompt_tokens=20_000,
+                prompt_tokens=25_000,
                 cached_tokens=17_600,
+                repeated_tokens=20_000,
                 forecast=float(soon),
                 need=need,
                 blend=f"up to {soon:.3g} req/s until a new worker serves",
                 trusted=forecast,
-                beside=Beside(len(names), 20_000, round(20_000 * (0.88 - lost)), 0.8 * len(names)),
+                beside=Beside(
+                    len(names), 25_000, round(20_000 * (0.88 - lost)), 0.8 * len(names), repeated_tokens=20_000
+                ),
             )
         )
     run.fault = [FaultStep(2040.0, "machine l4-3 is taken away"), FaultStep(2340.0, "chat-l4-3 has left")]

@@ -80,6 +80,9 @@ async def test_every_request_is_sent_once_and_checked(server: TestServer) -> Non
     assert len(server.app[SEEN]) == 40
     assert all(outcome.ttft is not None and outcome.tokens >= 10 for outcome in tally.outcomes)
     assert {(outcome.prompt, outcome.cached) for outcome in tally.outcomes} == {(40, 30)}
+    repeated = [outcome.repeated for outcome in tally.outcomes]
+    assert repeated.count(0) == SHAPE.tenants, "the first to send a tenant's system prompt"
+    assert set(repeated) == {0, SHAPE.system_tokens, 40}, "else that is known, or the session's prompt before"
 
 
 async def test_two_fleets_get_the_same_requests_at_the_same_moments(server: TestServer) -> None:

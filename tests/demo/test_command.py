@@ -93,7 +93,7 @@ def test_the_demo_fits_its_machine() -> None:
 def test_both_fleets_are_the_same_but_for_the_hand_over() -> None:
     sized = plan(Shape())
     mine, other = sized.deployment.spec, sized.beside.spec
-    assert (mine.kv_cache.handover, other.kv_cache.handover) == (("replay",), ("none",))
+    assert (mine.kv_cache.handover, other.kv_cache.handover) == (("migrate",), ("none",))
     kept = other.kv_cache.model_copy(update={"handover": mine.kv_cache.handover})
     assert other.model_copy(update={"kv_cache": kept}) == mine
 

@@ -143,16 +143,16 @@ async def test_the_recorder_samples_what_changed_since_the_last_time() -> None:
         tally, other = Tally(sent=2), Tally()
         recorder.begin({"chat": tally, "chat-without": other}, start=0.0)
         tally.sent, tally.in_flight = 14, 9
-        tally.outcomes += [Outcome(0.0, 5.0, 1.5, 10, None, 100, 80), Outcome(0.0, 6.0, None, 0, "cut off")]
-        other.outcomes += [Outcome(0.0, 5.0, 1.5, 10, None, 100, 60)]
+        tally.outcomes += [Outcome(0.0, 5.0, 1.5, 10, None, 100, 80, 90), Outcome(0.0, 6.0, None, 0, "cut off")]
+        other.outcomes += [Outcome(0.0, 5.0, 1.5, 10, None, 100, 60, 90)]
         recorder._pod(Event("ADDED", pod()))
         clock.advance(10.0)
         first = recorder._sample()
         assert (first.at, first.offered, first.served, first.failed, first.ttft) == (10.0, 1.4, 0.1, 1, (1.5,))
         assert (first.queue, first.demand, first.cost_per_hour) == (None, None, None), "unknown is not zero"
         assert [worker.phase for worker in first.workers] == ["Pending"]
-        assert (first.prompt_tokens, first.cached_tokens) == (100, 80)
-        assert first.beside == Beside(serving=0, prompt_tokens=100, cached_tokens=60)
+        assert (first.prompt_tokens, first.cached_tokens, first.repeated_tokens) == (100, 80, 90)
+        assert first.beside == Beside(serving=0, prompt_tokens=100, cached_tokens=60, repeated_tokens=90)
         clock.advance(10.0)
         assert recorder._sample().offered == 0.0
 

@@ -54,8 +54,11 @@ def test_hits_are_those_of_the_answers_and_of_each_fleet(make_run: Make) -> None
     assert other.after is not None
     assert other.after < 0.8
     assert other.lowest == pytest.approx(0.68)
-    run.samples = [dataclasses.replace(s, prompt_tokens=0, cached_tokens=0, beside=Beside(3)) for s in run.samples]
-    assert set(story.hits(run)) == {None}
+    assert story.hits(run)[-1] == pytest.approx(0.704)
+    assert story.possible(run)[-1] == pytest.approx(0.8)
+    none = {"prompt_tokens": 0, "cached_tokens": 0, "repeated_tokens": 0, "beside": Beside(3)}
+    run.samples = [dataclasses.replace(s, **none) for s in run.samples]
+    assert set(story.hits(run)) == set(story.possible(run)) == {None}
     assert "unknown" in dict(chapters(run))["Hand-over"]
 
 

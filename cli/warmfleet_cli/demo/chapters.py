@@ -56,8 +56,8 @@ def _hits(run: Timeline) -> str:
         return ""
     count = len(run.scalings("ScaledDown"))
     return (
-        f"{count} scale-downs with hand-over: hits per prompt token {_moved(mine)}. The same requests without it: "
-        f"{_moved(other)}."
+        f"Of the prompt tokens that had been asked before, the caches had, over {count} scale-downs with hand-over, "
+        f"{_moved(mine)}. The same requests without it: {_moved(other)}."
     )
 
 

@@ -36,6 +36,7 @@ class Outcome:
         failure: Why it failed; None when it was answered whole.
         prompt: Tokens of its prompt; 0 unless it was answered whole.
         cached: Of these, tokens that were in the engine's prefix cache.
+        repeated: Of these, tokens that were asked before.
     """
 
     sent: float
@@ -45,6 +46,7 @@ class Outcome:
     failure: str | None
     prompt: int = 0
     cached: int = 0
+    repeated: int = 0
 
 
 @dataclass(slots=True)
@@ -126,21 +128,22 @@ class Clients:
     async def _everywhere(self, session: aiohttp.ClientSession) -> None:
         """One request to every fleet."""
         prompt = self._book.next(self._clock.now())
-        text = self._text_of(prompt)
+        expected = self._text_of(prompt)
         answers = await asyncio.gather(
             *(
-                self._request(session, name, prompt, StreamChecker(tokens=prompt.output_tokens, expected=text))
+                self._request(session, name, prompt, StreamChecker(tokens=prompt.output_tokens, expected=expected))
                 for name in self._urls
             )
         )
         whole = [answer for answer in answers if answer is not None]
         if len(whole) == len(answers):
-            self._book.answered(prompt, whole[0], self._clock.now())
+            text, tokens = whole[0]
+            self._book.answered(prompt, text, self._clock.now(), tokens=tokens)
 
     async def _request(
         self, session: aiohttp.ClientSession, name: str, prompt: Prompt, checker: StreamChecker
-    ) -> str | None:
-        """One request; the text of a whole answer."""
+    ) -> tuple[str, int] | None:
+        """One request; the text of a whole answer and the tokens of its prompt."""
         tally, sent = self.tallies[name], self._clock.now()
         tally.sent += 1
         tally.in_flight += 1
@@ -154,11 +157,14 @@ class Clients:
             _LOG.warning("request to %s failed: %s", name, failure)
         finally:
             tally.in_flight -= 1
-        tokens, asked, cached = (
-            (prompt.output_tokens, checker.prompt_tokens, checker.cached_tokens) if failure is None else (0, 0, 0)
-        )
-        tally.outcomes.append(Outcome(sent, self._clock.now(), ttft, tokens, failure, asked, cached))
-        return text
+        now = self._clock.now()
+        if text is None:
+            tally.outcomes.append(Outcome(sent, now, ttft, 0, failure))
+            return None
+        asked, cached = checker.prompt_tokens, checker.cached_tokens
+        repeated = min(asked, prompt.repeated)
+        tally.outcomes.append(Outcome(sent, now, ttft, prompt.output_tokens, None, asked, cached, repeated))
+        return text, asked
 
     async def _stream(
         self, session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], checker: StreamChecker

@@ -65,11 +65,12 @@ class Shape:
 
 @dataclass(slots=True)
 class Conversation:
-    """One session: its tenant, the messages so far, and when it wants to go on."""
+    """One session: its tenant, the messages so far, tokens of its last prompt, and when it wants to go on."""
 
     tenant: int
     messages: list[dict[str, str]] = field(default_factory=list)
     turns: int = 0
+    asked: int = 0
     due: float = 0.0
 
 
@@ -81,11 +82,13 @@ class Prompt:
         conversation: Give it back to `ConversationBook.answered` when the answer is there.
         body: OpenAI chat completion request.
         output_tokens: Tokens the answer has.
+        repeated: Tokens at the prompt's beginning that were asked before: more no cache can have.
     """
 
     conversation: Conversation
     body: dict[str, Any]
     output_tokens: int
+    repeated: int = 0
 
 
 class ConversationBook:
@@ -97,6 +100,7 @@ class ConversationBook:
         self._words = _WORDS.split()
         self._systems = [self._text(shape.system_tokens) for _ in range(shape.tenants)]
         self._waiting: list[Conversation] = []
+        self._known: set[int] = set()  # tenants whose system prompt was sent before
 
     def next(self, now: float) -> Prompt:
         """The next request: a session that is due, or a new one.
@@ -112,6 +116,8 @@ class ConversationBook:
         else:
             tenant = min(int(self._random.expovariate(2.0 / self._shape.tenants)), self._shape.tenants - 1)
             conversation = Conversation(tenant, [{"role": "system", "content": self._systems[tenant]}])
+            conversation.asked = self._shape.system_tokens if tenant in self._known else 0
+            self._known.add(tenant)
             text = self._text(self._shape.document_tokens + self._shape.user_tokens)
         conversation.messages.append({"role": "user", "content": text})
         conversation.turns += 1
@@ -124,17 +130,19 @@ class ConversationBook:
             "max_tokens": tokens,
             "ignore_eos": True,
         }
-        return Prompt(conversation, body, tokens)
+        return Prompt(conversation, body, tokens, conversation.asked)
 
-    def answered(self, prompt: Prompt, answer: str, now: float) -> None:
+    def answered(self, prompt: Prompt, answer: str, now: float, *, tokens: int = 0) -> None:
         """The answer came to its end: the session goes on after a while.
 
         Args:
             prompt: What was asked.
             answer: The answer's text.
             now: Logical seconds.
+            tokens: Tokens of the prompt, by the answer's usage.
         """
         conversation = prompt.conversation
+        conversation.asked = tokens
         if conversation.turns < self._shape.max_turns:
             tail = " ".join(answer.split()[-self._shape.kept_tokens :])
             conversation.messages.append({"role": "assistant", "content": tail})

@@ -134,6 +134,7 @@ def _rules(run: Timeline) -> dict[str, Any]:
 
 def _hits(fig: Any, run: Timeline, times: Sequence[datetime], row: int) -> None:
     with_it, without = story.hits(run), story.hits(run, beside=True)
+    _line(fig, row, times, story.possible(run), "asked before", color=GREY, dash="dot", hovertemplate="%{y:.0%}")
     _line(fig, row, times, without, "without hand-over", color=BAD, hovertemplate="%{y:.0%}")
     _line(fig, row, times, with_it, "with hand-over", color=GOOD, width=2.5, hovertemplate="%{y:.0%}")
     known = [value for value in (*with_it[story.HIT_SAMPLES :], *without[story.HIT_SAMPLES :]) if value is not None]
@@ -149,7 +150,8 @@ def _hits(fig: Any, run: Timeline, times: Sequence[datetime], row: int) -> None:
             ),
             row=row, col=1,
         )  # fmt: skip
-    _label(fig, row, [("with hand-over", GOOD), ("the same requests without", BAD), ("▼ a worker leaves", GREY)])
+    keys = [("asked before", GREY), ("with hand-over", GOOD), ("the same requests without", BAD)]
+    _label(fig, row, [*keys, ("▼ a worker leaves", GREY)])
 
 
 def _queue(fig: Any, run: Timeline, times: Sequence[datetime], row: int) -> None:

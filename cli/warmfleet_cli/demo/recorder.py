@@ -198,6 +198,7 @@ class Recorder:
             workers=tuple(worker.sample() for worker in workers),
             prompt_tokens=sum(outcome.prompt for outcome in ended),
             cached_tokens=sum(outcome.cached for outcome in ended),
+            repeated_tokens=sum(outcome.repeated for outcome in ended),
             forecast=scaling.forecast if scaling else None,
             need=blend.need,
             blend=blend.text,
@@ -212,6 +213,7 @@ class Recorder:
             serving=status.ready_replicas,
             prompt_tokens=sum(outcome.prompt for outcome in ended),
             cached_tokens=sum(outcome.cached for outcome in ended),
+            repeated_tokens=sum(outcome.repeated for outcome in ended),
             cost_per_hour=status.cost_per_hour,
             failed=len(self._besides.failures),
         )

@@ -23,19 +23,32 @@ def hits(run: Timeline, *, beside: bool = False) -> list[float | None]:
     return hit_ratios([_counts(sample, beside=beside) for sample in run.samples], HIT_SAMPLES)
 
 
+def possible(run: Timeline) -> list[float | None]:
+    """What a cache that forgets nothing would hit per prompt token, by sample."""
+    return hit_ratios([(sample.prompt_tokens, sample.repeated_tokens) for sample in run.samples], HIT_SAMPLES)
+
+
+def retained(run: Timeline, *, beside: bool = False) -> list[float | None]:
+    """Hits over those that were possible, by sample."""
+    return hit_ratios([_kept(sample, beside=beside) for sample in run.samples], HIT_SAMPLES)
+
+
 def _counts(sample: Sample, *, beside: bool) -> tuple[int, int]:
-    if not beside:
-        return sample.prompt_tokens, sample.cached_tokens
-    other = sample.beside
-    return (other.prompt_tokens, other.cached_tokens) if other is not None else (0, 0)
+    of = sample.beside if beside else sample
+    return (of.prompt_tokens, of.cached_tokens) if of is not None else (0, 0)
+
+
+def _kept(sample: Sample, *, beside: bool) -> tuple[int, int]:
+    of = sample.beside if beside else sample
+    return (of.repeated_tokens, of.cached_tokens) if of is not None else (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Hits per prompt token before workers left, and from the first departure until their users had come back.
+    """Hits over the possible ones before workers left, and from the first departure until their users had come back.
 
     Attributes:
-        before: Before; None without prompts.
+        before: Before; None where nothing was asked for again.
         after: From then on.
         lowest: The lowest point of the curve from then on.
     """
@@ -61,12 +74,11 @@ def retention(run: Timeline, *, beside: bool = False) -> Retention | None:
     start, end = window
 
     def ratio(first: float, last: float) -> float | None:
-        counts = [_counts(s, beside=beside) for s in run.samples if first <= s.at < last]
+        counts = [_kept(s, beside=beside) for s in run.samples if first <= s.at < last]
         return hit_ratios(counts, len(counts))[-1] if counts else None
 
-    curve = [
-        v for s, v in zip(run.samples, hits(run, beside=beside), strict=True) if start <= s.at < end and v is not None
-    ]
+    points = zip(run.samples, retained(run, beside=beside), strict=True)
+    curve = [v for s, v in points if start <= s.at < end and v is not None]
     return Retention(ratio(start - AFTERMATH_S, start), ratio(start, end), min(curve, default=None))
 
 

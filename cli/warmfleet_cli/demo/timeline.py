@@ -48,6 +48,7 @@ class Beside:
         cached_tokens: Of these, tokens that were in a worker's prefix cache.
         cost_per_hour: Dollars per hour of all workers, from the status.
         failed: Requests failed so far.
+        repeated_tokens: Of the prompt tokens, those that were asked before.
     """
 
     serving: int
@@ -55,6 +56,7 @@ class Beside:
     cached_tokens: int = 0
     cost_per_hour: float | None = None
     failed: int = 0
+    repeated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Sample:
         workers: All workers.
         prompt_tokens: Prompt tokens of the requests that ended since the last sample.
         cached_tokens: Of these, tokens that were in a worker's prefix cache, as the answers say.
+        repeated_tokens: Of these, tokens that were asked before: what a cache that forgets nothing would have.
         forecast: Highest demand that the decision expects until a worker bought now would serve, requests/s.
         need: Capacity that the decision wants ready or starting, requests/s.
         blend: How the decision came to that, in its own words.
@@ -99,6 +102,7 @@ class Sample:
     workers: tuple[WorkerSample, ...] = ()
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    repeated_tokens: int = 0
     forecast: float | None = None
     need: float | None = None
     blend: str = ""

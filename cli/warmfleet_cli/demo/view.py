@@ -138,6 +138,7 @@ def _curves(timeline: Timeline, now: Sample, width: int) -> RenderableType:
     ttft = [statistics.median(sample.ttft) if sample.ttft else None for sample in samples]
     ttft_top = max([value for value in ttft if value is not None] or [1.0])
     with_it, without = story.hits(timeline), story.hits(timeline, beside=True)
+    most_hits = number(story.possible(timeline)[-1], "{:.0%} asked before")
     queue = [sample.queue for sample in samples]
     basis = "by its forecast" if now.trusted else "by the built-in margin"
     rows: tuple[tuple[str, Sequence[float | None], float, str, str], ...] = (
@@ -146,7 +147,7 @@ def _curves(timeline: Timeline, now: Sample, width: int) -> RenderableType:
         ("capacity", capacity, top, f"{number(now.capacity)} req/s", "blue"),
         ("waiting", queue, max([q or 0 for q in queue] + [1]), number(now.queue, "{} requests"), "yellow"),
         ("time to first token", ttft, ttft_top, f"{_recent_ttft(samples)} p50", "cyan"),
-        ("hits, with hand-over", with_it, 1.0, number(with_it[-1], "{:.0%} of prompt tokens"), "green"),
+        ("hits, with hand-over", with_it, 1.0, f"{number(with_it[-1], '{:.0%}')} of {most_hits}", "green"),
         ("the same without", without, 1.0, number(without[-1], "{:.0%}"), "bright_black"),
     )
     grid = Table.grid(padding=(0, 2))
