@@ -31,7 +31,7 @@ TERMINALS = {
     "plan.svg": "warmfleet plan -f examples/quickstart.yaml --demand chat=60 --explain",
 }
 """File -> command line."""
-MOMENT = 0.88
+MOMENT = 0.66
 """Of the demo's traffic, at which its view is drawn."""
 WIDTH = 132
 HEIGHT = 1640
