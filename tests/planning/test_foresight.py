@@ -175,10 +175,10 @@ def test_what_may_wait_through_the_start_up_needs_no_margin(ttft: str, lead: flo
     long = LeadWindowTable((0.5, 0.99), (Window(1.0, (0.5, 0.5), scale_base=1.0),), peak=1e6)
     snapshot = replace(asking(forecast(long)), deployments={KEY: deployment(body)})
     snapshot = replace(snapshot, instance_types={"h100": itype(startup=lead)})
-    assert decide(snapshot, remembered(40.0)).figures["need_up"] == pytest.approx(need, abs=0.01)
+    assert decide(snapshot, remembered(40.0)).figures["need_up_rps"] == pytest.approx(need, abs=0.01)
     queue = replace(snapshot, demand={KEY: traffic(40.0, queue=600)})
     made = decide(queue, remembered(40.0))
-    assert made.figures["need_up"] >= 40.0 + 600 / lead - 1e-6, "a queue counts however long it may wait"
+    assert made.figures["need_up_rps"] >= 40.0 + 600 / lead - 1e-6, "a queue counts however long it may wait"
 
 
 def test_late_requests_lower_the_chance_unless_nothing_can_be_done() -> None:

@@ -217,7 +217,7 @@ def _fearful(levels: tuple[float, float], people: list[WorkerRecord], limit: int
 
 def test_a_margin_gives_way_to_the_demand_of_a_fleet_of_the_same_priority() -> None:
     made = _fearful((30.0, 20.0), _people(2, 8), 10).deployments
-    assert made[LOW].figures["need_up"] >= 80.0
+    assert made[LOW].figures["need_up_rps"] >= 80.0
     assert [v.reason for v in made[LOW].victims] == [VictimReason.PREEMPTED] * 2  # 30 / 0.85 needs 4 workers
     assert made[LOW].chosen_by is ChosenBy.PREEMPTED
     assert not made[HIGH].victims
