@@ -340,7 +340,8 @@ class WorkerActor:
             text = f"drained in {_age(job, worker):.0f} s"
             if report is not None:
                 text += f": {report.kept_tokens} tokens kept, {report.dropped_tokens} dropped, "
-                text += f"{report.aborted_requests} requests aborted; {report.message}"
+                text += f"{report.aborted_requests} requests aborted"
+                text += f"; {report.message}" if report.message else ""
             events.emit(about_pod(worker), EventReason.DRAIN_COMPLETED, text)
         elif worker.phase is WorkerPhase.FAILED:
             text = f"{worker.key.name}: {worker.failure or 'failed'}"
