@@ -23,7 +23,7 @@ from warmfleet_localcluster.controllers import Controllers
 from warmfleet_localcluster.node import ImageEntry, ImageMap, NodeShape, ProcessNode
 from warmfleet_runtime.clock import CLOCK_ENV, ScaledClock
 from warmfleet_runtime.kubeclient import KubeClient
-from warmfleet_runtime.resources import NODES, STATEFUL_SETS
+from warmfleet_runtime.resources import LLM_DEPLOYMENTS, NODES, STATEFUL_SETS
 
 ROOT = CHART.parents[1]
 SCRIPT = ROOT / "examples" / "kind" / "quickstart.sh"
@@ -135,6 +135,6 @@ async def test_the_script_ends_with_a_fleet_that_serves(machine: tuple[Machine, 
         assert done.index(loaded) > done.index(" ".join(words))
     node = await kube.get(NODES, NODE)
     assert node["status"]["capacity"]["nvidia.com/gpu"] == "4"
-    fleet = await kube.get(scenario.LLMDS, "chat", "default")
+    fleet = await kube.get(LLM_DEPLOYMENTS, "chat", "default")
     assert fleet["status"]["readyReplicas"] == 1
     await person.run("kubectl", "delete", "llmdeployments", "--all", "--timeout=100s", seconds=120)
