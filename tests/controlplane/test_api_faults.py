@@ -7,10 +7,12 @@ real router, and streams of which none may be lost.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 from cluster import ControlPlane
 from faultproxy import LISTS, WRITES, Fault, FaultKind, proxied
@@ -26,7 +28,9 @@ PATIENT = {
     "WARMFLEET_LEASE_DURATION_SECONDS": "20",
     "WARMFLEET_LEASE_RETRY_SECONDS": "1",
     "WARMFLEET_AUDIT_SECONDS": "60",
+    "WARMFLEET_STALE_SECONDS": "400",
 }
+LIVENESS_FAILURES = 3
 STORM = (
     Fault(FaultKind.STALE, 0.4, LISTS),
     Fault(FaultKind.GONE, 0.3),
@@ -65,12 +69,34 @@ async def observed(world: World) -> AsyncIterator[Observer]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def patient() -> dict[str, str]:
+    """Settings of one operator after the other, which serve their probes on the same port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return PATIENT | {"WARMFLEET_LISTEN_PORT": str(taken.getsockname()[1])}
+
+
 async def keep_running(world: World, env: dict[str, str]) -> None:
-    """Starts the operator again when it ends, as a kubelet would."""
-    while True:
-        await asyncio.sleep(0.5)
-        if world.operators[-1].exit_code() is not None:
-            await world.start_operator(**env)
+    """Starts the operator again when it ends or says that it is not healthy, as a kubelet would."""
+    url = f"http://127.0.0.1:{env['WARMFLEET_LISTEN_PORT']}/healthz"
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session:
+        refused = 0
+        while True:
+            await asyncio.sleep(0.5)
+            refused = refused + 1 if await unhealthy(session, url) else 0
+            if refused >= LIVENESS_FAILURES:
+                await world.operators[-1].stop(grace=2)
+                refused = 0
+            if world.operators[-1].exit_code() is not None:
+                await world.start_operator(**env)
+
+
+async def unhealthy(session: aiohttp.ClientSession, url: str) -> bool:
+    """Whether the process says so; one that does not answer is starting, or busy."""
+    try:
+        async with session.get(url) as answer:
+            return answer.status != 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
 
 
 async def settled(world: World, count: int) -> None:
@@ -86,7 +112,7 @@ async def settled(world: World, count: int) -> None:
 @pytest.mark.timeout(600)
 async def test_no_promise_is_broken_in_front_of_an_api_server_at_its_worst(world: World, tmp_path: Path) -> None:
     async with proxied(world.kubeconfig, tmp_path, SEED) as (proxy, kubeconfig), observed(world) as observer:
-        env = {**PATIENT, "KUBECONFIG": str(kubeconfig)}
+        env = patient() | {"KUBECONFIG": str(kubeconfig)}
         await world.start_operator(**env)
         keeper = asyncio.create_task(keep_running(world, env))
         try:
@@ -119,8 +145,9 @@ async def test_no_promise_is_broken_in_front_of_an_api_server_at_its_worst(world
 @pytest.mark.timeout(600)
 async def test_etcd_is_killed_in_the_middle_of_a_change_of_size(world: World, controlplane: ControlPlane) -> None:
     async with observed(world) as observer:
-        await world.start_operator(**PATIENT)
-        keeper = asyncio.create_task(keep_running(world, PATIENT))
+        env = patient()
+        await world.start_operator(**env)
+        keeper = asyncio.create_task(keep_running(world, env))
         try:
             await world.apply(instance_type(), deployment(replicas=2))
             before = {pod["metadata"]["uid"] for pod in await world.until_ready(2, seconds=90)}
