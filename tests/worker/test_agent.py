@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from warmfleet_contracts.agent import AgentState, EngineCounters, LatencyState, Phase
+from warmfleet_contracts.agent import AgentState, DrainRequest, EngineCounters, LatencyState, Phase, Strategy
 from warmfleet_runtime.clock import ManualClock
 from warmfleet_worker.agent import Agent
 from warmfleet_worker.engines.base import Health, Load, Observation
+from warmfleet_worker.kv.cache import build
+from warmfleet_worker.kv.replay import ReplayHandover
 from warmfleet_worker.server import AgentServer
 from warmfleet_worker.settings import Settings, SettingsError, settings_from_env
 
@@ -136,6 +138,22 @@ async def test_cancel_brings_it_back(bench: Bench) -> None:
     assert (await bench.client.delete("/v1/drain")).status == 200
     assert await bench.ready()
     assert (await bench.state()).drain is None
+
+
+async def test_what_an_order_leaves_no_room_for_holds_until_it_is_cancelled() -> None:
+    settings = Settings(
+        "uid-1", "127.0.0.1", kv_events="ipc:///nowhere", handover=(Strategy.REPLAY,), endpoint="http://192.0.2.1"
+    )
+    engine, clock = ScriptedEngine(), ManualClock()
+    cache = build(settings, engine, clock)
+    replay = cache.strategies[Strategy.REPLAY]
+    assert isinstance(replay, ReplayHandover)
+    agent = Agent(settings, engine, clock, cache)
+    agent.drain(DrainRequest(reason="LowestKvValue", deadline_seconds=60, used_within_seconds=75))
+    assert replay.used_within == 75.0
+    agent.cancel()
+    assert replay.used_within is None, "a departure that nobody orders brings all that is hot"
+    cache.close()
 
 
 async def test_prestop_blocks_until_drained_and_is_final(bench: Bench) -> None:

@@ -160,6 +160,7 @@ class Agent:
             why = "the pod is terminating" if drain.final else "the worker is drained"
             raise NotCancellable(f"{why}; delete the pod and let a new one take its place")
         self._feed(DrainCancelled())
+        self._cache.spend(None)  # what that order allowed does not bind a departure that nobody orders
 
     async def prestop(self, seconds: float | None) -> None:
         """Drain finally and return when that ended, or when the engine is back after a restart.

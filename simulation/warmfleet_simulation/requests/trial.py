@@ -3,7 +3,7 @@
 ::
 
     window          arrivals within WINDOW_S of a scale-down
-    hit ratio        prompt tokens that were cached or loaded / prompt tokens, of the window's requests
+    hit ratio       prompt tokens that were cached or loaded / prompt tokens, of the window's requests
     retained        hit tokens of the arm / hit tokens of a fleet that never scaled, same requests, same store
     possible        the same ratio for a fleet that had the survivors' size all along: what their caches and their
                     accelerators allow, whatever is handed over

@@ -309,7 +309,7 @@ class ReplayHandover:
             notes.append("KV events were missed: the figures are lower bounds")
         dropped = max(0, self._index.held_tokens - tally.kept)
         if self.used_within is not None and dropped:
-            notes.append(f"survivors have no room for what was used more than {self.used_within:.0f} s ago")
+            notes.append(f"survivors have room for what was used within {self.used_within:.0f} s, no more was sent")
         partial = bool(tally.ended or tally.failures) or not self._index.complete
         _LOG.info("sent to survivors", extra={"tokens": tally.sent, "kept": tally.kept, "moved": tally.moved})
         return HandoverFinished(tally.kept, tally.moved, dropped, partial, "; ".join(notes))
