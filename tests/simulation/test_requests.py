@@ -17,15 +17,17 @@ from warmfleet_cli.main import main
 from warmfleet_contracts.perfmodel import lookup, step_ms
 from warmfleet_contracts.traces import RequestTrace, TraceError
 from warmfleet_simulation.requests.arrays import DONE, GONE, SERVING, State
-from warmfleet_simulation.requests.blocks import insert
+from warmfleet_simulation.requests.blocks import forget, insert
 from warmfleet_simulation.requests.cluster import Run, simulate
 from warmfleet_simulation.requests.report import around, together
 from warmfleet_simulation.requests.setup import Arm, Engine, concurrency, fresh_state, machine
 from warmfleet_simulation.requests.trial import HALVED, TWO_OF_EIGHT, Pattern, in_windows, interval, trial
+from warmfleet_simulation.requests.value import HOT_S, evicted_after
 from warmfleet_simulation.requests.workload import Work, pack, repeated
 from warmfleet_worker.engines.simulated.blocks import BlockPool
 from warmfleet_worker.engines.simulated.histograms import Statistics
 from warmfleet_worker.engines.simulated.scheduler import Limits, Request, Scheduler
+from warmfleet_worker.kv.index import MEAN_BLOCKS
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -176,11 +178,28 @@ def test_what_is_handed_over_is_hit_again() -> None:
 
 def test_survivors_that_evict_get_only_what_is_young() -> None:
     work = conversations()
-    whole, small_host = Arm("roomy", handover="migrate"), Arm("full", handover="migrate", host_tokens=BLOCK * 24)
-    roomy, full = (simulate(work, ENGINE, arm, SHRINK, workers=4).departures for arm in (whole, small_host))
+    arm = Arm("migrate", handover="migrate")
+    roomy, full = (simulate(work, engine, arm, SHRINK, workers=4).departures for engine in (ENGINE, small(30)))
     shares = [sum(d.moved_tokens for d in of) / sum(d.hot_tokens for d in of) for of in (roomy, full)]
     assert shares[0] > 0.8, "but for what others have as well"
     assert 0.0 < shares[1] < 0.6, "most of it was used before the time that there is room for"
+
+
+def test_the_age_of_what_leaves_is_a_mean_that_fades_as_the_agent_has_it() -> None:
+    work = work_of((0.0, 4 * BLOCK, 1, [1, 2, 3, 4]))
+    small = machine(work, ENGINE, Arm("small"))._replace(blocks=2)
+    state = fresh_state(work, 1, 1, 1)
+    insert(small, state, 0, 0, 0.0)
+    insert(small, state, 0, 1, 10.0)
+    assert evicted_after(state, 0, 99.0) is None, "there was room for both"
+    insert(small, state, 0, 2, 100.0)
+    assert evicted_after(state, 0, 100.0) == 100.0
+    insert(small, state, 0, 3, 100.0)
+    agents_blocks = BLOCK // 16
+    assert evicted_after(state, 0, 100.0) == pytest.approx(100.0 - 10.0 * agents_blocks / (agents_blocks + MEAN_BLOCKS))
+    assert evicted_after(state, 0, 101.0 + HOT_S) is None, "that was long ago"
+    forget(state, 0)
+    assert evicted_after(state, 0, 100.0) is None, "another worker is in its place"
 
 
 def test_a_narrow_link_hands_over_less() -> None:

@@ -99,6 +99,8 @@ class State(NamedTuple):
     newer: I4
     older: I4
     stamp: F8
+    evicted_at: F8
+    evicted_age: F8
     idle: I8
     believed: U1
     stored_at: F8

@@ -4,13 +4,19 @@
 
     cache    full prompt blocks stay when a request ends; the oldest unpinned one is evicted first
     store    blocks are written through over the worker's link, one after the other; the one used longest ago goes first
+    age      seconds since their last use of the blocks that leave a worker, a mean that fades over MEAN_BLOCKS of the
+             agent's blocks, as the agent keeps it
 """
 
 from __future__ import annotations
 
 from numba import njit
+from warmfleet_worker.kv.index import MEAN_BLOCKS
 
 from warmfleet_simulation.requests.arrays import I4, NEVER, NONE, Machine, State
+
+_ENGINE_BLOCK = 16
+"""Tokens of a block of vLLM, which an agent counts; a trace's blocks are longer."""
 
 
 @njit(cache=True)
@@ -53,11 +59,22 @@ def unpin(st: State, w: int, b: int, now: float) -> None:
 
 
 @njit(cache=True)
-def evict(st: State, w: int, wanted: int) -> None:
+def _note_evicted(m: Machine, st: State, w: int, b: int, now: float) -> None:
+    """A block leaves the worker, whose memory it was in for the last time."""
+    fades = _ENGINE_BLOCK * MEAN_BLOCKS / m.block_tokens
+    share = 1.0 if st.evicted_at[w] < 0.0 else 1.0 / (1.0 + fades)
+    st.evicted_age[w] += share * (now - st.stamp[w, b] - st.evicted_age[w])
+    st.evicted_at[w] = now
+
+
+@njit(cache=True)
+def evict(m: Machine, st: State, w: int, wanted: int, now: float) -> None:
     """Drops the oldest unpinned blocks; there are as many."""
     s = st.newer.shape[1] - 1
     for _ in range(wanted):
         b = st.newer[w, s]
+        if not st.hosted[w, b]:
+            _note_evicted(m, st, w, b, now)
         _unlink(st.newer[w], st.older[w], b)
         st.resident[w, b] = 0
         st.idle[w] -= 1
@@ -72,7 +89,7 @@ def insert(m: Machine, st: State, w: int, b: int, now: float) -> bool:
     if st.used[w] >= m.blocks:
         if st.idle[w] == 0:
             return False
-        evict(st, w, 1)
+        evict(m, st, w, 1, now)
     st.resident[w, b] = 1
     st.ref[w, b] = 0
     st.used[w] += 1
@@ -99,7 +116,7 @@ def keep(st: State, r: int, w: int, j: int, now: float) -> bool:
 
 
 @njit(cache=True)
-def host(m: Machine, st: State, w: int, b: int) -> None:
+def host(m: Machine, st: State, w: int, b: int, now: float) -> None:
     """Writes a block through to the worker's own host memory, or notes that it was used there."""
     if m.host_blocks <= 0:
         return
@@ -110,6 +127,8 @@ def host(m: Machine, st: State, w: int, b: int) -> None:
         return
     if st.host_used[w] >= m.host_blocks:
         old = newer[len(newer) - 1]
+        if not st.resident[w, old]:
+            _note_evicted(m, st, w, old, now)
         _unlink(newer, older, old)
         st.hosted[w, old] = 0
         st.host_used[w] -= 1
@@ -136,12 +155,12 @@ def fetch_host(m: Machine, st: State, r: int, w: int, h: int, now: float) -> int
 
 
 @njit(cache=True)
-def touch_host(m: Machine, st: State, r: int, w: int, length: int) -> None:
+def touch_host(m: Machine, st: State, r: int, w: int, length: int, now: float) -> None:
     """The leading blocks of a prompt are used: its beginning becomes the youngest in host memory."""
     if m.host_blocks <= 0:
         return
     for j in range(length - 1, -1, -1):
-        host(m, st, w, st.blocks[st.start[r] + j])
+        host(m, st, w, st.blocks[st.start[r] + j], now)
 
 
 @njit(cache=True)
@@ -199,7 +218,7 @@ def move_chain(m: Machine, st: State, r: int, length: int, target: int, now: flo
             if not insert(m, st, target, b, now):
                 break
             moved += 1
-            host(m, st, target, b)
+            host(m, st, target, b, now)
     return moved
 
 
@@ -220,6 +239,7 @@ def forget(st: State, w: int) -> None:
     st.older[w, s] = s
     st.idle[w] = 0
     st.used[w] = 0
+    st.evicted_at[w] = NONE
     st.load[w] = 0
     st.routed[w] = 0
     st.link_in[w] = 0.0

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isinf
 
 import numpy as np
 from warmfleet_contracts.agent import Phase
@@ -32,10 +31,10 @@ from warmfleet_operator.state.records import WorkerTelemetry
 from warmfleet_simulation.requests import kernel
 from warmfleet_simulation.requests.arrays import DONE, DRAINING, GONE, SERVING, STARTING, State
 from warmfleet_simulation.requests.blocks import forget
-from warmfleet_simulation.requests.handover import HOT_S, TICK_S, Handover, Leaving
+from warmfleet_simulation.requests.handover import TICK_S, Handover, Leaving
 from warmfleet_simulation.requests.planner import Planner
 from warmfleet_simulation.requests.setup import Arm, Engine, fresh_state, machine
-from warmfleet_simulation.requests.value import evicted_after, unique_hot_blocks
+from warmfleet_simulation.requests.value import HOT_S, evicted_after, unique_hot_blocks
 from warmfleet_simulation.requests.workload import Work
 
 
@@ -228,8 +227,8 @@ class _Fleet:
         return sorted(here, key=lambda w: (self.since[w], w), reverse=True)[: len(here) - self.wanted]
 
     def _room_for(self, staying: set[int], leaving: int, now: float) -> float | None:
-        ages = [float(evicted_after(self.machine, self.state, w, now)) for w in sorted(staying)]
-        told = [WorkerTelemetry(now, Phase.SERVING, evicted_after=None if isinf(age) else age) for age in ages]
+        ages = [evicted_after(self.state, w, now) for w in sorted(staying)]
+        told = [WorkerTelemetry(now, Phase.SERVING, evicted_after=age) for age in ages]
         return room_for(told, leaving + len(self.leaving))
 
     def _leave(self, w: int, now: float, used_within: float | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from warmfleet_worker.kv.index import HOT_TICKS, TICK
 from warmfleet_worker.kv.physics import SHARE
 from warmfleet_worker.kv.replay import AT_ONCE, TOKENS
 
@@ -14,10 +13,9 @@ from warmfleet_simulation.requests.arrays import Machine, State
 from warmfleet_simulation.requests.blocks import move_chain
 from warmfleet_simulation.requests.router import route
 from warmfleet_simulation.requests.setup import Arm
+from warmfleet_simulation.requests.value import HOT_S
 from warmfleet_simulation.requests.workload import Work
 
-HOT_S = HOT_TICKS * TICK
-"""A prompt that was not used for so long is cold, seconds; as the agent has it."""
 TICK_S = 1.0
 
 

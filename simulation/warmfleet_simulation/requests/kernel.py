@@ -49,7 +49,7 @@ def _enter(m: Machine, st: State, r: int, w: int, now: float) -> bool:
     for j in range(h):
         pin(st, w, st.blocks[st.start[r] + j])
     if missing > 0:
-        evict(st, w, missing)
+        evict(m, st, w, missing, now)
     st.ready_at[r] = now
     e = fetch_host(m, st, r, w, h, now)
     e += fetch(m, st, r, w, h + e, now)
@@ -59,7 +59,7 @@ def _enter(m: Machine, st: State, r: int, w: int, now: float) -> bool:
         st.pinned[st.start[r] + j] = 1
     for j in range(h, h + e):
         keep(st, r, w, j, now)
-    touch_host(m, st, r, w, h + e)
+    touch_host(m, st, r, w, h + e, now)
     st.hit[r] = min(h * bt, st.inputs[r] - 1)
     st.loaded[r] = min((h + e) * bt, st.inputs[r] - 1) - st.hit[r]
     st.computed[r] = st.hit[r] + st.loaded[r]
@@ -120,7 +120,7 @@ def _finish_step(m: Machine, st: State, w: int, now: float) -> None:
             st.pending[r] = 0
             for j in range(before // bt, min(st.chain[r], st.computed[r] // bt)):
                 if keep(st, r, w, j, now):
-                    host(m, st, w, st.blocks[st.start[r] + j])
+                    host(m, st, w, st.blocks[st.start[r] + j], now)
                     store(m, st, w, st.blocks[st.start[r] + j], now)
             if st.computed[r] >= st.inputs[r]:
                 st.generated[r] = 1

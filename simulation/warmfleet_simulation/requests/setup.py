@@ -179,6 +179,8 @@ def fresh_state(work: Work, workers: int, max_num_seqs: int, spare: int) -> Stat
         newer=ring((workers, u + 1)),
         older=ring((workers, u + 1)),
         stamp=np.zeros((workers, u)),
+        evicted_at=np.full(workers, -1.0),
+        evicted_age=np.zeros(workers),
         idle=np.zeros(workers, dtype=np.int64),
         believed=np.zeros((workers, u), dtype=np.uint8),
         stored_at=np.full(u, np.inf),

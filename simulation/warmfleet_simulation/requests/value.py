@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from warmfleet_worker.kv.index import HOT_TICKS, TICK
 
-from warmfleet_simulation.requests.arrays import DONE, I4, I8, NONE, SERVING, Machine, State
+from warmfleet_simulation.requests.arrays import DONE, I4, I8, NONE, SERVING, State
+
+HOT_S = HOT_TICKS * TICK
+"""A prompt that was not used for so long is cold, seconds; as the agent has it."""
 
 
 @njit(cache=True)
@@ -46,17 +50,16 @@ def hot_chains(st: State, w: int, since: float, chains: I4, lengths: I8) -> int:
     return n
 
 
-@njit(cache=True)
-def evicted_after(m: Machine, st: State, w: int, now: float) -> float:
-    """Seconds since its last use of the block that a worker evicts next; infinite while it need not evict.
+def evicted_after(st: State, w: int, now: float) -> float | None:
+    """Seconds since their last use of the blocks that a worker evicts, as its agent reports it; None while it does not.
 
-    Where it has host memory, that is where blocks leave it.
+    Args:
+        st: The state.
+        w: The worker.
+        now: Seconds.
     """
-    if m.host_blocks > 0:
-        full, b = st.host_used[w] >= m.host_blocks, st.host_newer[w, -1]
-    else:
-        full, b = st.used[w] >= m.blocks, st.newer[w, -1]
-    return float(now - st.stamp[w, b]) if full and b < st.resident.shape[1] else np.inf
+    recent = st.evicted_at[w] >= max(0.0, now - HOT_S)
+    return float(st.evicted_age[w]) if recent else None
 
 
 @njit(cache=True)
