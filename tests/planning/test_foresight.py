@@ -10,9 +10,10 @@ from planning_specs import KEY, deployment, itype, scaling, spec
 from planning_world import START, Cluster, decide, traffic, workers, world
 from warmfleet_contracts.leadwindow import LeadWindowTable, TrafficState, Window
 from warmfleet_contracts.reasons import ChosenBy
-from warmfleet_operator.planning import foresight, steering
+from warmfleet_operator.planning import blend, foresight, steering
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state import checkpoint
+from warmfleet_operator.state.decisions import DeploymentPlan, Stage
 from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Steering
 from warmfleet_operator.state.records import FleetSnapshot, ForecastRecord, Key
 
@@ -147,6 +148,41 @@ def test_steering_follows_the_budget_and_is_bounded() -> None:
     assert after(0.0, 240.0).error == -steering.LEAST
 
 
+def test_a_budget_that_nothing_spends_becomes_leeway_and_what_is_late_takes_it_back() -> None:
+    def after(state: Steering, missed: float | None, hours: float) -> Steering:
+        for _ in range(int(hours * 60)):
+            state = steering.steer(state, target=0.01, arrivals=10.0, missed=missed, passed=60.0)
+        return state
+
+    first = after(Steering(mean=10.0), 0.0, 18.0)
+    assert first.leeway == pytest.approx(0.0, abs=1e-9), "the boldest chance comes first"
+    bold = after(first, 0.0, 24.0)
+    assert bold.leeway == pytest.approx(steering.EASE)
+    assert after(bold, None, 24.0).leeway == bold.leeway
+    assert after(bold, 0.0, 240.0).leeway == 1.0
+    aim = steering.AIM * 0.01
+    assert after(bold, 2.0 * aim, 12.0).leeway == pytest.approx(bold.leeway - steering.EASE / 2.0)
+    assert after(bold, 1.0, 1.0).leeway == 0.0
+    assert after(Steering(mean=10.0), aim, 240.0).leeway == 0.0, "whoever spends the budget has none"
+    assert steering.taken(bold, 0.0) == bold.leeway
+    assert steering.taken(bold, steering.EASE_LEAD_S) == pytest.approx(bold.leeway / 2.0)
+    assert steering.taken(replace(bold, leeway=1e9), 0.0) == 1.0, "whatever a checkpoint holds"
+
+
+def test_with_leeway_requests_may_wait() -> None:
+    def need(leeway: float) -> DeploymentPlan:
+        memory = remembered(40.0)
+        known = replace(memory.deployments[KEY], steering=Steering(-steering.LEAST, 40.0, leeway))
+        return decide(asking(forecast(flat(0.2))), PlannerMemory({KEY: known}))
+
+    none, half, most = need(0.0), need(0.5), need(1.0)
+    figures = [one.figures["need_up_rps"] for one in (none, half, most)]
+    assert figures[0] > figures[1] > figures[2] >= (1.0 - blend.LEEWAY) * 40.0
+    assert figures[0] >= 40.0 > figures[2]
+    said = [" ".join(note.text for note in one.trace() if note.stage is Stage.BLEND) for one in (none, half, most)]
+    assert ["some may wait" in text for text in said] == [False, True, True]
+
+
 @pytest.mark.parametrize(("expects", "believed"), [(-0.5, False), (0.0, True), (0.2, True), (0.5, False)])
 def test_a_table_that_does_not_fit_what_is_there_is_not_used_whoever_trusts_it(expects: float, believed: bool) -> None:
     """Half or one and a half times the demand, at every moment: neither is a forecast of anything."""
@@ -200,11 +236,13 @@ def test_late_requests_lower_the_chance_unless_nothing_can_be_done() -> None:
 
 def test_the_checkpoint_keeps_what_was_learned() -> None:
     known = remembered(40.0).deployments[KEY]
-    known = replace(known, steering=Steering(1.25, 38.5), misfit=0.25)
+    known = replace(known, steering=Steering(1.25, 38.5, 0.75), misfit=0.25)
     back = checkpoint.load(checkpoint.dump(known, START), 77.0)
     assert back.steering == known.steering
     assert (back.peak, back.usual, back.misfit) == (known.peak, known.usual, 0.25)
     assert back.traffic == replace(known.traffic, at=72.0)  # type: ignore[type-var]
+    older = checkpoint.load(checkpoint.dump(known, START) | {"steering": [1.25, 38.5]}, 77.0)
+    assert older.steering == Steering(1.25, 38.5)
     with pytest.raises(checkpoint.CheckpointError, match="traffic"):
         checkpoint.load(checkpoint.dump(known, START) | {"traffic": [0.0, -1.0, 0.0, 0.0, 0.0, 0.0]}, 77.0)
 

@@ -13,7 +13,7 @@ from planning_specs import KEY, deployment, scaling, spec
 from planning_world import START, traffic, workers, world
 from warmfleet_contracts.leadwindow import MOST_RATIO, TrafficState
 from warmfleet_contracts.reasons import Reason
-from warmfleet_operator.planning.blend import MOST_BAND, UP
+from warmfleet_operator.planning.blend import LEEWAY, MOST_BAND, UP
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state import parse
 from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Steering
@@ -66,11 +66,16 @@ def statuses(draw: st.DrawFn) -> dict[str, Any]:
     arrivals=st.floats(0, 300),
     state=st.tuples(st.floats(0, 300), st.floats(0, 4)),
     peak=st.floats(0, 400),
-    error=st.floats(-1e9, 1e9),
+    steering=st.tuples(st.floats(-1e9, 1e9), st.one_of(st.just(0.0), st.floats(-1e9, 1e9))),
     there=st.integers(1, 40),
 )
 def test_a_forecast_does_no_harm_beyond_the_stated_bound(
-    status: dict[str, Any], arrivals: float, state: tuple[float, float], peak: float, error: float, there: int
+    status: dict[str, Any],
+    arrivals: float,
+    state: tuple[float, float],
+    peak: float,
+    steering: tuple[float, float],
+    there: int,
 ) -> None:
     body = {"metadata": {"name": "f", "namespace": KEY.namespace, "uid": "u"}, "status": status}
     found = parse.forecast_from({**body, "spec": {"target": {"name": KEY.name}}}, START, WALL)
@@ -80,7 +85,12 @@ def test_a_forecast_does_no_harm_beyond_the_stated_bound(
     level, variance = state
     seen = TrafficState(START - 5.0, level, level, level, variance, variance)
     memory = DeploymentMemory(
-        record.uid, at=START - 5.0, traffic=seen, peak=peak, forecast_since=START - 900.0, steering=Steering(error)
+        record.uid,
+        at=START - 5.0,
+        traffic=seen,
+        peak=peak,
+        forecast_since=START - 900.0,
+        steering=Steering(steering[0], None, steering[1]),
     )
     made, after = plan(snapshot, PlannerMemory({KEY: memory}), START)
     one = made.deployments[KEY]
@@ -89,6 +99,8 @@ def test_a_forecast_does_no_harm_beyond_the_stated_bound(
     kept = after.deployments[KEY].traffic
     assert kept is not None
     lasting = min(arrivals, kept.mid)
+    if after.deployments[KEY].steering.leeway > 0.0:
+        lasting = (1.0 - LEEWAY) * min(lasting, kept.slow)
     assert lasting - 1e-6 <= one.figures["need_up_rps"] <= most + 1e-6
     assert one.figures["need_up_rps"] <= one.figures["need_down_rps"] <= most * (1.0 + MOST_BAND) + 1e-6
     assert math.ceil(lasting / UNIT - 1e-6) <= one.desired <= max(there, math.ceil(most / UNIT))

@@ -10,13 +10,21 @@ With ``scaling.forecast`` the margin is forecast::
     q         : the chance that is taken, steered by the attainment reached                 steering
 
     reach     <= the highest rate of the history while the level is within it, max(highest rate, level / UP) above
-    min(rate, lasting) <= need.up <= MOST_RATIO * max(level, rate) / UP               whatever the table says
+    min(rate, lasting) <= need.up <= MOST_RATIO * max(level, rate) / UP               whatever the table says, without
+                                                                                      patience and leeway
 
 Where the objective is so long that requests may wait through a part of the start-up (batch), that part needs no margin;
 window, margin and band have the weight 1 - patience, the mean arrivals with a memory of 20 minutes have the rest::
 
     need.up   = (1 - patience) * need.up + patience * (mean arrivals + queue / catch-up time)
     patience  = min(1, max(0, WAITS * slo.ttft - SEEN_S) / start-up)           foresight
+
+The same where the boldest chance leaves next to nothing late: ``leeway`` (steering) takes the place of patience where
+it is more, and what is bought stays up to LEEWAY below that, until as many requests wait as the objective lets. Only
+buying waits: who let go as far below would buy again for the queue that it makes, and so to and fro::
+
+    need.up   = (1 - LEEWAY * leeway) * need with max(patience, leeway)
+    need.down = need, with its band, as before
 
 A busy half minute buys nothing by itself: it is over before a worker that it buys would serve. What lasts raises the
 mean of 5 minutes, what was too much for the workers is a queue, and both count whatever the table says.
@@ -68,6 +76,8 @@ RECOVERY = 4.0
 """Weight of a queue that makes requests late: behind it everybody is, so it is worth more than its own requests."""
 WITHIN = 1.02
 """A level up to this, over the highest rate of the history, is within the history."""
+LEEWAY = 0.7
+"""How far below the need buying may stay while nothing is late, as a share of it."""
 HOLD_LEADS, LEAST_HOLD_S = 0.5, 60.0
 """How long a worker must not have been missed to leave, in start-up times, and seconds at least: the window ahead says
 already that it will not be missed, so this is about noise alone."""
@@ -127,6 +137,7 @@ class Need:
         steady: What must be carried when spot capacity is reclaimed, requests/s; None for ``now``.
         plain: What of ``up`` the reactive rule would ask for too, requests/s; None for all of it.
         kept: What the reactive rule would not let go, requests/s; None with the reactive rule.
+        leeway: How much of the leeway below the boldest margin was taken, in [0, 1].
     """
 
     up: float
@@ -139,6 +150,7 @@ class Need:
     steady: float | None = None
     plain: float | None = None
     kept: float | None = None
+    leeway: float = 0.0
 
     @property
     def firm(self) -> float:
@@ -169,6 +181,7 @@ class Sight:
         record: Highest rate of the learned history, requests/s; None where nothing was learned.
         recovery: Weight of the queue.
         patience: Share of the start-up time through which requests may wait.
+        leeway: How much of the leeway below the boldest margin is taken, in [0, 1].
     """
 
     table: LeadWindowTable
@@ -180,6 +193,7 @@ class Sight:
     record: float | None = None
     recovery: float = 1.0
     patience: float = 0.0
+    leeway: float = 0.0
 
 
 def reactive(traffic: Traffic) -> Need | None:
@@ -201,10 +215,10 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
     lasting = state.mid + traffic.rate - traffic.arrivals
     margined = max(min(traffic.rate, lasting), queue + reach)
     waiting = state.slow + traffic.rate - traffic.arrivals
-    need = min(margined + (waiting - margined) * sight.patience, most)
+    need = min(margined + (waiting - margined) * max(sight.patience, sight.leeway), most)
     band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND) * (1.0 - sight.patience)
     return Need(
-        up=need,
+        up=need * (1.0 - LEEWAY * sight.leeway),
         down=max(need, min(need * band, known)),
         now=traffic.rate,
         quiet=max(traffic.arrivals, reach),
@@ -213,6 +227,7 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
         chance=sight.chance,
         plain=min(need, lasting / UP),
         kept=max(traffic.rate, lasting) / DOWN,
+        leeway=sight.leeway,
     )
 
 

@@ -260,4 +260,5 @@ def _sight(
         record=record,
         recovery=blend.RECOVERY if late else 1.0,
         patience=patience,
+        leeway=steering.taken(memory.steering, startup_s),
     )

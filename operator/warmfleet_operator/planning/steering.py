@@ -7,6 +7,8 @@
     share   = min(arrivals * dt / (mean arrivals * day), 1)     of a day's requests, since the last decision
     error'  = clip(error + share * (missed - aim) / aim, -LEAST, MOST)        an integral, in days' budgets
     q       = clip(target * START * exp(-GAIN * error), RAREST, OFTENEST)           p = 1 - q
+    leeway' = clip(leeway + EASE * (what error' had been below -LEAST - what it grew by), 0, 1)
+    taken   = leeway / (1 + start-up / EASE_LEAD_S)
 
 The objective is a floor: what is steered for a day is missed on half of all days, so less than the budget is aimed for,
 and no more than three quarters of a day of it are saved up: 0.7 + 0.75 * 0.7 / 4 = 0.83, so over any four days a sixth
@@ -19,6 +21,11 @@ bounded on both sides, so neither a bad day nor a week of idleness is remembered
 attainment is unknown and while there is no traffic. What is missed while more is not the planner's to give (limits,
 pauses) is no debt: a margin would not have helped. What is met then counts: else a debt that fills the limit by itself
 would keep it full for ever.
+
+The boldest chance still covers the demand that is there. Where even so next to nothing is late, because a fleet of few
+workers is rounded up, workers start in seconds, or much of the traffic may wait, the budget that is not spent becomes
+leeway: buying may stay below what arrives, and requests wait a little (see ``blend``). What is late takes it back as
+fast as it came. What was misjudged is late for a start-up, so the longer that takes, the less of it is taken.
 
 ``missed`` is one minus the attainment that agents report; without it, all requests are taken as late while those that
 wait take longer than the TTFT objective to be served by what is ready.
@@ -39,6 +46,10 @@ GAIN = 1.5
 LEAST, MOST = 0.75, 4.5
 """Bounds of the integral, days' budgets: unused ones, missed ones. From 3 on the chance is rarer than what tables
 tell apart, so a crowd that nobody could foresee is guarded against for a day or two more, not for a week."""
+EASE = 0.5
+"""Leeway per day's budget that is not spent."""
+EASE_LEAD_S = 150.0
+"""Start-up time at which half of the leeway is taken, seconds."""
 RAREST, OFTENEST = 1e-4, 0.4
 """Bounds of the chance that is taken."""
 MOST_STEP_S = 60.0
@@ -58,17 +69,24 @@ def steer(state: Steering, *, target: float, arrivals: float, missed: float | No
     passed = min(max(passed, 0.0), MOST_STEP_S)
     mean = arrivals if state.mean is None else state.mean + (arrivals - state.mean) * -math.expm1(-passed / DAY_S)
     if missed is None or mean <= 0.0:
-        return Steering(state.error, mean)
+        return Steering(state.error, mean, state.leeway)
     aim = AIM * target
     share = min(1.0, arrivals * passed / (mean * DAY_S))
-    error = state.error + share * (missed - aim) / aim
-    return Steering(min(max(error, -LEAST), MOST), mean)
+    off = share * (missed - aim) / aim
+    error = state.error + off
+    leeway = state.leeway + EASE * (max(0.0, -LEAST - error) - max(0.0, off))
+    return Steering(min(max(error, -LEAST), MOST), mean, min(max(leeway, 0.0), 1.0))
 
 
 def chance(state: Steering, target: float) -> float:
     """The chance that is taken: one minus the probability of the quantile."""
     error = min(max(state.error, -LEAST), MOST)  # a checkpoint may hold anything
     return min(max(target * START * math.exp(-GAIN * error), RAREST), OFTENEST)
+
+
+def taken(state: Steering, lead_s: float) -> float:
+    """How much of the leeway is taken where workers start within ``lead_s`` seconds, in [0, 1]."""
+    return min(max(state.leeway, 0.0), 1.0) / (1.0 + max(0.0, lead_s) / EASE_LEAD_S)
 
 
 def late(queue: int | None, ready: float, objective_s: float) -> float | None:

@@ -80,7 +80,7 @@ def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
         },
         "avoid": {name: remaining(until) for name, until in longest},
         "traffic": _traffic(memory, now),
-        "steering": [memory.steering.error, memory.steering.mean],
+        "steering": [memory.steering.error, memory.steering.mean, memory.steering.leeway],
         "peak": memory.peak,
         "usual": memory.usual,
         "misfit": memory.misfit,
@@ -236,12 +236,12 @@ def _read_traffic(value: object, now: float) -> TrafficState | None:
 def _read_steering(value: object) -> Steering:
     if value is None:
         return Steering()
-    if not isinstance(value, list) or len(value) != 2:
+    if not isinstance(value, list) or len(value) not in {2, 3}:  # older checkpoints have two
         raise _bad("steering", value)
     mean = None if value[1] is None else _real("steering", value[1])
     if mean is not None and mean < 0.0:
         raise _bad("steering", value)
-    return Steering(_real("steering", value[0]), mean)
+    return Steering(_real("steering", value[0]), mean, *(_real("steering", part) for part in value[2:]))
 
 
 def _rate(data: Mapping[str, Any], name: str) -> float | None:

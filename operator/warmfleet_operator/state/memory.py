@@ -34,10 +34,12 @@ class Steering:
     Attributes:
         error: Missed budgets of the SLO minus unused ones, in days' budgets.
         mean: Mean arrivals with a memory of a day, requests/s; None before the first.
+        leeway: How much of the leeway below the boldest margin is taken, in [0, 1].
     """
 
     error: float = 0.0
     mean: float | None = None
+    leeway: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
