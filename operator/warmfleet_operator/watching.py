@@ -26,11 +26,8 @@ _LOG = logging.getLogger(__name__)
 _BACKOFFS = (1, 1, 2, 3, 5, 8, 13, 21, 30, 30, 30, 30)
 """Real seconds between attempts when the API server refuses or is away; after these the process gives up."""
 
-_WATCH_TASK = "watcher for "
-"""How kopf names the task of each watched resource; the reflectors' are called the same."""
 _MANY = {Kind.POD: POD_SELECTOR, Kind.NODE: "", Kind.DEPLOYMENT: ""}
 """Kinds that are too many, or may be too deep, for kopf, and their label selectors."""
-_LOOK_SECONDS = 0.2
 
 
 class Watcher:
@@ -76,13 +73,11 @@ class Watcher:
         except Exception as error:  # noqa: BLE001 - whatever it was, a blind operator must not go on
             _LOG.exception("the watch failed")
             self._on_end(f"the watch failed: {error}")
-        else:
-            if not self._stop.is_set():
-                self._on_end("the watch ended")
 
     async def _run(self) -> None:
-        running = asyncio.create_task(
-            kopf.operator(
+        many = [asyncio.create_task(self._reflector(kind).run()) for kind in _MANY]
+        try:
+            roots = await kopf.spawn_tasks(
                 registry=self._registry(),
                 settings=_settings(namespaced=bool(self._namespace)),
                 standalone=True,
@@ -90,14 +85,24 @@ class Watcher:
                 namespaces=[self._namespace] if self._namespace else [],
                 stop_flag=self._release,
             )
-        )
-        many = [asyncio.create_task(self._reflector(kind).run(), name=f"{_WATCH_TASK}{kind}") for kind in _MANY]
-        try:
-            await self._supervise(running, many)
+            ended, _ = await asyncio.wait([*roots, *many], return_when=asyncio.FIRST_COMPLETED)
+            self._tell(ended)
         finally:
             for task in many:
                 task.cancel()
             self._release.set()  # kopf waits for its flag in an executor thread, without which the loop cannot end
+        await kopf.run_tasks(roots, ignored=set(many))  # one of them has ended: this is the way out
+
+    def _tell(self, ended: set[asyncio.Task[Any]]) -> None:
+        """Say that the watch is over as soon as one of its tasks is, before kopf's way out.
+
+        The way out may take for ever: kopf closes its connections, so the other watches wait for a login that nobody
+        does any more, and one that is cancelled while it waits may go on all the same.
+        """
+        if self._stop.is_set():
+            return
+        failures = [error for task in ended if not task.cancelled() and (error := task.exception()) is not None]
+        self._on_end(f"the watch failed: {failures[0]}" if failures else "the watch ended")
 
     def _reflector(self, kind: Kind) -> Reflector:
         return Reflector(
@@ -109,22 +114,6 @@ class Watcher:
             selector=_MANY[kind],
             backoffs=_BACKOFFS,
         )
-
-    async def _supervise(self, running: asyncio.Task[None], many: list[asyncio.Task[None]]) -> None:
-        """Wait for the end of kopf, and tell of a failed watch at once: the way out of kopf can hang on the others."""
-        watches: set[asyncio.Task[Any]] = set()
-        while not running.done():
-            if self._stop.is_set():  # kopf waits for whatever else runs in its loop
-                for task in many:
-                    task.cancel()
-            watches |= {task for task in asyncio.all_tasks() if task.get_name().startswith(_WATCH_TASK)}
-            ended = {task for task in watches if task.done()}
-            watches -= ended
-            failures = [error for task in ended if not task.cancelled() and (error := task.exception()) is not None]
-            if failures and not self._stop.is_set():
-                self._on_end(f"the watch failed: {failures[0]}")
-            await asyncio.wait([running], timeout=_LOOK_SECONDS)
-        await running
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
