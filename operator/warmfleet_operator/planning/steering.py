@@ -57,7 +57,7 @@ MOST_STEP_S = 60.0
 """Most seconds that one decision stands for."""
 
 
-def steer(  # noqa: PLR0913 - keyword arguments
+def steer(
     state: Steering, *, target: float, arrivals: float, missed: float | None, passed: float, steerable: bool = True
 ) -> Steering:
     """The integral after one more decision.
