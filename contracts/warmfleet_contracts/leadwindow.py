@@ -7,6 +7,7 @@ then. Its distribution depends on how the traffic has been moving, and is learne
     location    = drift + momentum_gain * log(level/mid) + trend_gain * log(mid/slow)
                   + shape_gain * rise(offset, L) + anchor_gain * (shape(offset) - log(slow))
     scale       = scale_base + volatility_gain * volatility + calm_gain * calm_volatility
+                  + rise_spread * rise(offset, L)
     rise(o, L)  = max of shape over [o, o + L] - shape(o)          shape: log of the expected demand since issuedAt
     level, mid, slow = means of the rate with exponential memory of 1, 5 and 20 minutes
     volatility  = root mean square of 2 (level - mid) / (level + mid), memory of 30 minutes;  calm_volatility: 6 hours
@@ -139,6 +140,7 @@ class Window:
         drift: Location when nothing moves.
         anchor_gain: Location per distance of the shape from log(slow), within [-1, 1]: how much traffic returns to
             what it usually is at this time.
+        rise_spread: Scale per rise of the shape: how far a ramp may be early or late.
     """
 
     lead_s: float
@@ -151,6 +153,7 @@ class Window:
     calm_gain: float = 0.0
     drift: float = 0.0
     anchor_gain: float = 0.0
+    rise_spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,7 @@ class LeadWindowTable:
                 w.calm_gain,
                 w.drift,
                 w.anchor_gain,
+                w.rise_spread,
             )
             for w in wire.windows
         )
@@ -214,6 +218,7 @@ class LeadWindowTable:
                     calm_gain=round(w.calm_gain, 4),
                     drift=round(w.drift, 5),
                     anchor_gain=round(w.anchor_gain, 4),
+                    rise_spread=round(w.rise_spread, 4),
                 )
                 for w in self.windows
             ),
@@ -247,9 +252,10 @@ def _window_fault(window: Window, length: int) -> str:
     gains = (window.momentum_gain, window.trend_gain, window.shape_gain, window.anchor_gain, window.drift)
     if not _within(gains, _MOST_GAIN):
         return f"{where}: drift and gains must be finite and within {_MOST_GAIN:g}"
-    scales = (window.scale_base, window.volatility_gain, window.calm_gain)
+    scales = (window.scale_base, window.volatility_gain, window.calm_gain, window.rise_spread)
     if not _within(scales, _MOST_GAIN) or min(scales) < 0.0:
-        return f"{where}: scaleBase, volatilityGain and calmGain must be finite, not negative, at most {_MOST_GAIN:g}"
+        names = "scaleBase, volatilityGain, calmGain and riseSpread"
+        return f"{where}: {names} must be finite, not negative, at most {_MOST_GAIN:g}"
     return ""
 
 
@@ -348,14 +354,16 @@ def _demand(
     best: list[float] = []
     before: tuple[float, list[float]] | None = None
     for window in table.windows:
+        rises = rise(table, offset_s, window.lead_s) if window.shape_gain or window.rise_spread else 0.0
         location = (
             window.drift
             + window.momentum_gain * momentum
             + window.trend_gain * trend
-            + (window.shape_gain * rise(table, offset_s, window.lead_s) if window.shape_gain else 0.0)
+            + window.shape_gain * rises
             + window.anchor_gain * apart
         )
         scale = window.scale_base + window.volatility_gain * volatility + window.calm_gain * calm
+        scale += window.rise_spread * rises
         logs = [location + scale * window.residuals[node] for node in nodes]
         if window.lead_s > lead_s:
             since, lower = before if before is not None else (0.0, [min(0.0, value) for value in logs])

@@ -128,6 +128,18 @@ def test_growth_raises_the_need() -> None:
     assert outlook(TABLE, calm, 300.0, 0.0).quantile(0.9) == base
 
 
+def test_a_rise_that_shifts_widens_the_margin_before_it_and_nowhere_else() -> None:
+    plain = replace(TABLE, shape=(0.0, 0.0, 0.5, 0.5, 0.5), shape_step_s=300.0)
+    wide = replace(plain, windows=tuple(replace(w, rise_spread=0.5) for w in plain.windows))
+    calm = TrafficState(0.0, 100.0, 100.0, 100.0)
+    ahead, after = ([maximum(table, calm, 300.0, 0.99, offset) for table in (plain, wide)] for offset in (300.0, 900.0))
+    assert ahead[1] > ahead[0]
+    assert after[1] == after[0]
+    again = LeadWindowTable.from_status(TrafficForecastStatus(lead_windows=wide.to_wire()))
+    assert isinstance(again, LeadWindowTable)
+    assert [w.rise_spread for w in again.windows] == [0.5] * len(wide.windows)
+
+
 def test_what_is_usual_at_this_time_draws_the_need() -> None:
     table = replace(TABLE, shape=(math.log(200.0),) * 9)
     calm = TrafficState(0.0, 100.0, 100.0, 100.0)
@@ -176,6 +188,8 @@ HOSTILE = [
             {"scale_base": -0.1},
             {"volatility_gain": math.nan},
             {"calm_gain": -1e12},
+            {"rise_spread": -0.1},
+            {"rise_spread": math.inf},
             {"drift": math.nan},
             {"anchor_gain": 1e12},
         )
@@ -205,6 +219,7 @@ def _raw(table: LeadWindowTable) -> object:
                 "calm_gain": w.calm_gain,
                 "drift": w.drift,
                 "anchor_gain": w.anchor_gain,
+                "rise_spread": w.rise_spread,
             }
         )
         for w in table.windows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,35 @@ def test_shape_is_used_before_a_ramp() -> None:
     assert rise(table, 8.5 * 3600.0, 1200.0) > 0.2 > rise(table, 13.0 * 3600.0, 1200.0)
     flat = TrafficState(0.0, 20.0, 20.0, 20.0)
     assert maximum(table, flat, 600.0, 0.9, 8.6 * 3600.0) > 1.1 * maximum(table, flat, 600.0, 0.9, 13.0 * 3600.0)
+
+
+def steep(days: int, shift_minutes: float, seed: int = 4) -> Floats:
+    """Traffic that doubles and a half within ten minutes each morning, some minutes early or late."""
+    rng = np.random.default_rng(seed)
+    minute = np.arange(days * DAY) % DAY - np.repeat(rng.normal(0.0, shift_minutes, days), DAY)
+    ramp = 1.0 / (1.0 + np.exp(-(minute - 540.0) / 2.4)) / (1.0 + np.exp((minute - 1020.0) / 40.0))
+    noise = np.exp(0.02 * rng.standard_normal(len(minute)))
+    return np.asarray(20.0 * (1.0 + 1.5 * ramp) * noise, dtype=np.float64)
+
+
+def test_a_steep_ramp_that_shifts_has_a_margin_of_its_own() -> None:
+    rates, split = steep(12, 3.0), 6 * DAY
+    table = table_of(rates[:split])
+    assert all(w.rise_spread > 0.0 for w in table.windows if w.lead_s <= 600.0)
+    lead, seen = 300.0, states(rates)
+    truth = sustained(rates, 60.0, 5)
+    ramps = [t for t in range(split, len(rates) - 20) if 525 <= t % DAY < 550]
+    without = replace(table, windows=tuple(replace(w, rise_spread=0.0) for w in table.windows))
+
+    def kept(of: LeadWindowTable) -> float:
+        now = (60.0 * (t + 1 - split) % 86_400.0 for t in ramps)
+        return float(
+            np.mean([truth[t] <= maximum(of, seen[t], lead, 0.95, at) for t, at in zip(ramps, now, strict=True)])
+        )
+
+    assert kept(table) > kept(without) + 0.1
+    calm = [w.rise_spread for w in table_of(daily(5.0)).windows]
+    assert calm == [0.0] * len(calm), "where it would save next to nothing it is left out"
 
 
 def test_shape_begins_when_it_is_issued() -> None:

@@ -41,6 +41,7 @@ def statuses(draw: st.DrawFn) -> dict[str, Any]:
             "scaleBase": draw(numbers),
             "volatilityGain": draw(numbers),
             "calmGain": draw(numbers),
+            "riseSpread": draw(numbers),
         }
         for i in range(draw(st.integers(1, 4)))
     ]

@@ -68,6 +68,8 @@ class LeadWindow(ApiModel):
     """Added to the scale per relative volatility of the last half hour."""
     calm_gain: float = 0.0
     """Added to the scale per relative volatility of the last six hours."""
+    rise_spread: float = 0.0
+    """Added to the scale per rise of the shape within the window."""
 
 
 class LeadWindows(ApiModel):

@@ -197,8 +197,9 @@ def _steer(
         memory.steering,
         target=1.0 - spec.slo.attainment,
         arrivals=means.traffic.arrivals,
-        missed=missed if means.steerable or missed == 0.0 else None,
+        missed=missed,
         passed=passed,
+        steerable=means.steerable,
     )
     return evolve(memory, steering=state)
 

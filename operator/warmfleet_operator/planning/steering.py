@@ -20,7 +20,8 @@ a statement on windows, the objective one on requests, and this is what turns th
 bounded on both sides, so neither a bad day nor a week of idleness is remembered for long, and it stands still while the
 attainment is unknown and while there is no traffic. What is missed while more is not the planner's to give (limits,
 pauses) is no debt: a margin would not have helped. What is met then counts: else a debt that fills the limit by itself
-would keep it full for ever.
+would keep it full for ever. It takes back leeway all the same: who bought late before a limit was reached has made it
+worse.
 
 The boldest chance still covers the demand that is there. Where even so next to nothing is late, because a fleet of few
 workers is rounded up, workers start in seconds, or much of the traffic may wait, the budget that is not spent becomes
@@ -56,15 +57,18 @@ MOST_STEP_S = 60.0
 """Most seconds that one decision stands for."""
 
 
-def steer(state: Steering, *, target: float, arrivals: float, missed: float | None, passed: float) -> Steering:
+def steer(  # noqa: PLR0913 - keyword arguments
+    state: Steering, *, target: float, arrivals: float, missed: float | None, passed: float, steerable: bool = True
+) -> Steering:
     """The integral after one more decision.
 
     Args:
         state: Before.
         target: Share of requests that may be late, in (0, 1).
         arrivals: Requests/s since the last decision.
-        missed: Share of them that were late; None while unknown, or while nothing could be done about it.
+        missed: Share of them that were late; None while unknown.
         passed: Seconds since the last decision.
+        steerable: Whether more workers would come if more were wanted.
     """
     passed = min(max(passed, 0.0), MOST_STEP_S)
     mean = arrivals if state.mean is None else state.mean + (arrivals - state.mean) * -math.expm1(-passed / DAY_S)
@@ -73,7 +77,7 @@ def steer(state: Steering, *, target: float, arrivals: float, missed: float | No
     aim = AIM * target
     share = min(1.0, arrivals * passed / (mean * DAY_S))
     off = share * (missed - aim) / aim
-    error = state.error + off
+    error = state.error + (off if steerable or missed == 0.0 else 0.0)
     leeway = state.leeway + EASE * (max(0.0, -LEAST - error) - max(0.0, off))
     return Steering(min(max(error, -LEAST), MOST), mean, min(max(leeway, 0.0), 1.0))
 
