@@ -7,7 +7,7 @@
     share   = min(arrivals * dt / (mean arrivals * day), 1)     of a day's requests, since the last decision
     error'  = clip(error + share * (missed - aim) / aim, -LEAST, MOST)        an integral, in days' budgets
     q       = clip(target * START * exp(-GAIN * error), RAREST, OFTENEST)           p = 1 - q
-    leeway' = clip(leeway + EASE * (what error' had been below -LEAST - what it grew by), 0, 1)
+    leeway' = clip(leeway + EASE * (what error' had been below -LEAST - TAKEN_BACK * what it grew by), 0, 1)
     taken   = leeway / (1 + start-up / EASE_LEAD_S)
 
 The objective is a floor: what is steered for a day is missed on half of all days, so less than the budget is aimed for,
@@ -25,8 +25,8 @@ worse.
 
 The boldest chance still covers the demand that is there. Where even so next to nothing is late, because a fleet of few
 workers is rounded up, workers start in seconds, or much of the traffic may wait, the budget that is not spent becomes
-leeway: buying may stay below what arrives, and requests wait a little (see ``blend``). What is late takes it back as
-fast as it came. What was misjudged is late for a start-up, so the longer that takes, the less of it is taken.
+leeway: buying may stay below what arrives, and requests wait a little (see ``blend``). What is late takes it back
+twice as fast as it came. What was misjudged is late for a start-up, so the longer that takes, the less of it is taken.
 
 ``missed`` is one minus the attainment that agents report; without it, all requests are taken as late while those that
 wait take longer than the TTFT objective to be served by what is ready.
@@ -47,8 +47,10 @@ GAIN = 1.5
 LEAST, MOST = 0.75, 4.5
 """Bounds of the integral, days' budgets: unused ones, missed ones. From 3 on the chance is rarer than what tables
 tell apart, so a crowd that nobody could foresee is guarded against for a day or two more, not for a week."""
-EASE = 0.5
-"""Leeway per day's budget that is not spent."""
+EASE = 0.25
+"""Leeway per day's budget that is not spent: a quiet weekend earns half of it."""
+TAKEN_BACK = 2.0
+"""How much faster it goes than it came."""
 EASE_LEAD_S = 150.0
 """Start-up time at which half of the leeway is taken, seconds."""
 RAREST, OFTENEST = 1e-4, 0.4
@@ -57,7 +59,7 @@ MOST_STEP_S = 60.0
 """Most seconds that one decision stands for."""
 
 
-def steer(  # noqa: PLR0913 - keyword arguments
+def steer(
     state: Steering, *, target: float, arrivals: float, missed: float | None, passed: float, steerable: bool = True
 ) -> Steering:
     """The integral after one more decision.
@@ -78,7 +80,7 @@ def steer(  # noqa: PLR0913 - keyword arguments
     share = min(1.0, arrivals * passed / (mean * DAY_S))
     off = share * (missed - aim) / aim
     error = state.error + (off if steerable or missed == 0.0 else 0.0)
-    leeway = state.leeway + EASE * (max(0.0, -LEAST - error) - max(0.0, off))
+    leeway = state.leeway + EASE * (max(0.0, -LEAST - error) - TAKEN_BACK * max(0.0, off))
     return Steering(min(max(error, -LEAST), MOST), mean, min(max(leeway, 0.0), 1.0))
 
 
