@@ -216,16 +216,17 @@ def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | N
     margined = max(min(traffic.rate, lasting), queue + reach)
     waiting = state.slow + traffic.rate - traffic.arrivals
     need = min(margined + (waiting - margined) * max(sight.patience, sight.leeway), most)
+    bought = need * (1.0 - LEEWAY * sight.leeway)
     band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND) * (1.0 - sight.patience)
     return Need(
-        up=need * (1.0 - LEEWAY * sight.leeway),
+        up=bought,
         down=max(need, min(need * band, known)),
         now=traffic.rate,
         quiet=max(traffic.arrivals, reach),
         basis=sight.basis,
         forecast=reach,
         chance=sight.chance,
-        plain=min(need, lasting / UP),
+        plain=min(bought, lasting / UP),
         kept=max(traffic.rate, lasting) / DOWN,
         leeway=sight.leeway,
     )
