@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -148,6 +149,21 @@ def test_steering_follows_the_budget_and_is_bounded() -> None:
     assert after(0.0, 240.0).error == -steering.LEAST
 
 
+def test_a_fleet_that_began_idle_counts_an_hour_as_an_hour() -> None:
+    def after(*rates: float) -> Steering:
+        state = Steering()
+        for rate in rates:
+            state = steering.steer(state, target=0.01, arrivals=rate, missed=0.0, passed=60.0)
+        return state
+
+    busy, idle_first = after(*[10.0] * 61), after(0.0, *[10.0] * 60)
+    assert busy.error == pytest.approx(-61.0 / 1440.0)
+    assert -4.0 / 24.0 < idle_first.error < busy.error
+    assert idle_first.leeway == busy.leeway == 0.0
+    assert idle_first.mean == pytest.approx(10.0 * 60.0 / 61.0, rel=0.01)
+    assert after(*[10.0] * 3000).seen == pytest.approx(1.0 - math.exp(-3000.0 / 1440.0))
+
+
 def test_a_budget_that_nothing_spends_becomes_leeway_and_what_is_late_takes_it_back() -> None:
     def after(state: Steering, missed: float | None, hours: float) -> Steering:
         for _ in range(int(hours * 60)):
@@ -238,7 +254,7 @@ def test_late_requests_lower_the_chance_unless_nothing_can_be_done() -> None:
 
 def test_the_checkpoint_keeps_what_was_learned() -> None:
     known = remembered(40.0).deployments[KEY]
-    known = replace(known, steering=Steering(1.25, 38.5, 0.75), misfit=0.25)
+    known = replace(known, steering=Steering(1.25, 38.5, 0.75, 0.5), misfit=0.25)
     back = checkpoint.load(checkpoint.dump(known, START), 77.0)
     assert back.steering == known.steering
     assert (back.peak, back.usual, back.misfit) == (known.peak, known.usual, 0.25)

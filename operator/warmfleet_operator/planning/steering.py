@@ -16,7 +16,9 @@ of the budget is left for what is still owed at their end, whatever the days bef
 
 A budget missed twice in a day lowers the chance that is taken by a factor of exp(GAIN); a quiet day raises it as
 slowly. So the quantile settles where exactly the budget is missed, whatever the table behind it is worth: a quantile is
-a statement on windows, the objective one on requests, and this is what turns the one into the other. The integral is
+a statement on windows, the objective one on requests, and this is what turns the one into the other. The mean
+is that of the time there was, up to a day: a fleet whose first minutes were idle would count its first hour for a day
+otherwise. The integral is
 bounded on both sides, so neither a bad day nor a week of idleness is remembered for long, and it stands still while the
 attainment is unknown and while there is no traffic. What is missed while more is not the planner's to give (limits,
 pauses) is no debt: a margin would not have helped. What is met then counts: else a debt that fills the limit by itself
@@ -73,15 +75,18 @@ def steer(
         steerable: Whether more workers would come if more were wanted.
     """
     passed = min(max(passed, 0.0), MOST_STEP_S)
-    mean = arrivals if state.mean is None else state.mean + (arrivals - state.mean) * -math.expm1(-passed / DAY_S)
+    new = -math.expm1(-passed / DAY_S)
+    known = 0.0 if state.mean is None else min(max(state.seen, 0.0), 1.0)
+    seen = known + (1.0 - known) * new
+    mean = arrivals if state.mean is None or seen <= 0.0 else state.mean + (arrivals - state.mean) * new / seen
     if missed is None or mean <= 0.0:
-        return Steering(state.error, mean, state.leeway)
+        return Steering(state.error, mean, state.leeway, seen)
     aim = AIM * target
     share = min(1.0, arrivals * passed / (mean * DAY_S))
     off = share * (missed - aim) / aim
     error = state.error + (off if steerable or missed == 0.0 else 0.0)
     leeway = state.leeway + EASE * (max(0.0, -LEAST - error) - TAKEN_BACK * max(0.0, off))
-    return Steering(min(max(error, -LEAST), MOST), mean, min(max(leeway, 0.0), 1.0))
+    return Steering(min(max(error, -LEAST), MOST), mean, min(max(leeway, 0.0), 1.0), seen)
 
 
 def chance(state: Steering, target: float) -> float:

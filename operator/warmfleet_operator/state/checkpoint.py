@@ -29,6 +29,8 @@ MOST_STEPS = 32
 MOST_NAMES = 20
 MOST_LEARNED = 16
 MOST_STARTS = 12
+_STEERING = ("error", "mean", "leeway", "seen")
+"""What of the steering is kept, in this order; later ones were added later."""
 _GRAIN = 10.0
 _MOST = 1e9
 _MOST_COUNT = 10**9
@@ -80,7 +82,7 @@ def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
         },
         "avoid": {name: remaining(until) for name, until in longest},
         "traffic": _traffic(memory, now),
-        "steering": [memory.steering.error, memory.steering.mean, memory.steering.leeway],
+        "steering": [getattr(memory.steering, name) for name in _STEERING],
         "peak": memory.peak,
         "usual": memory.usual,
         "misfit": memory.misfit,
@@ -236,7 +238,7 @@ def _read_traffic(value: object, now: float) -> TrafficState | None:
 def _read_steering(value: object) -> Steering:
     if value is None:
         return Steering()
-    if not isinstance(value, list) or len(value) not in {2, 3}:  # older checkpoints have two
+    if not isinstance(value, list) or not 2 <= len(value) <= len(_STEERING):  # older checkpoints have fewer
         raise _bad("steering", value)
     mean = None if value[1] is None else _real("steering", value[1])
     if mean is not None and mean < 0.0:

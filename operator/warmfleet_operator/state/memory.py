@@ -35,11 +35,13 @@ class Steering:
         error: Missed budgets of the SLO minus unused ones, in days' budgets.
         mean: Mean arrivals with a memory of a day, requests/s; None before the first.
         leeway: How much of the leeway below the boldest margin is taken, in [0, 1].
+        seen: How much of that memory there was so far, in [0, 1].
     """
 
     error: float = 0.0
     mean: float | None = None
     leeway: float = 0.0
+    seen: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
