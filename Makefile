@@ -130,7 +130,7 @@ soak-vllm: vllm ## Engines killed at ten points of a hand-over, agents killed, s
 	WARMFLEET_SOAK=1 WARMFLEET_REQUIRE_REAL=1 $(PYTEST) tests/vllm -k "not test_departure"
 
 .PHONY: bench
-bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then the yardstick with ten seeds (about two hours on 2 idle cores)
+bench: $(STAMP) ## Every claim with its figure: the operator's reaction, then the yardstick with ten seeds (hours on 2 cores)
 	$(PY) bench/reaction.py
 	$(PY) bench/yardstick.py
 	$(PY) bench/mixed.py
