@@ -332,7 +332,7 @@ def _deployment(key: Key, service: Service, fleet: Fleet, late: float, *, forese
         "scaleDown": {"maxStep": math.ceil(most / _STEPS_PER_FLEET)},
     } | ({"forecast": {}} if foresees else {})
     slo: dict[str, object] = {"attainment": min(0.9999, max(0.5, 1.0 - (1.0 - service.attainment) * late))}
-    if len(service.classes) > 1:
+    if len(service.classes) > 1 or fleet.profile is None:  # a profile's capacities hold for an objective of their own
         slo["ttft"] = _waits(service)
     spec = LLMDeploymentSpec.model_validate(
         {

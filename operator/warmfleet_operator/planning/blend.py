@@ -1,30 +1,30 @@
 """How much capacity is needed, in requests/s of capacity within the SLO.
 
-With ``scaling.forecast`` the margin is forecast::
+With ``scaling.forecast`` the margin is one of several, whichever has been the cheapest that keeps the objective
+(``rehearsal``). A forecast one::
 
     reach(L)  = quantile (1 - q) of the highest sustained demand within [now, now + L]     leadwindow.maximum
     need.up   = max(min(rate, lasting), recovery + reach(start-up of the type that would be bought))
     need.down = max(need.up, min(need.up * (1 + min(BAND * volatility of the last hours, MOST_BAND)), record))
     lasting   = mean arrivals with a memory of 5 minutes + queue / catch-up time
     recovery  = RECOVERY * queue / catch-up time while the queue takes longer than the objective, else 1 times that
-    q         : the chance that is taken, steered by the attainment reached                 steering
 
     reach     <= the highest rate of the history while the level is within it, max(highest rate, level / UP) above
     min(rate, lasting) <= need.up <= MOST_RATIO * max(level, rate) / UP               whatever the table says, without
-                                                                                      patience and leeway
+                                                                                      patience
+
+One for what comes without a warning: the rarest of those, and never less than a share of the highest rate known (at
+most ``MOST_PEAKS`` times the highest that was seen here)::
+
+    need.up  >= share * record
+
+And the reactive rule (below) with a share of a worker's capacity counted on; above 1, a queue decides.
 
 Where the objective is so long that requests may wait through a part of the start-up (batch), that part needs no margin;
 window, margin and band have the weight 1 - patience, the mean arrivals with a memory of 20 minutes have the rest::
 
     need.up   = (1 - patience) * need.up + patience * (mean arrivals + queue / catch-up time)
     patience  = min(1, max(0, WAITS * slo.ttft - SEEN_S) / start-up)           foresight
-
-The same where the boldest chance leaves next to nothing late: ``leeway`` (steering) takes the place of patience where
-it is more, and what is bought stays up to LEEWAY below that, until as many requests wait as the objective lets. Only
-buying waits: who let go as far below would buy again for the queue that it makes, and so to and fro::
-
-    need.up   = (1 - LEEWAY * leeway) * need with max(patience, leeway)
-    need.down = need, with its band, as before
 
 A busy half minute buys nothing by itself: it is over before a worker that it buys would serve. What lasts raises the
 mean of 5 minutes, what was too much for the workers is a queue, and both count whatever the table says.
@@ -38,8 +38,8 @@ The quantile is conditional on how the traffic moves, so it is the whole margin:
 The table is the one of a trusted TrafficForecast, or PRIOR, which was learned from other people's traffic and knows no
 time of day. Without ``scaling.forecast``, the reactive rule::
 
-    need.up   = rate / 0.85      create while  ready + starting < need.up
-    need.down = rate / 0.70      remove while  ready - worker   >= need.down
+    need.up   = rate / (0.85 * share)      create while  ready + starting < need.up
+    need.down = rate / (0.70 * share)      remove while  ready - worker   >= need.down      share = 1
 
 A declared event raises either, from a start-up time before its beginning to its end, and lowers neither::
 
@@ -57,7 +57,15 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from warmfleet_contracts.leadwindow import MOST_RATIO, LeadWindowTable, TrafficState, Window, maximum
+from warmfleet_contracts.leadwindow import (
+    MOST_PEAKS,
+    MOST_RATIO,
+    LeadWindowTable,
+    Outlook,
+    TrafficState,
+    Window,
+    outlook,
+)
 
 from warmfleet_operator.planning.demand import Traffic
 
@@ -76,11 +84,6 @@ RECOVERY = 4.0
 """Weight of a queue that makes requests late: behind it everybody is, so it is worth more than its own requests."""
 WITHIN = 1.02
 """A level up to this, over the highest rate of the history, is within the history."""
-LEEWAY = 0.7
-"""How far below the need buying may stay while nothing is late, as a share of it."""
-HOLD_LEADS, LEAST_HOLD_S = 0.5, 60.0
-"""How long a worker must not have been missed to leave, in start-up times, and seconds at least: the window ahead says
-already that it will not be missed, so this is about noise alone."""
 
 _PRIOR_ROWS = (
     # lead s, residuals, gains of momentum and trend, scale: base, volatility, calm volatility
@@ -113,6 +116,9 @@ PRIOR = LeadWindowTable(
 of day. Its peak is no bound: blend's own is."""
 
 
+Bounds = tuple[float, float]
+
+
 class Basis(StrEnum):
     """What a need rests on."""
 
@@ -120,6 +126,32 @@ class Basis(StrEnum):
     PRIOR = "prior"
     FORECAST = "forecast"
     EVENT = "event"
+
+
+class Rule(StrEnum):
+    """What a margin is made of."""
+
+    REACTIVE = "reactive"
+    QUANTILE = "quantile"
+    RECORD = "record"
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """How sure the planner wants to be.
+
+    Attributes:
+        rule: What it is made of.
+        value: REACTIVE: share of a worker's capacity that is counted on. QUANTILE: chance that the demand is higher.
+            RECORD: share of the highest rate known that is always there.
+    """
+
+    rule: Rule
+    value: float
+
+
+RAREST = 5e-4
+"""The rarest chance that is taken: what a margin on the highest rate known begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +166,10 @@ class Need:
         basis: What it rests on.
         forecast: Highest demand expected over the start-up lead, requests/s; None with the reactive rule.
         chance: The chance that it is exceeded, as it was taken; None with the reactive rule.
+        margin: Which margin it is; None where none is chosen (the reactive rule as it is).
         steady: What must be carried when spot capacity is reclaimed, requests/s; None for ``now``.
         plain: What of ``up`` the reactive rule would ask for too, requests/s; None for all of it.
         kept: What the reactive rule would not let go, requests/s; None with the reactive rule.
-        leeway: How much of the leeway below the boldest margin was taken, in [0, 1].
     """
 
     up: float
@@ -150,7 +182,7 @@ class Need:
     steady: float | None = None
     plain: float | None = None
     kept: float | None = None
-    leeway: float = 0.0
+    margin: Margin | None = None
 
     @property
     def firm(self) -> float:
@@ -169,31 +201,58 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is known of the time ahead.
+    """What is known of the time ahead, the same for every margin.
 
     Attributes:
-        table: Where the quantiles come from.
-        basis: PRIOR or FORECAST.
-        offset_s: Seconds since the forecast was made.
-        chance: The chance that is taken.
-        lead_s: Start-up time of the type that would be bought, seconds.
-        peak: Highest rate known, requests/s.
-        record: Highest rate of the learned history, requests/s; None where nothing was learned.
-        recovery: Weight of the queue.
+        state: How the traffic has been moving.
+        outlook: Quantiles of the highest demand until a worker serves that is bought now.
+        basis: PRIOR or FORECAST: whose they are.
+        known: The highest rate that is bought ahead of, requests/s.
+        held: The highest rate of which a share may be held all the time, requests/s.
+        band: Capacity that stays over the need for it, as a factor.
         patience: Share of the start-up time through which requests may wait.
-        leeway: How much of the leeway below the boldest margin is taken, in [0, 1].
     """
 
-    table: LeadWindowTable
+    state: TrafficState
+    outlook: Outlook
     basis: Basis
-    offset_s: float
-    chance: float
-    lead_s: float
-    peak: float
-    record: float | None = None
-    recovery: float = 1.0
+    known: float
+    held: float
+    band: float
     patience: float = 0.0
-    leeway: float = 0.0
+
+
+def sight(
+    table: LeadWindowTable,
+    state: TrafficState,
+    *,
+    basis: Basis,
+    offset_s: float,
+    lead_s: float,
+    peak: float,
+    record: float | None,
+    patience: float = 0.0,
+) -> Sight:
+    """What is known of the time ahead.
+
+    Args:
+        table: Where the quantiles come from.
+        state: How the traffic has been moving.
+        basis: PRIOR or FORECAST.
+        offset_s: Seconds since the forecast was made.
+        lead_s: Start-up time of the type that would be bought, seconds.
+        peak: Highest rate seen, slowly forgotten, requests/s.
+        record: Highest rate of the learned history, requests/s; None where nothing was learned.
+        patience: Share of the start-up time through which requests may wait.
+    """
+    lead_s *= 1.0 - patience
+    if record is not None and state.level <= record * WITHIN:
+        known = max(record, state.level)
+    else:
+        known = max(peak, record or 0.0, state.level / UP)
+    held = min(max(peak, record or 0.0), MOST_PEAKS * peak)
+    band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND) * (1.0 - patience)
+    return Sight(state, outlook(table, state, lead_s, offset_s), basis, known, held, band, patience)
 
 
 def reactive(traffic: Traffic) -> Need | None:
@@ -204,39 +263,63 @@ def reactive(traffic: Traffic) -> Need | None:
     return Need(traffic.rate / UP, traffic.rate / DOWN, traffic.rate, arrivals / UP)
 
 
-def foresighted(traffic: Traffic, state: TrafficState, sight: Sight) -> Need | None:
-    """The need by the quantile; None while the demand is unknown, and the reactive one while only a queue is known."""
+def reach(seen: Sight, margin: Margin) -> float:
+    """The demand that a margin expects until a new worker serves, requests/s; 0 with the reactive rule."""
+    if margin.rule is Rule.QUANTILE:
+        return min(seen.outlook.quantile(1.0 - margin.value), seen.known)
+    if margin.rule is Rule.RECORD:
+        return max(min(seen.outlook.quantile(1.0 - RAREST), seen.known), margin.value * seen.held)
+    return 0.0
+
+
+def bounds(seen: Sight, margin: Margin, ahead: float, arrivals: float, queued: float, weight: float) -> Bounds:
+    """What must be bought and what must stay.
+
+    Args:
+        seen: What is known of the time ahead.
+        margin: Which margin.
+        ahead: Its :func:`reach`.
+        arrivals: Requests/s.
+        queued: The queue over the time in which it is to be caught up, requests/s.
+        weight: Of the queue: ``RECOVERY`` while it makes requests late, else 1.
+
+    Returns:
+        Capacity to buy up to, and capacity that must stay, requests/s.
+    """
+    rate = arrivals + queued
+    if margin.rule is Rule.REACTIVE:
+        return rate / (UP * margin.value), rate / (DOWN * margin.value)
+    state = seen.state
+    need = max(min(rate, state.mid + queued), queued * weight + ahead)
+    if seen.patience:
+        need += (state.slow + queued - need) * seen.patience
+    need = min(need, MOST_RATIO * max(state.level, rate) / UP)
+    if margin.rule is Rule.RECORD:
+        need = max(need, margin.value * seen.held)
+    return need, max(need, min(need * seen.band, seen.known))
+
+
+def foresighted(traffic: Traffic, seen: Sight, margin: Margin, *, late: bool) -> Need | None:
+    """The need with a margin; None while the demand is unknown, and the reactive one while only a queue is known."""
     if traffic.rate is None or traffic.arrivals is None:
         return reactive(traffic)
-    queue = max(0.0, traffic.rate - traffic.arrivals) * sight.recovery
-    known = _known(state, sight)
-    reach = min(maximum(sight.table, state, sight.lead_s, 1.0 - sight.chance, sight.offset_s), known)
-    most = MOST_RATIO * max(state.level, traffic.rate) / UP
-    lasting = state.mid + traffic.rate - traffic.arrivals
-    margined = max(min(traffic.rate, lasting), queue + reach)
-    waiting = state.slow + traffic.rate - traffic.arrivals
-    need = min(margined + (waiting - margined) * max(sight.patience, sight.leeway), most)
-    bought = need * (1.0 - LEEWAY * sight.leeway)
-    band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND) * (1.0 - sight.patience)
+    queued = max(0.0, traffic.rate - traffic.arrivals)
+    ahead = reach(seen, margin)
+    up, down = bounds(seen, margin, ahead, traffic.arrivals, queued, RECOVERY if late else 1.0)
+    lasting = seen.state.mid + queued
+    looks = margin.rule is not Rule.REACTIVE
     return Need(
-        up=bought,
-        down=max(need, min(need * band, known)),
+        up=up,
+        down=down,
         now=traffic.rate,
-        quiet=max(traffic.arrivals, reach),
-        basis=sight.basis,
-        forecast=reach,
-        chance=sight.chance,
-        plain=min(bought, lasting / UP),
+        quiet=max(traffic.arrivals, ahead) if looks else traffic.arrivals / (UP * margin.value),
+        basis=seen.basis if looks else Basis.REACTIVE,
+        forecast=ahead if looks else None,
+        chance=margin.value if margin.rule is Rule.QUANTILE else None,
+        plain=min(up, lasting / UP),
         kept=max(traffic.rate, lasting) / DOWN,
-        leeway=sight.leeway,
+        margin=margin,
     )
-
-
-def _known(state: TrafficState, sight: Sight) -> float:
-    """The highest rate that is bought ahead of: what the history saw, or the level with a margin beyond it."""
-    if sight.record is not None and state.level <= sight.record * WITHIN:
-        return max(sight.record, state.level)
-    return max(sight.peak, state.level / UP)
 
 
 def raised(need: Need, usual: float | None, factor: float) -> Need:

@@ -208,11 +208,10 @@ def prepare(
 
 def _hold(spec: LLMDeploymentSpec, need: blend.Need | None, startup_s: float) -> float:
     """Seconds for which the need must have stayed lower before workers leave."""
-    learned = need is not None and need.basis in (blend.Basis.PRIOR, blend.Basis.FORECAST)
-    window = None if spec.scaling is None else spec.scaling.scale_down.stabilization_window
-    if learned:
-        return max(startup_s * blend.HOLD_LEADS, blend.LEAST_HOLD_S if window is None else window)
-    return max(startup_s, limits.WINDOW_S if window is None else window)
+    ahead = need is not None and need.basis in (blend.Basis.PRIOR, blend.Basis.FORECAST)
+    return limits.hold(
+        startup_s, None if spec.scaling is None else spec.scaling.scale_down.stabilization_window, ahead=ahead
+    )
 
 
 def _priority(spec: LLMDeploymentSpec, snapshot: FleetSnapshot) -> int:

@@ -12,7 +12,7 @@ The trust gate; a forecast is used when all of it holds::
                                                     or        its 5 % quantile                     > HIGH * demand now
 
 Anything else is answered by blend's PRIOR at once. Little changes then, because both share the state of the traffic,
-the steered chance and the bounds.
+the margin that was rehearsed and the bounds.
 
 Declared events are in wall time. While none is on, the usual rate follows the arrivals; it stands still while one is.
 """
@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from warmfleet_contracts.api import LLMDeploymentSpec
-from warmfleet_contracts.leadwindow import TrafficState, advance, maximum
+from warmfleet_contracts.leadwindow import TrafficState, advance, outlook
 
-from warmfleet_operator.planning import blend, steering
+from warmfleet_operator.planning import blend, limits, rehearsal
 from warmfleet_operator.planning.blend import Basis, Need, Sight
 from warmfleet_operator.planning.capacity import Offer
-from warmfleet_operator.planning.demand import Grade, Traffic, sane
+from warmfleet_operator.planning.demand import MIN_CATCH_UP, Grade, Traffic, sane
 from warmfleet_operator.state.memory import DeploymentMemory, evolve
 from warmfleet_operator.state.parse import epoch
 from warmfleet_operator.state.records import FleetSnapshot, ForecastRecord, Key
@@ -111,10 +111,12 @@ def look(
         need = blend.reactive(means.traffic)
     else:
         passed = 0.0 if before is None else now - before.at
-        memory = _steer(spec, means, snapshot, memory, passed)
         found, memory = _gate(newest(snapshot.forecasts.get(means.key, ()), now), memory, now)
         found, memory = _fitting(found, state, lead(means.offers), memory, now, passed)
-        need = blend.foresighted(means.traffic, state, _sight(spec, means, found, memory, now))
+        seen = _sight(spec, means, found, memory, now)
+        memory = _rehearse(spec, means, snapshot, memory, seen, now)
+        late = bool(rehearsal.late(means.traffic.queue, means.ready, spec.slo.ttft))
+        need = blend.foresighted(means.traffic, seen, rehearsal.margin(memory.rehearsal), late=late)
     if need is not None and events:
         need = blend.raised(need, memory.usual, max(event.factor for event in events))
     return need, memory
@@ -156,10 +158,16 @@ def coming(spec: LLMDeploymentSpec, wall_epoch: float | None, lead_s: float) -> 
 
 def lead(offers: Sequence[Offer]) -> float:
     """Start-up time of the type that would be bought: the cheapest per request, seconds."""
+    first = _bought(offers)
+    return max((o.startup for o in offers), default=0.0) if first is None else first.startup
+
+
+def _bought(offers: Sequence[Offer]) -> Offer | None:
+    """The variant that would be bought: the cheapest per request; None where no rate is known."""
     rated = [o for o in offers if o.buy and o.rate]
-    if not rated:
-        return max((o.startup for o in offers), default=0.0)
-    return min(rated, key=lambda o: (math.inf if o.price is None else o.price / (o.rate or 1.0), o.startup)).startup
+    return min(
+        rated, key=lambda o: (math.inf if o.price is None else o.price / (o.rate or 1.0), o.startup), default=None
+    )
 
 
 def _remember(traffic: Traffic, memory: DeploymentMemory, now: float, *, quiet: bool) -> DeploymentMemory:
@@ -179,29 +187,38 @@ def _remember(traffic: Traffic, memory: DeploymentMemory, now: float, *, quiet: 
     )
 
 
-def _steer(
+def _rehearse(
     spec: LLMDeploymentSpec,
     means: Means,
     snapshot: FleetSnapshot,
     memory: DeploymentMemory,
-    passed: float,
+    seen: Sight,
+    now: float,
 ) -> DeploymentMemory:
-    if means.traffic.grade is not Grade.COMPLETE or means.traffic.arrivals is None:
+    offer, scaling, arrivals = _bought(means.offers), spec.scaling, means.traffic.arrivals
+    if offer is None or scaling is None or arrivals is None or means.traffic.grade is not Grade.COMPLETE:
         return memory
     measured = snapshot.demand.get(means.key)
     attained = None if measured is None else sane(measured.slo_attainment, 1.0)
     missed = 1.0 - attained if attained is not None else None
     if missed is None:
-        missed = steering.late(means.traffic.queue, means.ready, spec.slo.ttft)
-    state = steering.steer(
-        memory.steering,
-        target=1.0 - spec.slo.attainment,
-        arrivals=means.traffic.arrivals,
+        missed = rehearsal.late(means.traffic.queue, means.ready, spec.slo.ttft)
+    window = scaling.scale_down.stabilization_window
+    stage = rehearsal.Stage(
+        seen=seen,
+        arrivals=arrivals,
         missed=missed,
-        passed=passed,
         steerable=means.steerable,
+        unit=offer.rate or 1.0,
+        lead_s=offer.startup,
+        catch_up_s=max(offer.startup, MIN_CATCH_UP),
+        objective_s=spec.slo.ttft,
+        holds_s=(limits.hold(offer.startup, window, ahead=True), limits.hold(offer.startup, window, ahead=False)),
+        least=scaling.min,
+        most=scaling.max,
+        ready=means.ready,
     )
-    return evolve(memory, steering=state)
+    return evolve(memory, rehearsal=rehearsal.rehearse(memory.rehearsal, stage, 1.0 - spec.slo.attainment, now))
 
 
 def _gate(
@@ -230,7 +247,8 @@ def _fitting(
     if found is None or found.table is None or found.issued_at is None or state.level <= found.table.floor:
         return found, memory
     offset = max(0.0, now - found.issued_at)
-    middle, low = (maximum(found.table, state, lead_s, probability, offset) for probability in (0.5, 0.05))
+    ahead = outlook(found.table, state, lead_s, offset)
+    middle, low = ahead.quantile(0.5), ahead.quantile(0.05)
     misfits = middle < LOW * state.level or low > HIGH * state.level
     misfit = misfits + (memory.misfit - misfits) * math.exp(-max(0.0, passed) / FIT_S)
     return (found if misfit <= MOST_MISFIT else None), evolve(memory, misfit=misfit)
@@ -243,23 +261,21 @@ def _sight(
     memory: DeploymentMemory,
     now: float,
 ) -> Sight:
+    state = memory.traffic
+    assert state is not None  # noqa: S101  (the caller has just looked)
     startup_s = lead(means.offers)
     patience = min(1.0, max(0.0, WAITS * spec.slo.ttft - SEEN_S) / max(startup_s, 1.0))
-    table, offset, peak = blend.PRIOR, 0.0, memory.peak
-    record = None
+    table, basis, offset, record = blend.PRIOR, Basis.PRIOR, 0.0, None
     if found is not None and found.table is not None and found.issued_at is not None:
-        table, offset = found.table, max(0.0, now - found.issued_at)
-        peak, record = max(peak, table.peak), table.peak
-    late = steering.late(means.traffic.queue, means.ready, spec.slo.ttft)
-    return Sight(
-        table=table,
-        basis=Basis.PRIOR if found is None else Basis.FORECAST,
+        table, basis, offset = found.table, Basis.FORECAST, max(0.0, now - found.issued_at)
+        record = table.peak
+    return blend.sight(
+        table,
+        state,
+        basis=basis,
         offset_s=offset,
-        chance=steering.chance(memory.steering, 1.0 - spec.slo.attainment),
-        lead_s=startup_s * (1.0 - patience),
-        peak=peak,
+        lead_s=startup_s,
+        peak=memory.peak,
         record=record,
-        recovery=blend.RECOVERY if late else 1.0,
         patience=patience,
-        leeway=steering.taken(memory.steering, startup_s),
     )

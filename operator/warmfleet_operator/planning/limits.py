@@ -25,6 +25,9 @@ from warmfleet_operator.state.memory import DeploymentMemory, evolve
 
 WINDOW_S = 300.0
 """The window of the reactive rule where spec.scaling.scaleDown.stabilizationWindow is not set."""
+HOLD_LEADS, LEAST_HOLD_S = 0.5, 60.0
+"""The window where the need is a quantile of the time ahead, in start-up times, and seconds at least: that time says
+already that a worker will not be missed, so this is about noise alone."""
 MAX_GAP = 300.0
 """Most seconds between two decisions that count as observed."""
 PANIC_SECONDS = 60.0
@@ -44,6 +47,19 @@ class Pauses:
     creates: bool
     victims: bool
     named: str
+
+
+def hold(startup_s: float, window_s: float | None, *, ahead: bool) -> float:
+    """Seconds for which the need must have stayed lower before workers leave.
+
+    Args:
+        startup_s: Start-up time, seconds.
+        window_s: spec.scaling.scaleDown.stabilizationWindow; None where it is not set.
+        ahead: Whether the need is a quantile of the time ahead.
+    """
+    if ahead:
+        return max(startup_s * HOLD_LEADS, LEAST_HOLD_S if window_s is None else window_s)
+    return max(startup_s, WINDOW_S if window_s is None else window_s)
 
 
 def pauses(annotations: Mapping[str, str]) -> Pauses:

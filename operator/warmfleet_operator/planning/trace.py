@@ -18,7 +18,6 @@ from warmfleet_operator.state.decisions import Note, Stage
 
 MOST_VICTIMS = 8
 """Victims that are named; the others are counted."""
-_LEAST_LEEWAY = 0.01
 """Leeway from which on it is worth a word."""
 
 BASIS_WORDS = {
@@ -108,7 +107,6 @@ def _blend(draft: Draft) -> Note:
         demand_rps=need.now,
         forecast_rps=need.forecast,
         chance=need.chance,
-        leeway=need.leeway if need.leeway >= _LEAST_LEEWAY else None,
     )
     if need.basis is not Basis.REACTIVE:
         ahead = "" if need.forecast is None else f"up to {need.forecast:.3g} req/s until a new worker serves, "
@@ -117,8 +115,6 @@ def _blend(draft: Draft) -> Note:
             f"{ahead}{BASIS_WORDS[need.basis]}{risk}: {need.up:.3g} req/s of capacity are needed, {need.down:.3g} must "
             "stay when workers leave"
         )
-        if need.leeway >= _LEAST_LEEWAY:
-            text += f"; next to nothing was late for long, so some may wait (leeway {need.leeway:.0%})"
         return Note(Stage.BLEND, text, figures)
     text = (
         f"{need.up:.3g} req/s of capacity are needed (demand / {UP:g}), {need.down:.3g} must stay when workers leave "

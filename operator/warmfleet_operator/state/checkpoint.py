@@ -21,7 +21,14 @@ from pydantic import ValidationError
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import TrafficState
 
-from warmfleet_operator.state.memory import DeploymentMemory, FailedStarts, LearnedRate, RolloutMemory, Steering, evolve
+from warmfleet_operator.state.memory import (
+    DeploymentMemory,
+    FailedStarts,
+    LearnedRate,
+    Rehearsal,
+    RolloutMemory,
+    evolve,
+)
 from warmfleet_operator.state.revisions import revisions
 
 VERSION = 1
@@ -29,10 +36,12 @@ MOST_STEPS = 32
 MOST_NAMES = 20
 MOST_LEARNED = 16
 MOST_STARTS = 12
-_STEERING = ("error", "mean", "leeway", "seen")
-"""What of the steering is kept, in this order; later ones were added later."""
+_REHEARSAL = ("requests", "seconds", "missed", "rehearsed", "family", "position", "held")
+"""What of the rehearsal is kept besides what each margin showed, in this order."""
+_MOST_MARGINS = 64
 _GRAIN = 10.0
 _MOST = 1e9
+_MOST_SUM = 1e15
 _MOST_COUNT = 10**9
 _LONGEST_WAIT = 3600.0
 """Seconds for which what was read may hold anything back: nobody can write a fleet into a longer standstill."""
@@ -82,7 +91,11 @@ def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
         },
         "avoid": {name: remaining(until) for name, until in longest},
         "traffic": _traffic(memory, now),
-        "steering": [getattr(memory.steering, name) for name in _STEERING],
+        "rehearsal": {
+            "sums": [_short(getattr(memory.rehearsal, name)) for name in _REHEARSAL],
+            "late": [_short(value) for value in memory.rehearsal.late],
+            "cost": [_short(value) for value in memory.rehearsal.cost],
+        },
         "peak": memory.peak,
         "usual": memory.usual,
         "misfit": memory.misfit,
@@ -171,7 +184,7 @@ def load(data: object, now: float) -> DeploymentMemory:
         failures={name: _failed(entry, now) for name, entry in _table(data, "failures").items()},
         avoid={name: now + min(rest, _LONGEST_WAIT) for name, rest in _floats(data, "avoid").items()},
         traffic=_read_traffic(data.get("traffic"), now),
-        steering=_read_steering(data.get("steering")),
+        rehearsal=_read_rehearsal(data.get("rehearsal")),
         peak=_rate(data, "peak") or 0.0,
         usual=_rate(data, "usual"),
         misfit=min(_rate(data, "misfit") or 0.0, 1.0),
@@ -235,15 +248,42 @@ def _read_traffic(value: object, now: float) -> TrafficState | None:
     return TrafficState(now - found[0], *found[1:])
 
 
-def _read_steering(value: object) -> Steering:
+def _read_rehearsal(value: object) -> Rehearsal:
+    """Without one, as older checkpoints are, it begins anew."""
     if value is None:
-        return Steering()
-    if not isinstance(value, list) or not 2 <= len(value) <= len(_STEERING):  # older checkpoints have fewer
-        raise _bad("steering", value)
-    mean = None if value[1] is None else _real("steering", value[1])
-    if mean is not None and mean < 0.0:
-        raise _bad("steering", value)
-    return Steering(_real("steering", value[0]), mean, *(_real("steering", part) for part in value[2:]))
+        return Rehearsal()
+    if not isinstance(value, Mapping):
+        raise _bad("rehearsal", value)
+    sums, late, cost = (_reals(f"rehearsal.{name}", value.get(name)) for name in ("sums", "late", "cost"))
+    if len(sums) != len(_REHEARSAL) or len(late) != len(cost):
+        raise _bad("rehearsal", value)
+    requests, seconds, missed, rehearsed, family, position, held = sums
+    return Rehearsal(
+        late=late,
+        cost=cost,
+        requests=requests,
+        seconds=seconds,
+        missed=missed,
+        rehearsed=rehearsed,
+        family=int(family),
+        position=position,
+        held=held,
+    )
+
+
+def _reals(name: str, value: object) -> tuple[float, ...]:
+    """Numbers that are not negative."""
+    if not isinstance(value, list) or len(value) > _MOST_MARGINS:
+        raise _bad(name, value)
+    found = tuple(_real(name, part, most=_MOST_SUM) for part in value)
+    if found and min(found) < 0.0:
+        raise _bad(name, value)
+    return found
+
+
+def _short(value: float) -> float:
+    """Six digits are more than a mean of days is worth."""
+    return float(f"{value:.6g}")
 
 
 def _rate(data: Mapping[str, Any], name: str) -> float | None:
@@ -305,8 +345,8 @@ def _bad(name: str, value: object) -> CheckpointError:
     return CheckpointError(f"checkpoint: {name} cannot be {str(value)[:60]!r}; delete it")
 
 
-def _real(name: str, value: object) -> float:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
+def _real(name: str, value: object, most: float = _MOST) -> float:
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
     if not ok or not isinstance(value, int | float):
         raise _bad(name, value)
     return float(value)

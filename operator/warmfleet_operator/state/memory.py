@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import TrafficState
@@ -16,32 +16,74 @@ from warmfleet_contracts.leadwindow import TrafficState
 from warmfleet_operator.state.records import Key
 
 __all__ = [
+    "Coming",
     "DeploymentMemory",
     "FailedStarts",
     "LearnedRate",
     "PlannerMemory",
+    "Rehearsal",
     "RolloutMemory",
     "Start",
-    "Steering",
+    "Trial",
     "evolve",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Steering:
-    """How far the attainment reached is off the objective (see ``planning.steering``).
+Coming = tuple[tuple[float, int], ...]
+"""(time of readiness, workers) of those that start, soonest first."""
+
+
+class Trial(NamedTuple):
+    """A fleet that exists in numbers alone (see ``planning.rehearsal``).
 
     Attributes:
-        error: Missed budgets of the SLO minus unused ones, in days' budgets.
-        mean: Mean arrivals with a memory of a day, requests/s; None before the first.
-        leeway: How much of the leeway below the boldest margin is taken, in [0, 1].
-        seen: How much of that memory there was so far, in [0, 1].
+        ready: Workers that serve.
+        coming: Those that start.
+        queue: Requests that wait.
+        since: When the present half of the hold began.
+        before: Most workers that were wanted in the half before.
+        most: Most workers that were wanted in this one.
     """
 
-    error: float = 0.0
-    mean: float | None = None
-    leeway: float = 0.0
-    seen: float = 1.0
+    ready: int
+    coming: Coming
+    queue: float
+    since: float
+    before: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What every margin would have cost and missed, and which one is taken (see ``planning.rehearsal``).
+
+    Attributes:
+        at: Time of the last step; None before the first, and after a restart.
+        trials: A fleet per margin; not in the checkpoint.
+        late: Late requests per margin, with the memory of the rehearsal.
+        cost: Seconds of workers per margin, likewise.
+        requests: Requests, likewise.
+        seconds: Time, likewise.
+        missed: Requests that were late in fact, likewise.
+        rehearsed: Requests that were late with the margin that was taken, likewise.
+        family: Family of margins that is taken.
+        position: Position in it, from its cheapest one.
+        held: The highest rate known, requests/s.
+        raised_until: Until when a new record may make requests late.
+    """
+
+    at: float | None = None
+    trials: tuple[Trial, ...] = ()
+    late: tuple[float, ...] = ()
+    cost: tuple[float, ...] = ()
+    requests: float = 0.0
+    seconds: float = 0.0
+    missed: float = 0.0
+    rehearsed: float = 0.0
+    family: int = 0
+    position: float = 5.0
+    held: float = 0.0
+    raised_until: float = -1e18
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +188,7 @@ class DeploymentMemory:
         failures: Recent failed starts by variant.
         avoid: Time by InstanceType name until which nothing is created on it, because pods found no node.
         traffic: Summary of the arrivals; None before the first.
-        steering: What steers the quantile by the attainment reached.
+        rehearsal: What every margin would have cost and missed.
         peak: Highest arrivals seen, slowly forgotten, requests/s.
         usual: Arrivals while no declared event was on, requests/s; None before the first.
         misfit: Share of the last hours in which the forecast's table did not fit the demand that was there.
@@ -182,7 +224,7 @@ class DeploymentMemory:
     failures: Mapping[str, FailedStarts] = field(default_factory=dict)
     avoid: Mapping[str, float] = field(default_factory=dict)
     traffic: TrafficState | None = None
-    steering: Steering = Steering()
+    rehearsal: Rehearsal = Rehearsal()
     peak: float = 0.0
     usual: float | None = None
     misfit: float = 0.0

@@ -1,0 +1,305 @@
+"""Which margin: the cheapest of those that, rehearsed on the deployment's own traffic, keep the objective.
+
+Every margin of ``FAMILIES`` has a fleet of its own that exists in numbers alone. It sees the arrivals and the table
+that the deployment sees, has its start-up time, hold and limits, and is served as a fluid. So what each margin
+would have cost, and how many requests would have been late with it, is known without trying it on anybody::
+
+    late_m     = (requests that were late with m + PRIOR_DAYS of the usual share) / (requests + PRIOR_DAYS of them)
+    cost_m     = seconds of workers, paid from their start to their end        both with a memory of MEMORY_S
+    trust      = (missed + some) / (rehearsed + some), within TRUST            what came true over what was rehearsed
+    goal       = AIM * (1 - slo.attainment) / trust        without AIM for what is held of the record: it is dear
+    margin     = per family: where late_m = goal, between two neighbours; of the families the cheaper one
+
+The objective is a floor: what is aimed for is missed half of the time, so less than the budget is aimed for. What no
+margin prevents makes none of them look better, so a bad day that nobody could foresee does not buy a week of workers.
+The reactive rule is among the margins: a deployment whose forecast is worth nothing pays no more than without one.
+
+No margin is taken that costs more than MOST_DEARER times the cheapest one; where none is good enough within that, it is
+the one with the fewest late requests. What a margin on the record misses while the record is being made is not held
+against it: the record is known from then on.
+
+What is missed while more workers would not come (limits, pauses) says nothing about a margin, and is not compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from warmfleet_operator.planning import blend
+from warmfleet_operator.planning.blend import RAREST, Margin, Rule, Sight
+from warmfleet_operator.state.memory import Coming, Rehearsal, Trial
+
+DAY_S = 86_400.0
+MEMORY_S = 4 * DAY_S
+EVERY_S = 30.0
+"""Seconds between two steps of the rehearsal."""
+MOST_GAP_S = 150.0
+"""After a longer gap the fleets begin anew with what is there; what they showed stays."""
+AIM = 0.7
+"""Share of the budget of late requests that is aimed for."""
+PRIOR_DAYS = 0.3
+TRUST = (0.5, 3.0)
+MOST_DEARER = 8.0
+CHEAPER = (0.99, 0.96)
+"""The other family is taken when it costs less than this times the present one: no change for a trifle, and none from
+what looks ahead to what does not for little more."""
+DRAIN_S = 30.0
+"""Seconds for which a worker that leaves is paid for."""
+LONGEST_WAIT_S = 60.0
+"""Requests that wait for longer than this, or the objective, give up."""
+RAISED = 1.01
+_SHARES = (1.6, 1.5, 1.4, 1.3, 1.2, 1.0)
+_CHANCES = (0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, RAREST)
+_RECORDS = (0.4, 0.55, 0.7, 0.85, 1.0)
+FAMILIES: tuple[tuple[Margin, ...], ...] = (
+    (*(Margin(Rule.QUANTILE, q) for q in _CHANCES), *(Margin(Rule.RECORD, share) for share in _RECORDS)),
+    tuple(Margin(Rule.REACTIVE, share) for share in _SHARES),
+)
+"""From cheap to safe, each."""
+MARGINS = tuple(margin for family in FAMILIES for margin in family)
+_FIRST = (0, len(FAMILIES[0]), len(MARGINS))
+USUAL = (
+    *((0.08, 1.07), (0.053, 1.09), (0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2), (0.0043, 1.25)),
+    *((0.0015, 1.35), (0.0009, 1.8), (0.0007, 2.0), (0.0005, 2.2), (0.0003, 2.4), (0.0001, 2.6)),
+    *((0.1, 0.96), (0.08, 1.0), (0.06, 1.04), (0.04, 1.08), (0.02, 1.14), (0.004, 1.33)),
+)
+"""Share of late requests and cost over the optimum's, by margin, as on public traces: what is assumed at first."""
+_SOME = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a step of the rehearsal goes by.
+
+    Attributes:
+        seen: What is known of the time ahead.
+        arrivals: Requests/s since the last step.
+        missed: Share of them that were late in fact; None while unknown.
+        steerable: Whether more workers would come if more were wanted.
+        unit: What a worker sustains, requests/s.
+        lead_s: Start-up time, seconds.
+        catch_up_s: Time in which a queue is to be caught up, seconds.
+        objective_s: Wait above which a request is late, seconds.
+        holds_s: How long a worker must not have been missed to leave: with a quantile, with the reactive rule; seconds.
+        least: Fewest workers.
+        most: Most workers.
+        ready: Capacity that there is, requests/s.
+    """
+
+    seen: Sight
+    arrivals: float
+    missed: float | None
+    steerable: bool
+    unit: float
+    lead_s: float
+    catch_up_s: float
+    objective_s: float
+    holds_s: tuple[float, float]
+    least: int
+    most: int
+    ready: float
+
+
+def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehearsal:
+    """The rehearsal after one more step, with the margin that it chooses; unchanged when it is too early.
+
+    Args:
+        state: Before.
+        stage: What is at hand.
+        target: Share of requests that may be late, in (0, 1).
+        now: Logical seconds.
+    """
+    passed = math.inf if state.at is None else now - state.at
+    if 0.0 <= passed < EVERY_S:
+        return state
+    if not (0.0 <= passed <= MOST_GAP_S and len(state.trials) == len(MARGINS)):
+        return _begun(state, stage, target, now)
+    before, requests = state, stage.arrivals * passed
+    memory = math.exp(-passed / MEMORY_S)
+    raised = now + stage.lead_s if stage.seen.held > RAISED * state.held else state.raised_until
+    learning = now <= raised
+    trials, late, cost, shares = [], [], [], []
+    for i, margin in enumerate(MARGINS):
+        ahead = blend.reach(stage.seen, margin)
+        trial, paid, share = _stepped(before.trials[i], margin, ahead, stage, passed, now)
+        counted = 0.0 if learning and margin.rule is Rule.RECORD else share * requests
+        trials.append(trial)
+        shares.append(share)
+        late.append(before.late[i] * memory + counted)
+        cost.append(before.cost[i] * memory + paid)
+    missed, rehearsed = before.missed * memory, before.rehearsed * memory
+    if stage.missed is not None and stage.steerable:
+        missed += stage.missed * requests
+        rehearsed += _between(shares, before.family, before.position) * requests
+    after = Rehearsal(
+        at=now,
+        trials=tuple(trials),
+        late=tuple(late),
+        cost=tuple(cost),
+        requests=before.requests * memory + requests,
+        seconds=before.seconds * memory + passed,
+        missed=missed,
+        rehearsed=rehearsed,
+        family=before.family,
+        position=before.position,
+        held=max(stage.seen.held, before.held * memory),
+        raised_until=raised,
+    )
+    return chosen(after, target)
+
+
+def chosen(state: Rehearsal, target: float) -> Rehearsal:
+    """With the family and the position in it that keep ``target`` at the least cost."""
+    weight = PRIOR_DAYS * DAY_S * state.requests / state.seconds if state.seconds > 0.0 else 1.0
+    known = state.requests + weight
+    late = [(count + weight * usual) / known for count, (usual, _) in zip(state.late, USUAL, strict=True)]
+    level = sum(state.cost) / sum(cost for _, cost in USUAL)
+    rate = weight / known
+    cost = [
+        (c / level if level > 0.0 else usual) * (1.0 - rate) + usual * rate
+        for c, (_, usual) in zip(state.cost, USUAL, strict=True)
+    ]
+    goal = target / trust(state, target)
+    most = MOST_DEARER * min(cost)
+    found = [_cheapest(late[a:b], cost[a:b], goal, most, MARGINS[a:b]) for a, b in pairwise(_FIRST)]
+    present = state.family
+    good = [f for f, (_, _, fits) in enumerate(found) if fits]
+    if good:
+        family = min(good, key=lambda f: found[f][0] / (1.0 if f == present else CHEAPER[f]))
+    else:
+        family = min(range(len(found)), key=lambda f: late[_FIRST[f] + round(found[f][1])])
+    return replace(state, family=family, position=found[family][1])
+
+
+def trust(state: Rehearsal, target: float) -> float:
+    """What came true over what was rehearsed, within ``TRUST``: above 1, fewer late requests are aimed for."""
+    some = AIM * target * PRIOR_DAYS * DAY_S * (state.requests / state.seconds if state.seconds > 0.0 else 1.0)
+    some = max(some, 1e-9)
+    return min(max((state.missed + some) / (state.rehearsed + some), TRUST[0]), TRUST[1])
+
+
+def margin(state: Rehearsal) -> Margin:
+    """The margin at the position that was chosen: between two neighbours, what lies between them."""
+    family = FAMILIES[min(max(state.family, 0), len(FAMILIES) - 1)]
+    position = min(max(state.position, 0.0), len(family) - 1.0)
+    i = min(int(position), len(family) - 2)
+    low, high, share = family[i], family[i + 1], position - i
+    if low.rule is Rule.QUANTILE and high.rule is Rule.QUANTILE:
+        return Margin(Rule.QUANTILE, low.value * (high.value / low.value) ** share)
+    if low.rule is Rule.QUANTILE:  # the rarest chance, and nothing of the record yet
+        return low if share <= 0.0 else Margin(Rule.RECORD, high.value * share)
+    return Margin(low.rule, low.value + (high.value - low.value) * share)
+
+
+def late(queue: int | None, ready: float, objective_s: float) -> float | None:
+    """Share of requests that come late, as far as the queue tells; None when it is unknown or nothing is ready."""
+    if queue is None or ready <= 0.0:
+        return None
+    return 1.0 if queue / ready > objective_s else 0.0
+
+
+def _begun(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehearsal:
+    """Fleets that begin with what is there."""
+    ready = min(max(math.ceil(stage.ready / stage.unit - 1e-6), stage.least, 1), max(stage.most, 1))
+    trial = Trial(ready, (), 0.0, now, ready, ready)
+    known = len(state.late) == len(MARGINS) and len(state.cost) == len(MARGINS)
+    none = (0.0,) * len(MARGINS)
+    fresh = replace(
+        state,
+        at=now,
+        trials=(trial,) * len(MARGINS),
+        late=state.late if known else none,
+        cost=state.cost if known else none,
+        requests=state.requests if known else 0.0,
+        seconds=state.seconds if known else 0.0,
+    )
+    return chosen(fresh, target)
+
+
+def _stepped(
+    trial: Trial, margin: Margin, ahead: float, stage: Stage, passed: float, now: float
+) -> tuple[Trial, float, float]:
+    """(the fleet after it served for ``passed`` seconds, bought and let go; seconds of workers paid; share late)."""
+    ready, coming, queue, since, before, most = trial
+    work = ready * passed
+    paid = work
+    have = ready
+    if coming:
+        started = sum([count for _, count in coming])
+        have += started
+        paid += passed * started
+        while coming and coming[0][0] <= now:
+            at, count = coming[0]
+            ready, coming, work = ready + count, coming[1:], work + count * min(passed, now - at)
+    unit = stage.unit
+    left = queue + stage.arrivals * passed - work * unit
+    limit = stage.objective_s * unit * ready
+    share = 0.0
+    if left > 0.0:
+        left = min(left, max(LONGEST_WAIT_S, stage.objective_s) * unit * max(ready, 1))
+        share = _late(queue, left, limit)
+    elif queue > limit:
+        left, share = 0.0, _late(queue, 0.0, limit)
+    else:
+        left = 0.0
+    weight = blend.RECOVERY if left > limit else 1.0
+    up, down = blend.bounds(stage.seen, margin, ahead, stage.arrivals, left / stage.catch_up_s, weight)
+    buy = min(max(math.ceil(up / unit - 1e-6), stage.least), stage.most)
+    if buy > have:
+        return Trial(ready, (*coming, (now + stage.lead_s, buy - have)), left, now, buy, buy), paid, share
+    keep = min(have, max(math.ceil(down / unit - 1e-6), stage.least))
+    most = max(most, keep)
+    if now - since < stage.holds_s[margin.rule is Rule.REACTIVE] / 2.0:
+        return Trial(ready, coming, left, since, before, most), paid, share
+    gone = have - max(before, most)
+    if gone > 0:
+        paid += gone * DRAIN_S
+        ready, coming = _fewer(ready, coming, gone)
+    return Trial(ready, coming, left, now, most, keep), paid, share
+
+
+def _fewer(ready: int, coming: Coming, gone: int) -> tuple[int, Coming]:
+    """What is left: of those that start the latest leave first, then those that serve."""
+    while coming and gone:
+        at, count = coming[-1]
+        coming = coming[:-1]
+        if count > gone:
+            return ready, (*coming, (at, count - gone))
+        gone -= count
+    return ready - gone, coming
+
+
+def _late(before: float, after: float, most: float) -> float:
+    """Share of a step in which a queue that moves from ``before`` to ``after`` is longer than ``most``."""
+    low, high = min(before, after), max(before, after)
+    if high <= most:
+        return 0.0
+    return 1.0 if low >= most else (high - most) / (high - low)
+
+
+def _between(values: Sequence[float], family: int, position: float) -> float:
+    """What lies at a position of a family."""
+    first, last = _FIRST[family], _FIRST[family + 1] - 1
+    i = min(first + int(position), last - 1)
+    share = min(max(first + position - i, 0.0), 1.0)
+    return values[i] + (values[i + 1] - values[i]) * share
+
+
+def _cheapest(
+    late: Sequence[float], cost: Sequence[float], target: float, most: float, family: Sequence[Margin]
+) -> tuple[float, float, bool]:
+    """(cost, position, whether it keeps the goal) of the first margin of a family that does; else of the safest."""
+    affordable = [i for i in range(len(cost)) if cost[i] <= most]
+    for i in affordable:
+        goal = target if family[i].rule is Rule.RECORD else AIM * target
+        if late[i] <= goal:
+            if i == 0:
+                return cost[0], 0.0, True
+            high, low, aim = (math.log(value + _SOME) for value in (late[i - 1], late[i], goal))
+            share = min(max((high - aim) / max(high - low, 1e-9), 0.0), 1.0)
+            return cost[i - 1] + (cost[i] - cost[i - 1]) * share, i - 1 + share, True
+    best = min(affordable or [0], key=lambda i: (round(late[i], 5), cost[i]))
+    return cost[best], float(best), False
