@@ -99,9 +99,6 @@ class AllBlocksCleared(msgspec.Struct, tag="AllBlocksCleared", gc=False):
     """The cache was emptied."""
 
 
-KvEvent = BlockStored | BlockRemoved | AllBlocksCleared
-
-
 class Batch(msgspec.Struct, array_like=True, gc=False):
     """Events of one engine step.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
@@ -36,18 +36,3 @@ class Handover(Protocol):
         Raises:
             HandoverError: It cannot be done this way.
         """
-
-
-class Ledger(Protocol):
-    """What a strategy wants to know about the engine's blocks."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether no event was missed."""
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens of the prefix blocks that the engine holds in accelerator memory."""
-
-    def unstored(self) -> Mapping[BlockKey, int]:
-        """Tokens by block that the engine holds and has not told to be in the shared store."""
