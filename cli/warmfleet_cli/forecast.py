@@ -130,7 +130,9 @@ async def _prometheus(args: argparse.Namespace) -> Series:
     if query is None:
         namespace, slash, name = (args.deployment or "").partition("/")
         if not slash:
-            raise ValueError("--prometheus needs --query PROMQL, or --deployment NAMESPACE/NAME for the operator's metric")
+            raise ValueError(
+                "--prometheus needs --query PROMQL, or --deployment NAMESPACE/NAME for the operator's metric"
+            )
         query = render(settings.query, Key(namespace, name))
     end = datetime.now(UTC).timestamp()
     async with aiohttp.ClientSession() as session:
