@@ -15,8 +15,9 @@ from warmfleet_contracts.agent import Strategy
 from warmfleet_runtime.clock import ScaledClock
 from warmfleet_runtime.openmetrics import parse
 from warmfleet_worker.drain_events import EngineExited, EngineLost, EngineReady, HandoverFinished
+from warmfleet_worker.engines.shm import EngineShm
 from warmfleet_worker.engines.vllm import VllmEngine
-from warmfleet_worker.kv.cache import EngineShm, WorkerCache, build
+from warmfleet_worker.kv.cache import WorkerCache, build
 from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored, raw_tokens
 from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import HandoverError

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmfleet_worker.kv.handover import BlockKey
+from warmfleet_worker.kv.events import BlockKey
 
 PRIVATE = 0o2770
 """Mode of the root: owner and group only, and new files take the group."""

@@ -8,12 +8,8 @@ from typing import Protocol
 from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.base import Load
 
-BlockKey = tuple[bytes | int, int]
-"""Hash of a block as the engine's events write it, and its KV cache group."""
-
 Look = Callable[[], Awaitable[Load | None]]
 """One fresh look at the engine's metrics; None when they could not be read."""
-
 
 Progress = Callable[[HandoverProgress], None]
 """Takes what a hand-over has reached so far."""
