@@ -143,7 +143,7 @@ def _moment(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError(f"--start {text!r} is no time; write 2026-03-01T00:00:00Z") from error
+        raise ValueError(f"--start {text!r} is not a time; write 2026-03-01T00:00:00Z") from error
     if moment.tzinfo is None:
         raise ValueError(f"--start {text!r} has no time zone; write 2026-03-01T00:00:00Z")
     return moment.timestamp()
