@@ -71,7 +71,7 @@ async def drain(client: KubeClient, inside: str, name: str, *, force: bool) -> d
     said = {"namespace": inside, "pod": name, "uid": meta["uid"], "deployment": own.get(labels.DEPLOYMENT)}
     if own.get(labels.MANAGED_BY) != labels.MANAGED_BY_VALUE or own.get(labels.COMPONENT) != labels.COMPONENT_WORKER:
         raise cluster.ClusterError(
-            f"pod {inside}/{name} is no worker of warmfleet; see: kubectl get pods -l {_SELECTOR}"
+            f"pod {inside}/{name} is not a worker of warmfleet; see: kubectl get pods -l {_SELECTOR}"
         )
     if labels.DRAINING in notes or meta.get("deletionTimestamp"):
         return {**said, "reason": notes.get(labels.DRAINING, "Terminating"), "started": False}

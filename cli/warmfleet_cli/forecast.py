@@ -101,7 +101,7 @@ def _check(args: argparse.Namespace) -> None:
     from warmfleet_forecasting.history.files import zone_named  # noqa: PLC0415 - pandas
 
     if not 0 < args.days <= 400:
-        raise ValueError(f"--days {args.days:g}: use more than 0 and at most 400")
+        raise ValueError(f"--days {args.days:g}: write a number above 0, at most 400")
     zone_named(args.time_zone)
     if args.plot is not None and (args.plot.is_dir() or not args.plot.parent.is_dir()):
         raise ValueError(f"--plot {args.plot}: name a file in a folder that exists")
@@ -130,7 +130,9 @@ async def _prometheus(args: argparse.Namespace) -> Series:
     if query is None:
         namespace, slash, name = (args.deployment or "").partition("/")
         if not slash:
-            raise ValueError("--prometheus needs --query PROMQL, or --deployment NS/NAME for the operator's metric")
+            raise ValueError(
+                "--prometheus needs --query PROMQL, or --deployment NAMESPACE/NAME for the operator's metric"
+            )
         query = render(settings.query, Key(namespace, name))
     end = datetime.now(UTC).timestamp()
     async with aiohttp.ClientSession() as session:
@@ -141,7 +143,7 @@ def _moment(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError(f"--start {text!r} is no time; write 2026-03-01T00:00:00Z") from error
+        raise ValueError(f"--start {text!r} is not a time; write 2026-03-01T00:00:00Z") from error
     if moment.tzinfo is None:
         raise ValueError(f"--start {text!r} has no time zone; write 2026-03-01T00:00:00Z")
     return moment.timestamp()

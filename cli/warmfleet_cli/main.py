@@ -75,15 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the subcommand that ``argv`` names (the process's own arguments when None); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        understood = parser(words)
-    except ModuleNotFoundError as error:
-        name = words[0]
-        print(f"warmfleet {name}: {error}; install it with: pip install 'warmfleet[{EXTRAS[name]}]'", file=sys.stderr)
-        return 2
-    arguments = understood.parse_args(words)
-    try:
+        arguments = parser(words).parse_args(words)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; install it with: pip install 'warmfleet[{EXTRAS[words[0]]}]'", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # who reads has seen enough, as in `warmfleet plan -o json | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's own flush complains
         return 1

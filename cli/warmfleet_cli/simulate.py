@@ -82,8 +82,6 @@ def run(args: argparse.Namespace) -> int:
         args.json = "-"
     try:
         return _run(args)
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"warmfleet simulate needs the simulation extra: {error}\n")
     except (ValueError, OSError) as error:  # TraceError, FleetError and the option checks; a disk that is full
         sys.stderr.write(f"error: {error}\n")
     return 2
@@ -116,7 +114,7 @@ def _check(args: argparse.Namespace) -> None:
     for name, (low, high) in _BOUNDS.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
-            raise ValueError(f"--{name.replace('_', '-')}: {value:g} is not between {low:g} and {high:g}")
+            raise ValueError(f"--{name.replace('_', '-')} {value:g}: write a number from {low:g} to {high:g}")
     for option, path in (("--report", args.report), ("--json", args.json)):
         if path is None or str(path) == "-":
             continue

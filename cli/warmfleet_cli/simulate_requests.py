@@ -109,7 +109,7 @@ def _work(args: argparse.Namespace) -> Work:
     if len(args.trace) != 1:
         raise ValueError("--engine requests takes one --trace")
     if args.block_tokens < 1:
-        raise ValueError(f"--block-tokens: {args.block_tokens} is below 1")
+        raise ValueError(f"--block-tokens {args.block_tokens}: write a number of at least 1")
     path = args.trace[0]
     trace = import_trace(path, args.format or detect(path)).trace
     if not isinstance(trace, RequestTrace):

@@ -86,7 +86,7 @@ class Settings(BaseModel):
         try:
             ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"{name!r} is no IANA zone, such as Europe/Berlin") from error
+            raise ValueError(f"{name!r} is not an IANA zone, such as Europe/Berlin") from error
         return name
 
     @model_validator(mode="after")

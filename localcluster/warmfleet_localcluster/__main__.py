@@ -1,8 +1,8 @@
-"""A Kubernetes cluster in one process: ``python -m warmfleet_localcluster --kubeconfig FILE --nodes gpu=2x8``.
+"""A Kubernetes cluster in one process: python -m warmfleet_localcluster --kubeconfig FILE --nodes gpu=2x8.
 
 The embedded API, the controllers that the demo needs, and nodes whose containers are local processes. It listens on
-loopback only and ends, with all its processes, at SIGTERM or Ctrl-C. The clock is the one of ``WARMFLEET_CLOCK``.
-With ``--join FILE`` there are only the nodes, for the cluster that the kubeconfig names.
+loopback only and ends, with all its processes, at SIGTERM or Ctrl-C. The clock is the one of WARMFLEET_CLOCK.
+With --join FILE there are only the nodes, for the cluster that the kubeconfig names.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ _NODES = re.compile(r"(?P<name>[a-z0-9][-a-z0-9]*)=(?P<count>\d+)x(?P<accelerato
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the cluster until it is told to end; returns the exit code."""
     parser = argparse.ArgumentParser(prog="warmfleet-localcluster", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="port of the API on 127.0.0.1; 0: any free one")
+    parser.add_argument(
+        "--port", type=int, default=0, metavar="N", help="port of the API on 127.0.0.1 (default 0: any free one)"
+    )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--kubeconfig", type=Path, help="file to write once the cluster is there")
+    where.add_argument("--kubeconfig", type=Path, metavar="FILE", help="file to write once the cluster is there")
     where.add_argument(
-        "--join", type=Path, metavar="KUBECONFIG", help="run nodes of this cluster instead of an own one"
+        "--join", type=Path, metavar="FILE", help="kubeconfig of a running cluster, which only gets the nodes"
     )
     parser.add_argument(
         "--pod-network",
-        help="network of the pods' addresses, which must be bindable here; default: part of 127.0.0.0/8",
+        metavar="CIDR",
+        help="network of the pods' addresses, which must be bindable here (default: part of 127.0.0.0/8)",
     )
     parser.add_argument(
         "--nodes",
@@ -77,22 +80,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--probe-scale",
         type=float,
-        help="logical seconds of a probe's periods and timeouts per real second; default: the clock's scale",
+        metavar="SCALE",
+        help="logical seconds of a probe's periods and timeouts per real second (default: the clock's scale)",
     )
     parser.add_argument(
         "--probe-timeout",
         type=float,
         default=Settings().min_probe_timeout,
-        help="real seconds that a probe waits for an answer at least; more where the machine is busy (%(default)s)",
+        metavar="SECONDS",
+        help="real seconds that a probe waits for an answer at least; more where the machine is busy "
+        "(default %(default)s)",
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     if arguments.probe_scale is not None and not 0 < arguments.probe_scale < float("inf"):
-        parser.error(f"--probe-scale must be positive, not {arguments.probe_scale}")
+        parser.error(f"--probe-scale {arguments.probe_scale}: write a number above 0")
     clock = clock_from_env()
     patient = ProbeClock(clock, arguments.probe_scale or clock.scale)
     if not 0 < arguments.probe_timeout < float("inf"):
-        parser.error(f"--probe-timeout must be positive, not {arguments.probe_timeout}")
+        parser.error(f"--probe-timeout {arguments.probe_timeout}: write a number above 0")
     settings = Settings(min_probe_timeout=arguments.probe_timeout)
     if arguments.pod_network:
         settings = replace(settings, addresses=arguments.pod_network)

@@ -33,7 +33,7 @@ async def serve(settings: Settings, clock: Clock) -> int:
 def main() -> int:
     """Entry point of ``warmfleet-operator``."""
     arguments = sys.argv[1:]
-    if (code := usage(arguments, "warmfleet-operator", "check")) is not None:
+    if (code := usage(arguments, "warmfleet-operator", "check", "tell whether an installation works")) is not None:
         return code
     try:
         settings, clock = load_settings(os.environ), clock_from_env()

@@ -106,7 +106,8 @@ class DecisionLoop:
         clock: Time.
         metrics: Counters.
         wake: Set when something changed.
-        tick_seconds: Longest time between two decisions.
+        tick_seconds: Longest time between two decisions, logical seconds.
+        lost: Called when a write found that this process no longer leads.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of the loop, each named at the call

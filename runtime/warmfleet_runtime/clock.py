@@ -156,12 +156,6 @@ class ManualClock:
         """1: real timeouts given to libraries keep their length."""
         return 1.0
 
-    @property
-    def sleepers(self) -> int:
-        """How many `sleep` calls wait for time to move."""
-        with self._lock:
-            return sum(not future.done() for *_, future in self._sleepers)
-
     def now(self) -> float:
         """The time set by `advance`."""
         with self._lock:

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 
 
-def usage(arguments: Sequence[str], program: str, command: str = "") -> int | None:
+def usage(arguments: Sequence[str], program: str, command: str = "", summary: str = "") -> int | None:
     """Exit code of a process that was asked how it is used, or called as it is not; None: it may go on.
 
     Args:
         arguments: Of its command line.
         program: Its name.
         command: The only argument that it takes.
+        summary: What that does.
     """
     if not arguments or (command and list(arguments) == [command]):
         return None
@@ -20,5 +21,6 @@ def usage(arguments: Sequence[str], program: str, command: str = "") -> int | No
     if not {"-h", "--help"} & set(arguments):
         sys.stderr.write(f"{line}\n")
         return 2
-    sys.stdout.write(f"{line}\n\nAll settings are WARMFLEET_* variables: docs/reference/settings.md.\n")
+    about = f"  {command}  {summary}\n\n" if command else ""
+    sys.stdout.write(f"{line}\n\n{about}All settings are WARMFLEET_* variables: docs/reference/settings.md.\n")
     return 0

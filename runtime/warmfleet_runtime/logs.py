@@ -58,7 +58,7 @@ def configure(component: str, *, clock: Clock | None = None, level: str | None =
     """
     name = (level or os.environ.get(LEVEL_ENV) or "INFO").upper()
     if name not in logging.getLevelNamesMapping():
-        raise ValueError(f"{LEVEL_ENV}: {name!r} is no log level; use DEBUG, INFO, WARNING or ERROR")
+        raise ValueError(f"{LEVEL_ENV}: {name!r} is not a log level; use DEBUG, INFO, WARNING or ERROR")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(component, clock))
     logging.basicConfig(level=name, handlers=[handler], force=True)

@@ -124,7 +124,7 @@ def test_drain_marks_a_worker_as_the_operator_does(cluster: Cluster, capsys: pyt
     other["metadata"]["labels"] = {}
     cluster.put(PODS, other)
     assert main(cluster.arguments("drain", "other")) == 2
-    assert "is no worker" in capsys.readouterr().err
+    assert "is not a worker" in capsys.readouterr().err
 
 
 def test_fit_reads_instance_types_and_a_fleet_of_the_cluster(

@@ -18,7 +18,6 @@ from warmfleet_operator.specs.common import short_hash
 from warmfleet_runtime.kubeclient import KubeClient
 from warmfleet_runtime.resources import (
     CLUSTER_ROLE_BINDINGS,
-    CLUSTER_ROLES,
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -40,6 +39,7 @@ SCALE = 20.0
 """Logical seconds per real second."""
 
 Json = dict[str, Any]
+_CLUSTER_ROLES = Resource("rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole", namespaced=False)
 _CHILDREN: dict[str, tuple[Resource, str]] = {
     "account": (SERVICE_ACCOUNTS, "chat-router"),
     "role": (ROLES, "chat-router"),
@@ -281,7 +281,7 @@ async def grant(kube: KubeClient, namespace: str, rules: Json) -> str:
     await kube.create(SERVICE_ACCOUNTS, {"metadata": {"name": "operator", "namespace": namespace}})
     subjects = [{"kind": "ServiceAccount", "name": "operator", "namespace": namespace}]
     for role, binding, name, where in (
-        (CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, namespace, None),
+        (_CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, namespace, None),
         (ROLES, ROLE_BINDINGS, "operator", namespace),
     ):
         meta = {"name": name, **({"namespace": where} if where else {})}

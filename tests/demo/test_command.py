@@ -66,7 +66,7 @@ def test_a_wrong_trace_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_minutes_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--minutes", "999"]) == 2
-    assert "--minutes must be between 5 and 100" in capsys.readouterr().err
+    assert "error: --minutes 999: write a number from 5 to 100" in capsys.readouterr().err
 
 
 def test_without_a_trace_the_pattern_is_generated() -> None:

@@ -45,7 +45,7 @@ def test_a_gap_is_never_in_the_window(tmp_path: Path) -> None:
 def test_the_start_can_be_named_and_is_checked(tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "t.parquet", hump(400))
     assert traffic.from_trace(trace, minutes=60, start_minute=7).start_minute == 7
-    with pytest.raises(TraceError, match="--start-minute must be between 0 and 540"):
+    with pytest.raises(TraceError, match="--start-minute 541: write a number from 0 to 540"):
         traffic.from_trace(trace, minutes=60, start_minute=541)
     with pytest.raises(TraceError, match="--minutes 601"):
         traffic.from_trace(trace, minutes=601)

@@ -128,13 +128,36 @@ NO_IMPORT = {
 def test_what_an_extra_brings_is_imported(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {re.split(r"[>=<\[]", requirement)[0] for requirement in project["optional-dependencies"][extra]}
-    sources = [path for folder in COMPONENTS[extra] for path in (ROOT / folder).rglob("*.py")]
-    lines = "\n".join(path.read_text(encoding="utf-8") for path in sources)
-    found = set(re.findall(r"^\s*(?:import|from) (\w+)", lines, re.MULTILINE))
-    distributions = packages_distributions()
-    imported = {name.lower().replace("_", "-") for module in found for name in distributions.get(module, ())}
+    imported = {name for names in imports(COMPONENTS[extra]).values() for name in names}
     kept = {name for name in named if not name.startswith("types-")} - NO_IMPORT - {"warmfleet"}
     assert sorted(kept - imported) == []
+
+
+def imports(folders: tuple[str, ...]) -> dict[str, set[str]]:
+    """Modules imported by the folders' sources, with the distributions here that have them."""
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    lines = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    found = re.findall(r"^\s*(?:import|from) (\w+)", lines, re.MULTILINE)
+    distributions = packages_distributions()
+    return {module: {name.lower().replace("_", "-") for name in distributions.get(module, ())} for module in found}
+
+
+def brought(extra: str) -> set[str]:
+    """Names of what an extra asks for, with the extras that it is made of."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = set(project["dependencies"])
+    for requirement in project["optional-dependencies"][extra]:
+        of = re.fullmatch(r"warmfleet\[(.+)\]", requirement)
+        named |= set().union(*(brought(part) for part in of[1].split(","))) if of else {requirement}
+    return {re.split(r"[>=<\[]", name)[0].lower() for name in named}
+
+
+@pytest.mark.parametrize("extra", [name for name in COMPONENTS if name != "traces"])
+def test_what_is_imported_is_asked_for_by_name(extra: str) -> None:
+    own = COMPONENTS[extra] if extra == "dev" else COMPONENTS[extra][:1]
+    allowed = brought("demo" if extra == "cli" else extra) | {"warmfleet"}
+    lacking = {module for module, names in imports(own).items() if names and not names & allowed}
+    assert sorted(lacking) == [], "it comes only by another's dependencies"
 
 
 # -- manifests --------------------------------------------------------------------------------------------------------

@@ -44,10 +44,10 @@ def test_a_timestamp_without_zone_is_in_the_zone_given(tmp_path: Path) -> None:
     [
         ("when,requests\n1,2\n", "no column timestamp or minute .it has when, requests.; .* --time-column"),
         ("timestamp,hits\n1,2\n", "--column"),
-        (HEAD + "noon,2\n", "row 0: 'noon' is no time"),
+        (HEAD + "noon,2\n", "row 0: 'noon' is not a time"),
         (
             HEAD + "2026-03-01T12:00:00Z,two\n2026-03-01T12:01:00Z,2\n",
-            "column requests: row 0: 'two' is no number; leave empty",
+            "column requests: row 0: 'two' is not a number; leave empty",
         ),
         (HEAD + "2026-03-01T12:00:00Z,2\n", "two or more times"),
         (HEAD + "1,2\n,2\n", "row 1: timestamp is empty"),
@@ -137,7 +137,7 @@ def test_what_the_command_cannot_use_is_an_error(tmp_path: Path, capsys: pytest.
     assert "Prometheus at http://127.0.0.1:1" in capsys.readouterr().err
     file = written(tmp_path, "minute,requests\n0,\n1,\n")
     for option, value, words in (
-        ("--time-zone", "Mars/Base", "'Mars/Base' is no IANA zone"),
+        ("--time-zone", "Mars/Base", "'Mars/Base' is not an IANA zone"),
         ("--plot", str(tmp_path / "none" / "a.png"), "in a folder that exists"),
         ("--plot", str(tmp_path), "name a file"),
         ("--plot", str(tmp_path / "a.svg"), "end in .png"),

@@ -55,7 +55,7 @@ DAY = "2026-11-28T00:00:00Z"
 @pytest.mark.parametrize(
     ("forecast", "event", "words"),
     [
-        ({"holidays": [{"name": "x", "days": ["2026-02-30", "2026-03-01"]}]}, None, "'2026-02-30' is no day; write"),
+        ({"holidays": [{"name": "x", "days": ["2026-02-30", "2026-03-01"]}]}, None, "'2026-02-30' is not a day; write"),
         ({}, {"start": "2026-11-27", "end": "never"}, "scaling.events[0]: "),
         ({}, {"start": "2026-11-27T00:00:00", "end": DAY}, "start and end need a time zone"),
         ({}, {"start": DAY, "end": DAY}, "end must be after start"),

@@ -25,8 +25,8 @@ GOOD = {"WARMFLEET_OPERATOR_URL": "http://operator:8081/metrics"}
         ),
         ({**GOOD, "WARMFLEET_SCRAPE_METRIC": "a metric"}, "scrapeMetric"),
         ({**GOOD, "WARMFLEET_FIT_PROCESSES": "0"}, "fitProcesses"),
-        ({**GOOD, "WARMFLEET_TIME_ZONE": "Mars/Base"}, "timeZone.*'Mars/Base' is no IANA zone, such as"),
-        ({**GOOD, "WARMFLEET_TIME_ZONE": "../etc/passwd"}, "is no IANA zone"),
+        ({**GOOD, "WARMFLEET_TIME_ZONE": "Mars/Base"}, "timeZone.*'Mars/Base' is not an IANA zone, such as"),
+        ({**GOOD, "WARMFLEET_TIME_ZONE": "../etc/passwd"}, "is not an IANA zone"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(environ: dict[str, str], words: str) -> None:

@@ -17,6 +17,11 @@ def test_help_says_where_the_settings_are(flag: str, capsys: pytest.CaptureFixtu
     assert "WARMFLEET_* variables" in capsys.readouterr().out
 
 
+def test_help_says_what_the_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert usage(["--help"], "warmfleet-x", "check", "look whether it works") == 0
+    assert "  check  look whether it works\n" in capsys.readouterr().out
+
+
 def test_anything_else_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert usage(["--verbose"], "warmfleet-x", "check") == 2
     assert capsys.readouterr().err == "usage: warmfleet-x [check]\n"

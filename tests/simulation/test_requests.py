@@ -6,14 +6,12 @@ They run in one process, interpreted or compiled: compiled once then, and kept o
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from warmfleet_cli.main import main
 from warmfleet_contracts.perfmodel import lookup, step_ms
 from warmfleet_contracts.traces import RequestTrace, TraceError
 from warmfleet_simulation.requests.arrays import DONE, GONE, SERVING, State
@@ -268,51 +266,6 @@ def test_workloads_that_cannot_be_packed_are_refused() -> None:
     one = np.array([0.0]), np.array([10]), np.array([1])
     with pytest.raises(TraceError, match="no common clock"):
         pack(RequestTrace("x", *one, session=("a",), hash_ids=None), block_tokens=64)
-
-
-@pytest.fixture
-def trace_file(tmp_path: Path) -> str:
-    rng, rows = np.random.default_rng(1), []
-    for user in range(12):
-        at = float(rng.uniform(0.0, 60.0))
-        for turn in range(1, 50):
-            chain = [user * 1000 + i for i in range(turn)]
-            rows.append((at, {"input_length": turn * BLOCK + 7, "output_length": 20, "hash_ids": chain}))
-            at += float(rng.exponential(25.0))
-    path = tmp_path / "talk.jsonl"
-    rows.sort(key=lambda r: r[0])
-    path.write_text("\n".join(json.dumps({"timestamp": int(at * 1000), **row}) for at, row in rows))
-    return str(path)
-
-
-def test_the_command_prints_figures_and_writes_a_report(
-    trace_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "report.html"
-    arguments = ["simulate", "--engine", "requests", "--trace", trace_file, "--arms", "naive,migrate"]
-    assert main([*arguments, "--json", "-", "--report", str(out)]) == 0
-    rows = {row["arm"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(rows) == ["never", "survivors", "naive", "migrate"]
-    assert rows["naive"]["retained"] < rows["migrate"]["retained"] <= 1.01
-    text = out.read_text(encoding="utf-8")
-    assert "TTFT p95" in text
-    assert 'src="http' not in text
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--arms", "magic"], "--arms: unknown magic; choose from naive"),
-        (["--accelerator", "abacus"], "no performance profile for"),
-        (["--block-tokens", "0"], "--block-tokens"),
-        (["--days", "0.001"], "too short"),
-    ],
-)
-def test_the_command_names_what_it_cannot_use(
-    trace_file: str, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["simulate", "--engine", "requests", "--trace", trace_file, *more]) == 2
-    assert message in capsys.readouterr().err
 
 
 def test_host_memory_gives_back_what_the_cache_had_to_drop() -> None:

@@ -15,8 +15,9 @@ from warmfleet_contracts.agent import Strategy
 from warmfleet_runtime.clock import ScaledClock
 from warmfleet_runtime.openmetrics import parse
 from warmfleet_worker.drain_events import EngineExited, EngineLost, EngineReady, HandoverFinished
+from warmfleet_worker.engines.shm import EngineShm
 from warmfleet_worker.engines.vllm import VllmEngine
-from warmfleet_worker.kv.cache import EngineShm, WorkerCache, build
+from warmfleet_worker.kv.cache import WorkerCache, build
 from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockRemoved, BlockStored, raw_tokens
 from warmfleet_worker.kv.folder import StoreFolder
 from warmfleet_worker.kv.handover import HandoverError
@@ -75,7 +76,7 @@ def test_pruning_takes_the_old_then_the_oldest_and_what_killed_engines_left(tmp_
     pruned = folder.prune(now=1e9, max_age=7 * DAY, max_bytes=250)
     assert [p.exists() for p in paths] == [False, False, True, True]
     assert not left_over.exists()
-    assert (pruned.files, pruned.left_bytes, pruned.refused) == (3, 200, 0)
+    assert (pruned.files, pruned.refused) == (3, 0)
     assert folder.prune(now=1e9, max_age=7 * DAY, max_bytes=250).files == 0
 
 

@@ -100,7 +100,7 @@ class Agent:
         self._changed = asyncio.Event()
         self._released = asyncio.Event()
         self.looked_at = clock.now()
-        self.failed_looks = 0
+        self.failed_polls = 0
         self.drains = 0
 
     @property
@@ -240,7 +240,7 @@ class Agent:
         if observation.problem and observation.problem != self._problem:
             _LOG.warning("engine: %s", observation.problem, extra={"health": observation.health.value})
         self._problem = observation.problem
-        self.failed_looks += bool(observation.problem)
+        self.failed_polls += bool(observation.problem)
         self._health, self._load, self._own = observation.health, observation.load, own
         load = observation.load
         for event in self._engine_events(observation.health):

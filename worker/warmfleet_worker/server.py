@@ -122,13 +122,13 @@ class _Collector(Collector):
             machine.phase,
             ready=machine.ready,
             drains=self._agent.drains,
-            failed_looks=self._agent.failed_looks,
+            failed_polls=self._agent.failed_polls,
             refused=self._guard.refused,
         )
 
 
 def agent_metrics(
-    phase: Phase = Phase.STARTING, *, ready: bool = False, drains: int = 0, failed_looks: int = 0, refused: int = 0
+    phase: Phase = Phase.STARTING, *, ready: bool = False, drains: int = 0, failed_polls: int = 0, refused: int = 0
 ) -> list[Metric]:
     """The agent's own metrics.
 
@@ -136,7 +136,7 @@ def agent_metrics(
         phase: Where the worker is.
         ready: Whether its pod is ready.
         drains: Drains begun.
-        failed_looks: Looks at the engine that failed.
+        failed_polls: Polls of the engine that failed.
         refused: Requests without the right token.
     """
     phases = GaugeMetricFamily("warmfleet_agent_phase", "1 for the phase the worker is in.", labels=["phase"])
@@ -144,9 +144,9 @@ def agent_metrics(
         phases.add_metric([one.value], float(one is phase))
     return [
         phases,
-        GaugeMetricFamily("warmfleet_agent_ready", "Readiness of the pod.", value=float(ready)),
+        GaugeMetricFamily("warmfleet_agent_ready", "1 while the pod is ready.", value=float(ready)),
         CounterMetricFamily("warmfleet_agent_drains", "Drains begun.", value=drains),
-        CounterMetricFamily("warmfleet_agent_failed_looks", "Looks at the engine that failed.", value=failed_looks),
+        CounterMetricFamily("warmfleet_agent_poll_failures", "Polls of the engine that failed.", value=failed_polls),
         CounterMetricFamily(
             "warmfleet_agent_unauthorized_requests", "Requests without the right bearer token.", value=refused
         ),

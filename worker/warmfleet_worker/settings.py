@@ -7,7 +7,7 @@
 ``WARMFLEET_ENGINE_URL``                Base URL of the engine (http://127.0.0.1:8000).
 ``WARMFLEET_SLO_TTFT_SECONDS``          Objective for the time to first token (2).
 ``WARMFLEET_SLO_TPOT_SECONDS``          Objective for the time per output token (0.05).
-``WARMFLEET_POLL_SECONDS``              Time between two looks at the engine (1); never less than 0.25 s of real time
+``WARMFLEET_POLL_SECONDS``              Time between two polls of the engine (1); never less than 0.25 s of real time
                                         (while the worker starts or drains a quarter of that,
                                         and 0.1 s).
 ``WARMFLEET_UNROUTE_SECONDS``           Time from readiness taken away to no router sending requests (2).
@@ -53,11 +53,11 @@ from warmfleet_contracts.labels import AGENT_PORT, ENGINE_PORT
 from warmfleet_worker.kv.physics import Physics
 
 MIN_POLL_REAL = 0.25
-"""Real seconds: the agent looks no more often, however fast the clock runs (a look costs both sides 3 ms)."""
+"""Real seconds: the agent polls no more often, however fast the clock runs (a poll costs both sides 3 ms)."""
 MIN_POLL_REAL_URGENT = 0.1
 """The same while the worker starts or drains."""
 URGENT = 0.25
-"""Share of the time between two looks that then is enough: an idle worker is to be gone within a second."""
+"""Share of the time between two polls that then is enough: an idle worker is to be gone within a second."""
 
 
 class SettingsError(ValueError):
@@ -98,7 +98,7 @@ class Settings:
         return max(self.unroute, self.unroute_real * scale)
 
     def period(self, scale: float, *, urgent: bool = False) -> float:
-        """Logical seconds between two looks at the engine."""
+        """Logical seconds between two polls of the engine."""
         if urgent:
             return max(self.poll * URGENT, MIN_POLL_REAL_URGENT * scale)
         return max(self.poll, MIN_POLL_REAL * scale)

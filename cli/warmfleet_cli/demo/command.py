@@ -54,15 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the demo; 0 when it ran and no request failed, 1 when one did, 2 when it could not run."""
     if sys.platform != "linux":
-        print("warmfleet demo: needs Linux (each pod is a process with a loopback address of its own)", file=sys.stderr)
+        print("error: the demo needs Linux (each pod is a process with a loopback address of its own)", file=sys.stderr)
         return 2
     if not 5 <= arguments.minutes <= MAX_MINUTES:
-        print(f"warmfleet demo: --minutes must be between 5 and {MAX_MINUTES}", file=sys.stderr)
+        print(f"error: --minutes {arguments.minutes}: write a number from 5 to {MAX_MINUTES}", file=sys.stderr)
         return 2
     try:
         pattern = choose_pattern(arguments)
     except TraceError as error:
-        print(f"warmfleet demo: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,10 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
         result = asyncio.run(run_demo(options))
     except ClusterError as error:
         _LOG.error("%s", error)
-        print(f"warmfleet demo: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("warmfleet demo: ended by Ctrl-C", file=sys.stderr)
+        print("ended by Ctrl-C", file=sys.stderr)
         return 130
     print(result_line(result))
     return 1 if result.failed else 0

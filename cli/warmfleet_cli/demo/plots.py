@@ -15,7 +15,7 @@ from warmfleet_cli.demo.story import DEMAND_SAMPLES, smoothed
 from warmfleet_cli.demo.timeline import Sample, Setup, Timeline
 
 INK, GRID, GREY = "#1f2933", "#e4e7eb", "#9aa5b1"
-DEMAND, SERVED, CAPACITY, FORECAST, NEED = "#d64545", "#f0b429", "#3e7cb1", "#9d6cc9", "#5b3a8c"
+DEMAND, CAPACITY, FORECAST, NEED = "#d64545", "#3e7cb1", "#9d6cc9", "#5b3a8c"
 UP, DOWN, GOOD, BAD, FAULT = "#2d9d64", "#8d4bbb", "#147d64", "#c65d21", "#8a5a00"
 STARTING, LEAVING = "#f0b429", "#8d4bbb"
 SERVING = ("#27567f", "#6aa5d8", "#a8cbe8", "#d2e4f3")

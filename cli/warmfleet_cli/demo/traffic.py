@@ -117,7 +117,9 @@ def from_trace(path: Path, *, minutes: int, start_minute: int | None = None) -> 
         if start_minute is None:
             raise TraceError(f"{trace.name}: no {minutes} minutes without a gap; use a smaller --minutes")
     elif not 0 <= start_minute <= len(series) - minutes:
-        raise TraceError(f"{trace.name}: --start-minute must be between 0 and {len(series) - minutes}")
+        raise TraceError(
+            f"{trace.name}: --start-minute {start_minute}: write a number from 0 to {len(series) - minutes}"
+        )
     window = slice(start_minute, start_minute + minutes)
     if not known[window].all() or not series[window].max() > 0:
         raise TraceError(f"{trace.name}: the source has a gap or no traffic in the window; choose another start")

@@ -16,9 +16,6 @@ import yaml
 from warmfleet_contracts.api import GROUP, VERSION, InstanceType, LLMDeployment, TrafficForecast
 from warmfleet_contracts.api.base import ApiModel, Rule, format_duration
 
-MAX_CRD_BYTES = 100_000
-"""Plain ``kubectl apply`` stores the object in an annotation of at most 256 KiB; this leaves room."""
-
 KINDS: tuple[type[ApiModel], ...] = (LLMDeployment, InstanceType, TrafficForecast)
 
 _KEPT = (
@@ -214,7 +211,7 @@ def file_name(kind: type[ApiModel]) -> str:
 
 def main(argv: list[str]) -> int:
     """Writes all CRDs into the folder named by the first argument."""
-    if len(argv) != 1:
+    if len(argv) != 1 or argv[0].startswith("-"):
         sys.stderr.write("usage: python -m warmfleet_contracts.api.crd FOLDER\n")
         return 2
     folder = Path(argv[0])

@@ -69,7 +69,7 @@ def zone_named(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise HistoryFileError(f"--time-zone {name!r} is no IANA zone, such as Europe/Berlin") from error
+        raise HistoryFileError(f"--time-zone {name!r} is not an IANA zone, such as Europe/Berlin") from error
 
 
 def load(path: Path, columns: Columns = Columns()) -> Series:
@@ -213,7 +213,7 @@ def _moment(text: object, zone: ZoneInfo, path: Path, row: int) -> float:
     except (ValueError, TypeError):
         moment = pd.NaT
     if moment is pd.NaT:
-        raise HistoryFileError(f"{path}: row {row}: {text!r} is no time; write 2026-03-01T12:00:00Z")
+        raise HistoryFileError(f"{path}: row {row}: {text!r} is not a time; write 2026-03-01T12:00:00Z")
     if moment.tzinfo is None:
         # In the hour that a clock repeats, the first; in the one it skips, its end.
         moment = moment.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
@@ -226,7 +226,7 @@ def _numbers(column: Any, path: Path, name: str) -> Floats:
     if len(wrong):
         row = int(wrong[0])
         raise HistoryFileError(
-            f"{path}: column {name}: row {row}: {column.iloc[row]!r} is no number; leave empty what is not known"
+            f"{path}: column {name}: row {row}: {column.iloc[row]!r} is not a number; leave empty what is not known"
         )
     return np.array(numbers, dtype=np.float64)
 

@@ -146,7 +146,7 @@ class PrometheusHistory:
                 samples += [(float(at), float(value)) for at, value in series["values"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise HistoryError(
-                HistoryProblem.UNREADABLE, f"answer to {query!r} is no range of samples: {error!r}"
+                HistoryProblem.UNREADABLE, f"answer to {query!r} is not a range of samples: {error!r}"
             ) from error
         if sum(map(len, found.values())) > self._settings.most_samples:
             raise HistoryError(
@@ -221,7 +221,7 @@ def _parse(body: bytes, query: str) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise HistoryError(HistoryProblem.UNREADABLE, f"answer to {query!r} is no JSON: {error}") from error
+        raise HistoryError(HistoryProblem.UNREADABLE, f"answer to {query!r} is not JSON: {error}") from error
 
 
 def _refusal(status: int, body: bytes, query: str) -> HistoryError:

@@ -112,7 +112,7 @@ def _holidays(asked: Forecast | None, faults: list[str]) -> tuple[tuple[str, dat
             try:
                 found.append((holiday.name, date.fromisoformat(text)))
             except ValueError:
-                faults.append(f"scaling.forecast.holidays[{holiday.name}]: {text!r} is no day; write 2026-12-25")
+                faults.append(f"scaling.forecast.holidays[{holiday.name}]: {text!r} is not a day; write 2026-12-25")
     return tuple(found)
 
 

@@ -63,12 +63,6 @@ def node_status(name: str, shape: NodeShape, *, host_ip: str, now: datetime) -> 
     }
 
 
-def lost_conditions(now: datetime) -> list[dict[str, Any]]:
-    """What the node controller writes for a node that stopped reporting."""
-    text = ("Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")
-    return node_conditions(dict.fromkeys(_HEALTHY, text), now)
-
-
 def node_conditions(values: Mapping[str, tuple[str, str, str]], now: datetime) -> list[dict[str, Any]]:
     """Node conditions from (status, reason, message) by type."""
     return [

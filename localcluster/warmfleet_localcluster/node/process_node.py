@@ -20,15 +20,13 @@ from warmfleet_runtime.rest import ApiError
 from warmfleet_localcluster.node.access import ApiAccess
 from warmfleet_localcluster.node.addresses import AddressPool
 from warmfleet_localcluster.node.environment import base_environment
-from warmfleet_localcluster.node.objects import LEASE_NAMESPACE, lease_object, lost_conditions, node_object, node_status
+from warmfleet_localcluster.node.objects import LEASE_NAMESPACE, lease_object, node_object, node_status
 from warmfleet_localcluster.node.pod import PodRunner
 from warmfleet_localcluster.node.process import Reaper
 from warmfleet_localcluster.node.runtime import Runtime
 from warmfleet_localcluster.node.settings import ImageMap, NodeShape, Settings
-from warmfleet_localcluster.node.status import timestamp
 
 _LOG = logging.getLogger(__name__)
-_UNREACHABLE = "node.kubernetes.io/unreachable"
 _STATUS_EVERY = 6
 """Node statuses are renewed once in so many lease heartbeats."""
 
@@ -64,10 +62,8 @@ class ProcessNode:
         self._delete_nodes = delete_nodes
         self._nodes: dict[str, NodeShape] = {}
         self._uids: dict[str, str] = {}
-        self._dead: set[str] = set()
         self._pods: dict[str, PodRunner] = {}
         self._finished: dict[tuple[str, str], PodRunner] = {}
-        self._unclaimed: dict[str, Object] = {}
         self._keys, self._indexes = itertools.count(1), {shape.name: itertools.count() for shape in shapes}
         self._tasks: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -82,11 +78,11 @@ class ProcessNode:
 
     @property
     def names(self) -> list[str]:
-        """Names of the registered nodes that are alive."""
-        return sorted(set(self._nodes) - self._dead)
+        """Names of the registered nodes."""
+        return sorted(self._nodes)
 
     async def start(self) -> None:
-        """Register the nodes and begin to run pods; nodes with a provision time follow later."""
+        """Register the nodes and begin to run pods."""
         disk, memory = _folders()
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
         self._runtime = Runtime(
@@ -104,11 +100,7 @@ class ProcessNode:
         )
         for shape in self._shapes:
             for _ in range(shape.count):
-                name = self._name(shape)
-                if shape.provision_seconds > 0:
-                    self._spawn(self._provision(name, shape))
-                else:
-                    await self._register(name, shape)
+                await self._register(self._name(shape), shape)
         self._tasks = [asyncio.create_task(work()) for work in (self._watch_pods, self._watch_nodes, self._beat)]
 
     async def stop(self) -> None:
@@ -130,12 +122,6 @@ class ProcessNode:
 
     # -- what tests and demos do to nodes --------------------------------------------------------------------
 
-    async def add_node(self, shape: NodeShape) -> str:
-        """Register one more node, after its provision time; returns its name when it is there."""
-        name = self._name(shape)
-        await self._provision(name, shape)
-        return name
-
     async def cordon(self, name: str, *, unschedulable: bool = True) -> None:
         """Set (or lift) `spec.unschedulable`."""
         await self._client.patch(NODES, name, {"spec": {"unschedulable": unschedulable or None}})
@@ -146,41 +132,6 @@ class ProcessNode:
         kept = [t for t in node["spec"].get("taints") or [] if (t["key"], t["effect"]) != (key, effect)]
         taints = [*kept, {"key": key, "value": value, "effect": effect}]
         await self._client.patch(NODES, name, {"spec": {"taints": taints}})
-
-    async def kill_node(self, name: str) -> None:
-        """Lose a node at once: SIGKILL to all its processes and no further report.
-
-        Its Node becomes NotReady (Unknown) with the unreachable taints and its pods lose Ready, as the node
-        controller would write 40 seconds later; the pods stay until somebody deletes them or the Node.
-        """
-        self._dead.add(name)
-        runners = [runner for runner in self._pods.values() if runner.node == name]
-        for runner in runners:
-            self._forget(runner)
-        await asyncio.gather(*(runner.destroy() for runner in runners))
-        now = self._clock.wall()
-        await self._client.patch(
-            NODES, name, {"status": {"conditions": lost_conditions(now)}}, subresource="status", how="strategic"
-        )
-        for effect in ("NoSchedule", "NoExecute"):
-            await self.taint(name, _UNREACHABLE, effect=effect)
-        lost = {"type": "Ready", "status": "False", "reason": "NodeNotReady", "message": "Node is not ready"}
-        for runner in runners:
-            condition = {**lost, "lastTransitionTime": timestamp(now)}
-            await self._ignore_missing(
-                self._client.patch(
-                    PODS,
-                    runner.pod["metadata"]["name"],
-                    {"metadata": {"uid": runner.uid}, "status": {"conditions": [condition]}},
-                    runner.pod["metadata"]["namespace"],
-                    subresource="status",
-                    how="strategic",
-                )
-            )
-
-    async def remove_node(self, name: str) -> None:
-        """Delete a Node object; its pods go with it."""
-        await self._client.delete(NODES, name)
 
     def logs(self, namespace: str, pod: str, container: str) -> str:
         """Output of a container of a pod that runs, or of the last one of that name that ran.
@@ -203,10 +154,6 @@ class ProcessNode:
     def _name(self, shape: NodeShape) -> str:
         return f"{shape.name}-{next(self._indexes.setdefault(shape.name, itertools.count()))}"
 
-    async def _provision(self, name: str, shape: NodeShape) -> None:
-        await self._clock.sleep(shape.provision_seconds)
-        await self._register(name, shape)
-
     async def _register(self, name: str, shape: NodeShape) -> None:
         body = node_object(name, shape, host_ip=self._settings.host_ip, now=self._clock.wall())
         try:
@@ -218,11 +165,8 @@ class ProcessNode:
             node = await self._client.patch(NODES, name, {"metadata": body["metadata"], "spec": fresh})
         self._uids[name] = node["metadata"]["uid"]
         self._nodes[name] = shape
-        self._dead.discard(name)
         await self._report_node(name)
         await self._renew_lease(name)
-        for pod in [p for p in self._unclaimed.values() if p["spec"]["nodeName"] == name]:
-            self._pod_event(Event("ADDED", pod))
 
     async def _report_node(self, name: str) -> None:
         status = node_status(name, self._nodes[name], host_ip=self._settings.host_ip, now=self._clock.wall())
@@ -308,7 +252,6 @@ class ProcessNode:
     def _pod_event(self, event: Event) -> None:
         pod = event.object
         uid, node = pod["metadata"]["uid"], pod["spec"].get("nodeName")
-        self._unclaimed.pop(uid, None)
         runner = self._pods.get(uid)
         if event.type == "DELETED":
             if runner is not None:
@@ -316,10 +259,8 @@ class ProcessNode:
                 self._spawn(runner.destroy())
         elif runner is not None:
             runner.update(pod)
-        elif node in self._nodes and node not in self._dead:
+        elif node in self._nodes:
             self._run_pod(pod)
-        elif node:
-            self._unclaimed[uid] = pod
 
     def _run_pod(self, pod: Object) -> None:
         if (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"} or self._runtime is None:

@@ -19,7 +19,6 @@ class NodeShape:
             `pods` defaults to 110.
         taints: `{key, value, effect}` objects.
         count: How many nodes to register at the start.
-        provision_seconds: Logical seconds from the request for a node until it is there and Ready.
         env: Environment of its containers, as a device plugin and a runtime hook would add it.
     """
 
@@ -28,12 +27,11 @@ class NodeShape:
     allocatable: Mapping[str, str] = field(default_factory=dict)
     taints: Sequence[Mapping[str, str]] = ()
     count: int = 1
-    provision_seconds: float = 0.0
     env: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.count < 0 or self.provision_seconds < 0:
-            raise ValueError(f"NodeShape {self.name}: count and provision_seconds must not be negative")
+        if self.count < 0:
+            raise ValueError(f"NodeShape {self.name}: count must not be negative")
 
 
 @dataclass(frozen=True, slots=True)

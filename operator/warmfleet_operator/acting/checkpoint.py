@@ -67,6 +67,7 @@ class Checkpoints:
         api: Guarded client.
         clock: Ages and intervals.
         interval: Least logical seconds between two writes for the same deployment.
+        namespace: Where deployments are; empty: all namespaces.
     """
 
     def __init__(self, api: KubeApi, clock: Clock, interval: float, namespace: str = "") -> None:

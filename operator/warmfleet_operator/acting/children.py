@@ -80,7 +80,6 @@ class ChildrenKeeper:
     def __init__(self, api: KubeApi) -> None:
         self._api = api
         self._known: dict[Key, dict[_Name, _Known | None]] = {}
-        self._absent_checked: dict[Key, float] = {}
 
     async def keep(self, record: DeploymentRecord, children: Sequence[Object], now: float) -> tuple[Problem, ...]:
         """Apply what differs, delete what is no longer wanted.

@@ -29,7 +29,7 @@ _AHEAD = {
 }
 _WORDS = {
     ChosenBy.CAPACITY_LIMIT: "; limited by the InstanceTypes' limit.accelerators",
-    ChosenBy.BUDGET: "; limited by scaling.budget {budget:g} $/h, {spent:.4g} $/h are spent",
+    ChosenBy.BUDGET: "; limited by scaling.budget ${budget:g}/h, ${spent:.4g}/h are spent",
     ChosenBy.PREEMPTED: "; workers give way to a fleet of higher priority, or a margin to the demand of another",
     ChosenBy.SPOT_RESERVE: "; spot capacity may be reclaimed at once",
     ChosenBy.CHEAPER_MIX: "; what is bought replaces dearer workers",

@@ -132,7 +132,7 @@ def _mix(draft: Draft) -> Note:
         deeds.append(f"cancel drains: {len(draft.cancels)}")
     if growth.short is not None:
         deeds.append(_SHORT[growth.short])
-    text = f"{there}: {', '.join(deeds) or 'nothing to buy'}"
+    text = f"{there}: {', '.join(deeds) or 'nothing to create'}"
     figures = _known(
         ready=len(roster.ready),
         ready_rps=draft.ready,

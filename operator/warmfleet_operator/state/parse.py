@@ -199,7 +199,7 @@ def forecast_from(body: Body, now: float, wall_epoch: float) -> ForecastRecord |
         return ForecastRecord(key, uid, target, fault=f"its status cannot be read: {error}"[:500])
     issued = epoch(status.issued_at)
     table = LeadWindowTable.from_status(status)
-    fault = table if isinstance(table, str) else "" if issued is not None else "issuedAt is no RFC 3339 time"
+    fault = table if isinstance(table, str) else "" if issued is not None else "issuedAt is not an RFC 3339 time"
     return ForecastRecord(
         key=key,
         uid=uid,

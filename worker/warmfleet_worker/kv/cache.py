@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 
 import zmq
 from warmfleet_contracts.agent import EngineCounters, KvValue, SentState, Strategy
@@ -17,6 +14,7 @@ from warmfleet_runtime.clock import Clock
 
 from warmfleet_worker.drain_events import EngineExited, EngineReady, Event
 from warmfleet_worker.engines.base import EngineAdapter, Load
+from warmfleet_worker.engines.shm import EngineShm
 from warmfleet_worker.kv.chains import HotChains
 from warmfleet_worker.kv.events import Batch, KvEventReader
 from warmfleet_worker.kv.folder import StoreFolder
@@ -35,61 +33,7 @@ PRUNE_PERIOD = 300.0
 """Real seconds between two prunings of a folder, by whichever of the agents comes first."""
 NOTE_PERIOD = 15.0
 """Real seconds between two notes of hot prompts."""
-SHM_PATTERN = "vllm_offload_*.mmap"
-"""Shared memory that a killed vLLM leaves behind."""
-ONE_START = 20.0
-"""Real seconds within which all engine processes of one start make their shared memory; a restart takes longer."""
 _LOG = logging.getLogger(__name__)
-
-
-class EngineShm:
-    """Removes the shared memory of an engine that has exited.
-
-    Files are noted when the engine serves, and only noted ones are removed: a new engine may be making its own already.
-
-    Args:
-        folder: The engine's /dev/shm.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._noted: set[Path] = set()
-
-    def note(self) -> None:
-        """The engine serves: what is there is its own."""
-        self._noted = set(self._folder.glob(SHM_PATTERN))
-
-    def sweep(self) -> int:
-        """An engine is on its way up: removes what those left that died on theirs; returns the number of files.
-
-        All regions of one start are made at about the same time. One that is much older than the youngest is none of
-        them; each holds as much memory as the host tier.
-        """
-        made: dict[Path, float] = {}
-        for path in self._folder.glob(SHM_PATTERN):
-            with contextlib.suppress(FileNotFoundError):
-                made[path] = path.stat().st_mtime
-        youngest = max(made.values(), default=0.0)
-        return self._remove(path for path, at in made.items() if youngest - at > ONE_START)
-
-    def clean(self) -> int:
-        """The engine has exited; returns the number of files removed."""
-        removed = self._remove(self._noted)
-        self._noted.clear()
-        return removed
-
-    @staticmethod
-    def _remove(paths: Iterable[Path]) -> int:
-        removed = 0
-        for path in paths:
-            try:
-                path.unlink()
-                removed += 1
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                _LOG.warning("shared memory left behind: %s", error)
-        return removed
 
 
 @dataclass

@@ -31,6 +31,9 @@ Group = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Time = Annotated[float, msgspec.Meta(ge=0, le=2**33)]
 Token = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
+BlockKey = tuple[BlockHash, int]
+"""Hash of a block as the events write it, and its KV cache group."""
+
 
 _TOKENS = msgspec.msgpack.Decoder(list[Token])
 
@@ -97,9 +100,6 @@ class BlockRemoved(msgspec.Struct, tag="BlockRemoved", gc=False):
 
 class AllBlocksCleared(msgspec.Struct, tag="AllBlocksCleared", gc=False):
     """The cache was emptied."""
-
-
-KvEvent = BlockStored | BlockRemoved | AllBlocksCleared
 
 
 class Batch(msgspec.Struct, array_like=True, gc=False):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmfleet_worker.kv.handover import BlockKey
+from warmfleet_worker.kv.events import BlockKey
 
 PRIVATE = 0o2770
 """Mode of the root: owner and group only, and new files take the group."""
@@ -32,13 +32,11 @@ class Pruned:
     Attributes:
         files: Files removed.
         bytes: Their size.
-        left_bytes: Size of what stays.
         refused: Files that could not be removed.
     """
 
     files: int
     bytes: int
-    left_bytes: int
     refused: int
 
 
@@ -102,7 +100,7 @@ class StoreFolder:
             gone = _remove(path)
             left -= gone * size
             removed, freed, refused = removed + gone, freed + gone * size, refused + (not gone)
-        return Pruned(removed, freed, left, refused)
+        return Pruned(removed, freed, refused)
 
     def take_turn(self, *, now: float, period: float) -> bool:
         """Whether it is this agent's turn to prune: nobody has within ``period`` seconds."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.base import Load
 
-BlockKey = tuple[bytes | int, int]
-"""Hash of a block as the engine's events write it, and its KV cache group."""
-
 Look = Callable[[], Awaitable[Load | None]]
 """One fresh look at the engine's metrics; None when they could not be read."""
-
 
 Progress = Callable[[HandoverProgress], None]
 """Takes what a hand-over has reached so far."""
@@ -36,18 +32,3 @@ class Handover(Protocol):
         Raises:
             HandoverError: It cannot be done this way.
         """
-
-
-class Ledger(Protocol):
-    """What a strategy wants to know about the engine's blocks."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether no event was missed."""
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens of the prefix blocks that the engine holds in accelerator memory."""
-
-    def unstored(self) -> Mapping[BlockKey, int]:
-        """Tokens by block that the engine holds and has not told to be in the shared store."""

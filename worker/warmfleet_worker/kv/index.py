@@ -29,8 +29,7 @@ from collections.abc import Iterable, Sequence
 
 from warmfleet_contracts.sketch import SPACE, Sketch, sample, value_of
 
-from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockHash, BlockRemoved, BlockStored
-from warmfleet_worker.kv.handover import BlockKey
+from warmfleet_worker.kv.events import AllBlocksCleared, Batch, BlockHash, BlockKey, BlockRemoved, BlockStored
 
 LIMIT = 1_500_000
 """Rows."""

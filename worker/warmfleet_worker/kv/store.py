@@ -21,8 +21,9 @@ from warmfleet_runtime.clock import Clock
 
 from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.base import OffloadState
+from warmfleet_worker.kv.events import BlockKey
 from warmfleet_worker.kv.folder import StoreFolder
-from warmfleet_worker.kv.handover import BlockKey, HandoverError, Look, Progress
+from warmfleet_worker.kv.handover import HandoverError, Look, Progress
 from warmfleet_worker.kv.index import BlockIndex
 from warmfleet_worker.threads import in_thread
 

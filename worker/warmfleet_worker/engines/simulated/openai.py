@@ -12,7 +12,6 @@ import msgspec
 from warmfleet_worker.engines.simulated.tokens import chat_text, natural_length, token_bytes, tokenize
 
 DEFAULT_COMPLETION_TOKENS = 16
-MAX_STRING = 64 * 1024 * 1024
 
 
 class ApiError(Exception):
