@@ -11,11 +11,11 @@ from planning_specs import KEY, deployment, itype, scaling, spec
 from planning_world import START, Cluster, decide, traffic, workers, world
 from warmfleet_contracts.leadwindow import LeadWindowTable, TrafficState, Window
 from warmfleet_contracts.reasons import ChosenBy
-from warmfleet_operator.planning import blend, foresight, steering
+from warmfleet_operator.planning import foresight, rehearsal
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state import checkpoint
-from warmfleet_operator.state.decisions import DeploymentPlan, Stage
-from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Steering
+from warmfleet_operator.state.decisions import Stage
+from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Rehearsal
 from warmfleet_operator.state.records import FleetSnapshot, ForecastRecord, Key
 
 NOON = 1_795_000_000.0
@@ -134,71 +134,20 @@ def test_traffic_that_an_event_brought_is_not_multiplied_again() -> None:
     assert here.serving() == 15
 
 
-def test_steering_follows_the_budget_and_is_bounded() -> None:
-    def after(missed: float | None, hours: float) -> Steering:
-        state = Steering(mean=10.0)
-        for _ in range(int(hours * 60)):
-            state = steering.steer(state, target=0.01, arrivals=10.0, missed=missed, passed=60.0)
-        return state
-
-    start = steering.chance(Steering(), 0.01)
-    assert steering.chance(after(steering.AIM * 0.01, 24.0), 0.01) == pytest.approx(start)
-    assert steering.chance(after(0.02, 24.0), 0.01) < start < steering.chance(after(0.0, 24.0), 0.01)
-    assert after(None, 24.0).error == 0.0
-    assert after(1.0, 240.0).error == steering.MOST
-    assert after(0.0, 240.0).error == -steering.LEAST
-
-
-def test_a_fleet_that_began_idle_counts_an_hour_as_an_hour() -> None:
-    def after(*rates: float) -> Steering:
-        state = Steering()
-        for rate in rates:
-            state = steering.steer(state, target=0.01, arrivals=rate, missed=0.0, passed=60.0)
-        return state
-
-    busy, idle_first = after(*[10.0] * 61), after(0.0, *[10.0] * 60)
-    assert busy.error == pytest.approx(-61.0 / 1440.0)
-    assert -4.0 / 24.0 < idle_first.error < busy.error
-    assert idle_first.leeway == busy.leeway == 0.0
-    assert idle_first.mean == pytest.approx(10.0 * 60.0 / 61.0, rel=0.01)
-    assert after(*[10.0] * 3000).seen == pytest.approx(1.0 - math.exp(-3000.0 / 1440.0))
-
-
-def test_a_budget_that_nothing_spends_becomes_leeway_and_what_is_late_takes_it_back() -> None:
-    def after(state: Steering, missed: float | None, hours: float) -> Steering:
-        for _ in range(int(hours * 60)):
-            state = steering.steer(state, target=0.01, arrivals=10.0, missed=missed, passed=60.0)
-        return state
-
-    first = after(Steering(mean=10.0), 0.0, 18.0)
-    assert first.leeway == pytest.approx(0.0, abs=1e-9), "the boldest chance comes first"
-    bold = after(first, 0.0, 24.0)
-    assert bold.leeway == pytest.approx(steering.EASE)
-    assert after(bold, None, 24.0).leeway == bold.leeway
-    assert after(bold, 0.0, 240.0).leeway == 1.0
-    aim = steering.AIM * 0.01
-    assert after(bold, 2.0 * aim, 6.0).leeway == pytest.approx(bold.leeway / 2.0), "twice as fast as it came"
-    assert after(bold, 1.0, 1.0).leeway == 0.0
-    full = steering.steer(bold, target=0.01, arrivals=10.0, missed=0.5, passed=60.0, steerable=False)
-    assert (full.error, full.leeway < bold.leeway) == (bold.error, True), "late at a limit is no debt, but no leeway"
-    assert after(Steering(mean=10.0), aim, 240.0).leeway == 0.0, "whoever spends the budget has none"
-    assert steering.taken(bold, 0.0) == bold.leeway
-    assert steering.taken(bold, steering.EASE_LEAD_S) == pytest.approx(bold.leeway / 2.0)
-    assert steering.taken(replace(bold, leeway=1e9), 0.0) == 1.0, "whatever a checkpoint holds"
-
-
-def test_with_leeway_requests_may_wait() -> None:
-    def need(leeway: float) -> DeploymentPlan:
-        memory = remembered(40.0)
-        known = replace(memory.deployments[KEY], steering=Steering(-steering.LEAST, 40.0, leeway))
-        return decide(asking(forecast(flat(0.2))), PlannerMemory({KEY: known}))
-
-    none, half, most = need(0.0), need(0.5), need(1.0)
-    figures = [one.figures["need_up_rps"] for one in (none, half, most)]
-    assert figures[0] > figures[1] > figures[2] >= (1.0 - blend.LEEWAY) * 40.0
-    assert figures[0] >= 40.0 > figures[2]
-    said = [" ".join(note.text for note in one.trace() if note.stage is Stage.BLEND) for one in (none, half, most)]
-    assert ["some may wait" in text for text in said] == [False, True, True]
+@pytest.mark.parametrize(
+    ("position", "need", "said"),
+    [
+        (5.0, 40.0 * math.exp(0.2), "exceeded with a chance of 0.4"),
+        (17.0, 400.0, "of the highest rate known"),  # the table says 1e6: no more than twice what was seen
+        (0.0, 40.0 / (0.85 * 1.6), "counting on 160%"),
+    ],
+)
+def test_the_margin_that_was_rehearsed_is_asked_for_and_said(position: float, need: float, said: str) -> None:
+    memory = remembered(40.0)
+    known = replace(memory.deployments[KEY], rehearsal=Rehearsal(at=START - 1.0, position=position))
+    made = decide(asking(forecast(flat(0.2))), PlannerMemory({KEY: known}))
+    assert made.figures["need_up_rps"] == pytest.approx(need, rel=0.01)
+    assert said in " ".join(note.text for note in made.trace() if note.stage is Stage.BLEND)
 
 
 @pytest.mark.parametrize(("expects", "believed"), [(-0.5, False), (0.0, True), (0.2, True), (0.5, False)])
@@ -235,32 +184,39 @@ def test_what_may_wait_through_the_start_up_needs_no_margin(ttft: str, lead: flo
     assert made.figures["need_up_rps"] >= 40.0 + 600 / lead - 1e-6, "a queue counts however long it may wait"
 
 
-def test_late_requests_lower_the_chance_unless_nothing_can_be_done() -> None:
-    def error(attained: float = 0.5, limit: int | None = None, **changes: Any) -> float:
-        demand = traffic(40.0, slo_attainment=attained)
-        snapshot = replace(asking(**changes), demand={KEY: demand})
+def test_late_requests_count_against_the_rehearsal_unless_nothing_can_be_done() -> None:
+    def missed(attained: float = 0.5, limit: int | None = None, **changes: Any) -> float:
+        snapshot = asking(**changes)
         if limit is not None:
             snapshot = replace(snapshot, instance_types={"h100": itype(limit={"accelerators": limit})})
-        _, memory = plan(snapshot, remembered(40.0), START)
-        return memory.deployments[KEY].steering.error
+        memory = remembered(40.0)
+        for now in (START, START + 30.0):
+            demand = {KEY: traffic(40.0, at=now, slo_attainment=attained)}
+            _, memory = plan(replace(snapshot, demand=demand), memory, now)
+        return memory.deployments[KEY].rehearsal.missed
 
-    assert error() > 0.0
-    assert error(max=5) == 0.0
     held = len(asking().workers)
-    assert error(limit=held) == 0.0, "the pool is full"
-    assert error(limit=held + 1) > 0.0
-    assert error(1.0, limit=held) == error(1.0, max=5) == error(1.0) < 0.0, "a debt does not keep a limit full for ever"
+    assert missed() == pytest.approx(0.5 * 40.0 * 30.0)
+    assert missed(max=5) == missed(limit=held) == missed(1.0) == 0.0
+    assert missed(limit=held + 1) > 0.0
 
 
 def test_the_checkpoint_keeps_what_was_learned() -> None:
     known = remembered(40.0).deployments[KEY]
-    known = replace(known, steering=Steering(1.25, 38.5, 0.75, 0.5), misfit=0.25)
+    count = len(rehearsal.MARGINS)
+    learned = Rehearsal(None, (), (1.5,) * count, (2.5e9,) * count, 1e12, 3.5, 4.5, 5.5, 2.5, 77.0)
+    known = replace(known, rehearsal=learned, misfit=0.25)
     back = checkpoint.load(checkpoint.dump(known, START), 77.0)
-    assert back.steering == known.steering
+    assert back.rehearsal == learned
     assert (back.peak, back.usual, back.misfit) == (known.peak, known.usual, 0.25)
     assert back.traffic == replace(known.traffic, at=72.0)  # type: ignore[type-var]
-    older = checkpoint.load(checkpoint.dump(known, START) | {"steering": [1.25, 38.5]}, 77.0)
-    assert older.steering == Steering(1.25, 38.5)
+    older = {name: value for name, value in checkpoint.dump(known, START).items() if name != "rehearsal"}
+    assert checkpoint.load(older | {"steering": [1.25, 38.5]}, 77.0).rehearsal == Rehearsal()
+    for wrong in ({"sums": [1.0]}, {"late": [-1.0] * count}, {"late": [1.0]}, {"cost": None}, "x"):
+        broken = checkpoint.dump(known, START)
+        broken["rehearsal"] = {**broken["rehearsal"], **wrong} if isinstance(wrong, dict) else wrong
+        with pytest.raises(checkpoint.CheckpointError, match="rehearsal"):
+            checkpoint.load(broken, 77.0)
     with pytest.raises(checkpoint.CheckpointError, match="traffic"):
         checkpoint.load(checkpoint.dump(known, START) | {"traffic": [0.0, -1.0, 0.0, 0.0, 0.0, 0.0]}, 77.0)
 

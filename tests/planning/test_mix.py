@@ -17,7 +17,7 @@ from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 from warmfleet_operator.planning.mix.cover import Item, cover
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan
-from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Steering
+from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Rehearsal
 from warmfleet_operator.state.records import FleetSnapshot, InstanceTypeRecord, Key, WorkerRecord
 
 HIGH, LOW = Key("team-a", "high"), Key("team-a", "low")
@@ -73,7 +73,7 @@ def test_a_budget_bounds_what_is_bought_and_it_is_said() -> None:
     body = spec(scaling={"min": 1, "max": 20, "budget": {"maxCostPerHour": 14}})
     made = decide(world(workers(2), traffic(60.0), record=deployment(body)))
     assert (made.desired, made.chosen_by, made.limited) == (3, ChosenBy.BUDGET, Reason.BUDGET_EXHAUSTED)
-    assert "scaling.budget 14 $/h" in made.message
+    assert "scaling.budget $14/h" in made.message
 
 
 def test_workers_on_their_way_out_still_cost() -> None:
@@ -207,7 +207,7 @@ def _fearful(levels: tuple[float, float], people: list[WorkerRecord], limit: int
             at=START - 5.0,
             traffic=TrafficState(START - 5.0, level, level, level, 0.04, 0.04),
             peak=90.0,
-            steering=Steering(4.5, level),
+            rehearsal=Rehearsal(at=START - 5.0, position=17.0),
         )
         for key, level in zip((HIGH, LOW), levels, strict=True)
     }

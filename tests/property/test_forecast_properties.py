@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planning_specs import KEY, deployment, scaling, spec
 from planning_world import START, traffic, workers, world
-from warmfleet_contracts.leadwindow import MOST_RATIO, TrafficState
+from warmfleet_contracts.leadwindow import MOST_PEAKS, MOST_RATIO, TrafficState
 from warmfleet_contracts.reasons import Reason
-from warmfleet_operator.planning.blend import LEEWAY, MOST_BAND, UP
+from warmfleet_operator.planning import rehearsal
+from warmfleet_operator.planning.blend import DOWN, MOST_BAND, UP, Rule
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state import parse
-from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Steering
+from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Rehearsal
 
 UNIT = 10.0
 WALL = 1_795_000_000.0
@@ -67,7 +68,7 @@ def statuses(draw: st.DrawFn) -> dict[str, Any]:
     arrivals=st.floats(0, 300),
     state=st.tuples(st.floats(0, 300), st.floats(0, 4)),
     peak=st.floats(0, 400),
-    steering=st.tuples(st.floats(-1e9, 1e9), st.one_of(st.just(0.0), st.floats(-1e9, 1e9))),
+    position=st.tuples(st.one_of(st.floats(-1, 20), st.floats(-1e9, 1e9)), st.booleans()),
     there=st.integers(1, 40),
 )
 def test_a_forecast_does_no_harm_beyond_the_stated_bound(
@@ -75,7 +76,7 @@ def test_a_forecast_does_no_harm_beyond_the_stated_bound(
     arrivals: float,
     state: tuple[float, float],
     peak: float,
-    steering: tuple[float, float],
+    position: tuple[float, bool],
     there: int,
 ) -> None:
     body = {"metadata": {"name": "f", "namespace": KEY.namespace, "uid": "u"}, "status": status}
@@ -91,7 +92,7 @@ def test_a_forecast_does_no_harm_beyond_the_stated_bound(
         traffic=seen,
         peak=peak,
         forecast_since=START - 900.0,
-        steering=Steering(steering[0], None, steering[1]),
+        rehearsal=Rehearsal(START - (5.0 if position[1] else 900.0), position=position[0]),
     )
     made, after = plan(snapshot, PlannerMemory({KEY: memory}), START)
     one = made.deployments[KEY]
@@ -100,8 +101,11 @@ def test_a_forecast_does_no_harm_beyond_the_stated_bound(
     kept = after.deployments[KEY].traffic
     assert kept is not None
     lasting = min(arrivals, kept.mid)
-    if after.deployments[KEY].steering.leeway > 0.0:
-        lasting = (1.0 - LEEWAY) * min(lasting, kept.slow)
+    taken = rehearsal.margin(after.deployments[KEY].rehearsal)
+    if taken.rule is Rule.REACTIVE:
+        lasting, most = arrivals / (UP * taken.value), max(most, arrivals / (DOWN * taken.value))
+    elif taken.rule is Rule.RECORD:
+        most = max(most, MOST_PEAKS * after.deployments[KEY].peak)
     assert lasting - 1e-6 <= one.figures["need_up_rps"] <= most + 1e-6
     assert one.figures["need_up_rps"] <= one.figures["need_down_rps"] <= most * (1.0 + MOST_BAND) + 1e-6
     assert math.ceil(lasting / UNIT - 1e-6) <= one.desired <= max(there, math.ceil(most / UNIT))

@@ -218,7 +218,9 @@ def _figures(draft: Draft, out: Shrink) -> dict[str, float]:
             "need_down_rps": draft.need.down,
         }
         if draft.need.forecast is not None:
-            figures |= {"forecast_rps": draft.need.forecast, "chance": draft.need.chance or 0.0}
+            figures["forecast_rps"] = draft.need.forecast
+        if draft.need.chance is not None:
+            figures["chance"] = draft.need.chance
         if draft.ready > 0:
             figures["utilisation"] = draft.need.now / draft.ready
     return figures

@@ -1,18 +1,17 @@
-"""Which margin: the cheapest of those that, rehearsed on the deployment's own traffic, keep the objective.
+"""Which margin: the boldest of those that, rehearsed on the deployment's own traffic, keep the objective.
 
-Every margin of ``FAMILIES`` has a fleet of its own that exists in numbers alone. It sees the arrivals and the table
-that the deployment sees, has its start-up time, hold and limits, and is served as a fluid. So what each margin
-would have cost, and how many requests would have been late with it, is known without trying it on anybody::
+Every margin of ``MARGINS`` has a fleet of its own that exists in numbers alone. It sees the arrivals and the table that
+the deployment sees, has its start-up time, hold and limits, and is served as a fluid. So what each margin would have
+cost, and how many requests would have been late with it, is known without trying it on anybody::
 
     late_m     = (requests that were late with m + PRIOR_DAYS of the usual share) / (requests + PRIOR_DAYS of them)
-    cost_m     = seconds of workers, paid from their start to their end        both with a memory of MEMORY_S
-    trust      = (missed + some) / (rehearsed + some), within TRUST            what came true over what was rehearsed
-    goal       = AIM * (1 - slo.attainment) / trust        without AIM for what is held of the record: it is dear
-    margin     = per family: where late_m = goal, between two neighbours; of the families the cheaper one
+                 with a memory of up to MEMORY_S; PRIOR_DAYS fade with a memory of half a day
+    truth      = (missed + some) / (rehearsed + some), within TRUTH      what came true over what was rehearsed
+    goal       = AIM * (1 - slo.attainment) / truth                      AIM_RECORD where a share of the record is held
+    margin     = the first, from bold to safe, with late_m <= goal; between it and its neighbour, where late_m = goal
 
 The objective is a floor: what is aimed for is missed half of the time, so less than the budget is aimed for. What no
 margin prevents makes none of them look better, so a bad day that nobody could foresee does not buy a week of workers.
-The reactive rule is among the margins: a deployment whose forecast is worth nothing pays no more than without one.
 
 No margin is taken that costs more than MOST_DEARER times the cheapest one; where none is good enough within that, it is
 the one with the fewest late requests. What a margin on the record misses while the record is being made is not held
@@ -26,45 +25,43 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from warmfleet_operator.planning import blend
 from warmfleet_operator.planning.blend import RAREST, Margin, Rule, Sight
 from warmfleet_operator.state.memory import Coming, Rehearsal, Trial
 
 DAY_S = 86_400.0
-MEMORY_S = 4 * DAY_S
+LEAST_MEMORY_S, MEMORY_S = DAY_S / 4, 4 * DAY_S
+"""Memory of what was shown, seconds: twice the time that it stands for, so that a first day, without a table and
+without a record, is soon forgotten; at most four days."""
 EVERY_S = 30.0
 """Seconds between two steps of the rehearsal."""
 MOST_GAP_S = 150.0
 """After a longer gap the fleets begin anew with what is there; what they showed stays."""
-AIM = 0.7
-"""Share of the budget of late requests that is aimed for."""
+AIM, AIM_RECORD = 0.7, 0.8
+"""Share of the budget of late requests that is aimed for; with a margin on the record, which is dear."""
 PRIOR_DAYS = 0.3
-TRUST = (0.5, 3.0)
+"""For how much traffic the usual shares count at first, in days of it."""
+TRUTH = (0.5, 3.0)
+"""Bounds of what came true over what was rehearsed."""
 MOST_DEARER = 8.0
-CHEAPER = (0.99, 0.96)
-"""The other family is taken when it costs less than this times the present one: no change for a trifle, and none from
-what looks ahead to what does not for little more."""
+"""Most cost of a margin that is taken, over the cheapest one's."""
 DRAIN_S = 30.0
 """Seconds for which a worker that leaves is paid for."""
 LONGEST_WAIT_S = 60.0
 """Requests that wait for longer than this, or the objective, give up."""
 RAISED = 1.01
-_SHARES = (1.6, 1.5, 1.4, 1.3, 1.2, 1.0)
-_CHANCES = (0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, RAREST)
-_RECORDS = (0.4, 0.55, 0.7, 0.85, 1.0)
-FAMILIES: tuple[tuple[Margin, ...], ...] = (
-    (*(Margin(Rule.QUANTILE, q) for q in _CHANCES), *(Margin(Rule.RECORD, share) for share in _RECORDS)),
-    tuple(Margin(Rule.REACTIVE, share) for share in _SHARES),
+"""A rate this much above the highest one known is a new record."""
+MARGINS: tuple[Margin, ...] = (
+    *(Margin(Rule.REACTIVE, share) for share in (1.6, 1.5, 1.4, 1.3, 1.2)),
+    *(Margin(Rule.QUANTILE, chance) for chance in (0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, RAREST)),
+    *(Margin(Rule.RECORD, share) for share in (0.4, 0.55, 0.7, 0.85, 1.0)),
 )
-"""From cheap to safe, each."""
-MARGINS = tuple(margin for family in FAMILIES for margin in family)
-_FIRST = (0, len(FAMILIES[0]), len(MARGINS))
+"""From bold to safe: a queue decides; a chance is taken; what was needed before is held."""
 USUAL = (
+    *((0.1, 0.96), (0.09, 1.0), (0.085, 1.04), (0.083, 1.05), (0.081, 1.06)),
     *((0.08, 1.07), (0.053, 1.09), (0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2), (0.0043, 1.25)),
     *((0.0015, 1.35), (0.0009, 1.8), (0.0007, 2.0), (0.0005, 2.2), (0.0003, 2.4), (0.0001, 2.6)),
-    *((0.1, 0.96), (0.08, 1.0), (0.06, 1.04), (0.04, 1.08), (0.02, 1.14), (0.004, 1.33)),
 )
 """Share of late requests and cost over the optimum's, by margin, as on public traces: what is assumed at first."""
 _SOME = 1e-5
@@ -118,7 +115,7 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
     if not (0.0 <= passed <= MOST_GAP_S and len(state.trials) == len(MARGINS)):
         return _begun(state, stage, target, now)
     before, requests = state, stage.arrivals * passed
-    memory = math.exp(-passed / MEMORY_S)
+    memory = math.exp(-passed / min(max(LEAST_MEMORY_S, 2.0 * state.seconds), MEMORY_S))
     raised = now + stage.lead_s if stage.seen.held > RAISED * state.held else state.raised_until
     learning = now <= raised
     trials, late, cost, shares = [], [], [], []
@@ -133,7 +130,7 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
     missed, rehearsed = before.missed * memory, before.rehearsed * memory
     if stage.missed is not None and stage.steerable:
         missed += stage.missed * requests
-        rehearsed += _between(shares, before.family, before.position) * requests
+        rehearsed += _between(shares, before.position) * requests
     after = Rehearsal(
         at=now,
         trials=tuple(trials),
@@ -143,7 +140,6 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
         seconds=before.seconds * memory + passed,
         missed=missed,
         rehearsed=rehearsed,
-        family=before.family,
         position=before.position,
         held=max(stage.seen.held, before.held * memory),
         raised_until=raised,
@@ -152,8 +148,8 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
 
 
 def chosen(state: Rehearsal, target: float) -> Rehearsal:
-    """With the family and the position in it that keep ``target`` at the least cost."""
-    weight = PRIOR_DAYS * DAY_S * state.requests / state.seconds if state.seconds > 0.0 else 1.0
+    """With the boldest position that keeps ``target``."""
+    weight = _prior(state)
     known = state.requests + weight
     late = [(count + weight * usual) / known for count, (usual, _) in zip(state.late, USUAL, strict=True)]
     level = sum(state.cost) / sum(cost for _, cost in USUAL)
@@ -162,36 +158,36 @@ def chosen(state: Rehearsal, target: float) -> Rehearsal:
         (c / level if level > 0.0 else usual) * (1.0 - rate) + usual * rate
         for c, (_, usual) in zip(state.cost, USUAL, strict=True)
     ]
-    goal = target / trust(state, target)
-    most = MOST_DEARER * min(cost)
-    found = [_cheapest(late[a:b], cost[a:b], goal, most, MARGINS[a:b]) for a, b in pairwise(_FIRST)]
-    present = state.family
-    good = [f for f, (_, _, fits) in enumerate(found) if fits]
-    if good:
-        family = min(good, key=lambda f: found[f][0] / (1.0 if f == present else CHEAPER[f]))
-    else:
-        family = min(range(len(found)), key=lambda f: late[_FIRST[f] + round(found[f][1])])
-    return replace(state, family=family, position=found[family][1])
+    return replace(state, position=_boldest(late, cost, target / truth(state, target)))
 
 
-def trust(state: Rehearsal, target: float) -> float:
-    """What came true over what was rehearsed, within ``TRUST``: above 1, fewer late requests are aimed for."""
+def _prior(state: Rehearsal) -> float:
+    """Requests that the usual shares count for: fewer and fewer, the more has been seen."""
+    if state.seconds <= 0.0:
+        return 1.0
+    return PRIOR_DAYS * DAY_S * math.exp(-2.0 * state.seconds / DAY_S) * state.requests / state.seconds
+
+
+def truth(state: Rehearsal, target: float) -> float:
+    """What came true over what was rehearsed, within ``TRUTH``: above 1, fewer late requests are aimed for."""
     some = AIM * target * PRIOR_DAYS * DAY_S * (state.requests / state.seconds if state.seconds > 0.0 else 1.0)
     some = max(some, 1e-9)
-    return min(max((state.missed + some) / (state.rehearsed + some), TRUST[0]), TRUST[1])
+    return min(max((state.missed + some) / (state.rehearsed + some), TRUTH[0]), TRUTH[1])
 
 
 def margin(state: Rehearsal) -> Margin:
     """The margin at the position that was chosen: between two neighbours, what lies between them."""
-    family = FAMILIES[min(max(state.family, 0), len(FAMILIES) - 1)]
-    position = min(max(state.position, 0.0), len(family) - 1.0)
-    i = min(int(position), len(family) - 2)
-    low, high, share = family[i], family[i + 1], position - i
+    position = min(max(state.position, 0.0), len(MARGINS) - 1.0)
+    i = min(int(position), len(MARGINS) - 2)
+    low, high, share = MARGINS[i], MARGINS[i + 1], position - i
     if low.rule is Rule.QUANTILE and high.rule is Rule.QUANTILE:
         return Margin(Rule.QUANTILE, low.value * (high.value / low.value) ** share)
-    if low.rule is Rule.QUANTILE:  # the rarest chance, and nothing of the record yet
-        return low if share <= 0.0 else Margin(Rule.RECORD, high.value * share)
-    return Margin(low.rule, low.value + (high.value - low.value) * share)
+    if low.rule is high.rule:
+        return Margin(low.rule, low.value + (high.value - low.value) * share)
+    if share <= 0.0:
+        return low
+    # Nothing lies between a queue that decides and a chance; between the rarest chance and the record, none of it yet.
+    return high if low.rule is Rule.REACTIVE else Margin(Rule.RECORD, high.value * share)
 
 
 def late(queue: int | None, ready: float, objective_s: float) -> float | None:
@@ -280,26 +276,25 @@ def _late(before: float, after: float, most: float) -> float:
     return 1.0 if low >= most else (high - most) / (high - low)
 
 
-def _between(values: Sequence[float], family: int, position: float) -> float:
-    """What lies at a position of a family."""
-    first, last = _FIRST[family], _FIRST[family + 1] - 1
-    i = min(first + int(position), last - 1)
-    share = min(max(first + position - i, 0.0), 1.0)
+def _between(values: Sequence[float], position: float) -> float:
+    """What lies at a position."""
+    i = min(max(int(position), 0), len(values) - 2)
+    share = min(max(position - i, 0.0), 1.0)
+    if MARGINS[i].rule is Rule.REACTIVE is not MARGINS[i + 1].rule:
+        share = math.ceil(share)
     return values[i] + (values[i + 1] - values[i]) * share
 
 
-def _cheapest(
-    late: Sequence[float], cost: Sequence[float], target: float, most: float, family: Sequence[Margin]
-) -> tuple[float, float, bool]:
-    """(cost, position, whether it keeps the goal) of the first margin of a family that does; else of the safest."""
+def _boldest(late: Sequence[float], cost: Sequence[float], target: float) -> float:
+    """The first position that is good enough; where none is that can be paid, the one that misses least."""
+    most = MOST_DEARER * min(cost)
     affordable = [i for i in range(len(cost)) if cost[i] <= most]
     for i in affordable:
-        goal = target if family[i].rule is Rule.RECORD else AIM * target
-        if late[i] <= goal:
-            if i == 0:
-                return cost[0], 0.0, True
-            high, low, aim = (math.log(value + _SOME) for value in (late[i - 1], late[i], goal))
-            share = min(max((high - aim) / max(high - low, 1e-9), 0.0), 1.0)
-            return cost[i - 1] + (cost[i] - cost[i - 1]) * share, i - 1 + share, True
-    best = min(affordable or [0], key=lambda i: (round(late[i], 5), cost[i]))
-    return cost[best], float(best), False
+        goal = (AIM_RECORD if MARGINS[i].rule is Rule.RECORD else AIM) * target
+        if late[i] > goal:
+            continue
+        if i == 0 or MARGINS[i - 1].rule is Rule.REACTIVE is not MARGINS[i].rule:
+            return float(i)
+        high, low, aim = (math.log(value + _SOME) for value in (late[i - 1], late[i], goal))
+        return i - 1 + min(max((high - aim) / max(high - low, 1e-9), 0.0), 1.0)
+    return float(min(affordable, key=lambda i: (round(late[i], 5), cost[i])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from warmfleet_operator.planning.blend import DOWN, UP, Basis
+from warmfleet_operator.planning.blend import DOWN, UP, Basis, Margin, Rule
 from warmfleet_operator.planning.capacity import Offer
 from warmfleet_operator.planning.draft import Draft
 from warmfleet_operator.planning.explain import Verdict
@@ -110,17 +110,27 @@ def _blend(draft: Draft) -> Note:
     )
     if need.basis is not Basis.REACTIVE:
         ahead = "" if need.forecast is None else f"up to {need.forecast:.3g} req/s until a new worker serves, "
-        risk = "" if need.chance is None else f", exceeded with a chance of {need.chance:.2g}"
+        risk = "" if need.margin is None else _risk(need.margin)
         text = (
             f"{ahead}{BASIS_WORDS[need.basis]}{risk}: {need.up:.3g} req/s of capacity are needed, {need.down:.3g} must "
             "stay when workers leave"
         )
         return Note(Stage.BLEND, text, figures)
+    share = 1.0 if need.margin is None else need.margin.value
     text = (
-        f"{need.up:.3g} req/s of capacity are needed (demand / {UP:g}), {need.down:.3g} must stay when workers leave "
-        f"(demand / {DOWN:g})"
+        f"{need.up:.3g} req/s of capacity are needed (demand / {UP * share:.3g}), {need.down:.3g} must stay when "
+        f"workers leave (demand / {DOWN * share:.3g})"
     )
+    if need.margin is not None:
+        text += f"; next to nothing is late with any margin, so a queue decides, counting on {share:.0%} of a worker's "
+        text += "capacity"
     return Note(Stage.BLEND, text, figures)
+
+
+def _risk(margin: Margin) -> str:
+    if margin.rule is Rule.RECORD:
+        return f", and always {margin.value:.0%} of the highest rate known"
+    return f", exceeded with a chance of {margin.value:.2g}"
 
 
 def _mix(draft: Draft) -> Note:

@@ -36,7 +36,7 @@ MOST_STEPS = 32
 MOST_NAMES = 20
 MOST_LEARNED = 16
 MOST_STARTS = 12
-_REHEARSAL = ("requests", "seconds", "missed", "rehearsed", "family", "position", "held")
+_REHEARSAL = ("requests", "seconds", "missed", "rehearsed", "position", "held")
 """What of the rehearsal is kept besides what each margin showed, in this order."""
 _MOST_MARGINS = 64
 _GRAIN = 10.0
@@ -257,7 +257,7 @@ def _read_rehearsal(value: object) -> Rehearsal:
     sums, late, cost = (_reals(f"rehearsal.{name}", value.get(name)) for name in ("sums", "late", "cost"))
     if len(sums) != len(_REHEARSAL) or len(late) != len(cost):
         raise _bad("rehearsal", value)
-    requests, seconds, missed, rehearsed, family, position, held = sums
+    requests, seconds, missed, rehearsed, position, held = sums
     return Rehearsal(
         late=late,
         cost=cost,
@@ -265,7 +265,6 @@ def _read_rehearsal(value: object) -> Rehearsal:
         seconds=seconds,
         missed=missed,
         rehearsed=rehearsed,
-        family=int(family),
         position=position,
         held=held,
     )

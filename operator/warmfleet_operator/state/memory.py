@@ -66,8 +66,7 @@ class Rehearsal:
         seconds: Time, likewise.
         missed: Requests that were late in fact, likewise.
         rehearsed: Requests that were late with the margin that was taken, likewise.
-        family: Family of margins that is taken.
-        position: Position in it, from its cheapest one.
+        position: Position of the margin that is taken, from the boldest one.
         held: The highest rate known, requests/s.
         raised_until: Until when a new record may make requests late.
     """
@@ -80,8 +79,7 @@ class Rehearsal:
     seconds: float = 0.0
     missed: float = 0.0
     rehearsed: float = 0.0
-    family: int = 0
-    position: float = 5.0
+    position: float = 10.0
     held: float = 0.0
     raised_until: float = -1e18
 

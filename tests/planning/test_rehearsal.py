@@ -1,0 +1,170 @@
+"""The margins, each rehearsed with a fleet of its own, and the one that is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from warmfleet_contracts.leadwindow import TrafficState, advance
+from warmfleet_operator.planning import blend, rehearsal
+from warmfleet_operator.planning.blend import Basis, Margin, Rule
+from warmfleet_operator.planning.rehearsal import MARGINS, Stage
+from warmfleet_operator.state.memory import Rehearsal, Trial
+
+DAY = 86_400.0
+LEAD = 300.0
+
+
+def stage(state: TrafficState, peak: float, **changes: object) -> Stage:
+    made = Stage(
+        seen=blend.sight(
+            blend.PRIOR, state, basis=Basis.PRIOR, offset_s=0.0, lead_s=LEAD, peak=peak, record=None, patience=0.0
+        ),
+        arrivals=state.level,
+        missed=None,
+        steerable=True,
+        unit=10.0,
+        lead_s=LEAD,
+        catch_up_s=LEAD,
+        objective_s=10.0,
+        holds_s=(150.0, 300.0),
+        least=1,
+        most=100,
+        ready=state.level,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def rehearsed(rate: Callable[[float], float], days: float, peak: float = 0.0, **changes: object) -> Rehearsal:
+    """What the rehearsal knows after some days of a rate by time."""
+    state, found = None, Rehearsal()
+    for step in range(int(days * DAY / 60.0)):
+        now = 1000.0 + 60.0 * step
+        state = advance(state, rate(now), now)
+        peak = max(peak, state.level)
+        found = rehearsal.rehearse(found, stage(state, peak, arrivals=rate(now), **changes), 0.01, now)
+    return found
+
+
+def _random(number: float) -> float:
+    """The same for the same number, in [0, 1)."""
+    wild = math.sin(number * 12.9898) * 43758.5453
+    return wild - math.floor(wild)
+
+
+def wavy(now: float) -> float:
+    """A day's course of 20 to 180 requests/s, for ten minutes at a time up to a third as much again."""
+    swing = _random(now // 600.0)
+    return (100.0 - 80.0 * math.cos(2 * math.pi * now / DAY)) * (0.95 + 0.1 * _random(now)) * (1.0 + 0.3 * swing**3)
+
+
+@pytest.fixture(scope="module")
+def two_days() -> Rehearsal:
+    return rehearsed(wavy, 2.0)
+
+
+def of(found: Rehearsal, rule: Rule) -> list[tuple[float, float]]:
+    """(late, cost) of the margins of a rule, from cheap to safe."""
+    known = zip(MARGINS, found.late, found.cost, strict=True)
+    return [(late / found.requests, cost) for margin, late, cost in known if margin.rule is rule]
+
+
+@pytest.mark.parametrize("rule", [Rule.QUANTILE, Rule.REACTIVE])
+def test_a_safer_margin_costs_more_and_misses_less(two_days: Rehearsal, rule: Rule) -> None:
+    shown = of(two_days, rule)
+    assert [late for late, _ in shown] == sorted((late for late, _ in shown), reverse=True)
+    assert [cost for _, cost in shown] == sorted(cost for _, cost in shown)
+    assert shown[0][0] > 0.01
+    assert (shown[-1][0] < 0.01) is (rule is Rule.QUANTILE)
+
+
+def test_the_cheapest_one_that_keeps_the_objective_is_taken(two_days: Rehearsal) -> None:
+    chosen = rehearsal.margin(two_days)
+    stricter, looser = (rehearsal.margin(rehearsal.chosen(two_days, target)) for target in (0.003, 0.05))
+    assert chosen.rule is stricter.rule is looser.rule is Rule.QUANTILE
+    assert stricter.value < chosen.value < looser.value
+    low = sum(m.rule is Rule.QUANTILE and m.value >= chosen.value for m in MARGINS) - 1
+    late = [late for late, _ in of(two_days, Rule.QUANTILE)]
+    assert late[low] >= rehearsal.AIM * 0.01 * 0.5
+    assert late[min(low + 1, len(late) - 1)] <= rehearsal.AIM * 0.01 * 1.5
+
+
+def test_what_no_margin_prevents_does_not_make_the_margin_much_rarer() -> None:
+    """Five minutes of ten times the traffic, at the end: every margin that looks ahead misses them."""
+    burst = 1000.0 + 1.985 * DAY
+    calm = rehearsed(wavy, 2.0, peak=300.0)
+    hit = rehearsed(lambda now: wavy(now) * (10.0 if burst <= now < burst + 300.0 else 1.0), 2.0, peak=300.0)
+    extra = [b[0] - a[0] for a, b in zip(of(calm, Rule.QUANTILE), of(hit, Rule.QUANTILE), strict=True)]
+    assert min(extra) > 0.002
+    assert max(extra) < 2.0 * min(extra), "about the same for all of them"
+    assert calm.position < hit.position < calm.position + 1.5
+
+
+def test_where_waiting_a_little_makes_nothing_late_a_queue_decides() -> None:
+    found = rehearsed(lambda now: 9.0 if now % DAY < DAY / 2 else 11.0, 2.0, objective_s=60.0)
+    assert rehearsal.margin(found).rule is Rule.REACTIVE
+    assert rehearsal.margin(found).value >= 1.2
+
+
+def test_what_comes_without_a_warning_is_met_by_holding_what_was_needed_before() -> None:
+    found = rehearsed(lambda now: 100.0 if now % 21_600.0 > 20_000.0 else 20.0, 3.0)
+    chosen = rehearsal.margin(found)
+    assert chosen.rule is Rule.RECORD or chosen.value < 0.01, chosen
+    record = of(found, Rule.RECORD)
+    assert record[-1][0] < 0.005, "what is missed while the record is made is not held against it"
+
+
+@pytest.mark.parametrize(("missed", "expected"), [(0.2, rehearsal.TRUTH[1]), (0.0, rehearsal.TRUTH[0])])
+def test_what_came_true_moves_the_goal(two_days: Rehearsal, missed: float, expected: float) -> None:
+    found = rehearsed(wavy, 2.0, missed=missed)
+    assert rehearsal.truth(found, 0.01) == pytest.approx(expected, rel=0.2)
+    assert (found.position > two_days.position) is (missed > 0.0)
+    full = rehearsed(wavy, 0.5, missed=missed, steerable=False)
+    assert rehearsal.truth(full, 0.01) == 1.0, "nothing could be done about it"
+
+
+def test_a_gap_begins_the_fleets_anew_and_forgets_nothing(two_days: Rehearsal) -> None:
+    assert two_days.at is not None
+    state = TrafficState(two_days.at, 100.0, 100.0, 100.0)
+    early = rehearsal.rehearse(two_days, stage(state, 180.0), 0.01, two_days.at + 5.0)
+    assert early is two_days
+    for later in (two_days.at + 3600.0, two_days.at - 10.0):
+        found = rehearsal.rehearse(two_days, stage(state, 180.0, ready=95.0), 0.01, later)
+        assert found.trials == (Trial(10, (), 0.0, later, 10, 10),) * len(MARGINS)
+        assert (found.late, found.cost, found.requests) == (two_days.late, two_days.cost, two_days.requests)
+
+
+def test_fleets_keep_their_limits() -> None:
+    found = rehearsed(wavy, 1.0, least=3, most=6)
+    for trial in found.trials:
+        assert 3 <= trial.ready + sum(count for _, count in trial.coming) <= 6
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"),
+    [
+        (-1.0, Margin(Rule.REACTIVE, 1.6)),
+        (1.5, Margin(Rule.REACTIVE, 1.45)),
+        (4.0, Margin(Rule.REACTIVE, 1.2)),
+        (4.5, Margin(Rule.QUANTILE, 0.4)),
+        (5.5, Margin(Rule.QUANTILE, math.sqrt(0.4 * 0.2))),
+        (12.0, Margin(Rule.QUANTILE, blend.RAREST)),
+        (12.5, Margin(Rule.RECORD, 0.2)),
+        (99.0, Margin(Rule.RECORD, 1.0)),
+    ],
+)
+def test_between_two_margins_lies_what_is_between_them(position: float, expected: Margin) -> None:
+    found = rehearsal.margin(Rehearsal(position=position))
+    assert found.rule is expected.rule
+    assert found.value == pytest.approx(expected.value)
+
+
+def test_without_any_traffic_it_is_what_is_usual() -> None:
+    fresh = rehearsal.rehearse(Rehearsal(), stage(TrafficState(0.0, 40.0, 40.0, 40.0), 40.0), 0.01, 0.0)
+    assert rehearsal.margin(fresh).rule is Rule.QUANTILE
+    assert 0.003 < rehearsal.margin(fresh).value < 0.02
+    assert rehearsal.rehearse(
+        Rehearsal(late=(1.0,), cost=(1.0,)), stage(TrafficState(0.0, 4.0, 4.0, 4.0), 4.0), 0.01, 0.0
+    )
