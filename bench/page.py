@@ -49,8 +49,8 @@ How to read it:
 - `hpa-queue` asks for `ceil(waiting / target)` pods: between two queues it asks for none, so it swings between its
   minimum and its maximum. That is what the formula does with a start-up of minutes; it is published as it is.
 - `warmfleet` is the planner with the shipped learner, which is given the minutes so far every six hours, and nothing
-  of the future. Its knob is the late share that the SLO allows; it finds its margin for that by itself, so its default is
-  where it should be run. `warmfleet-reactive` is the same planner without `scaling.forecast`.
+  of the future. Its knob is the late share that the SLO allows; it finds its margin for that by itself, so its default
+  is where it should be run. `warmfleet-reactive` is the same planner without `scaling.forecast`.
 - `knows-the-mean` is no rival but a bound: it knows the traffic's mean over each quarter of an hour in advance, and
   covers what happens within by a margin. What it costs is the price of that noise; no planner can foresee even so much.
 - Where only some scenarios or rows were rerun since (`--only`, `--policy`), the others are those of the version before.
