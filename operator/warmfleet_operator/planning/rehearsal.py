@@ -34,8 +34,8 @@ DAY_S = 86_400.0
 LEAST_MEMORY_S, MEMORY_S = DAY_S / 4, 4 * DAY_S
 """Memory of what was shown, seconds: twice the time that it stands for, so that a first day, without a table and
 without a record, is soon forgotten; at most four days."""
-EVERY_S = 30.0
-"""Seconds between two steps of the rehearsal."""
+EVERY_S, LEAST_EVERY_S = 30.0, 5.0
+"""Seconds between two steps of the rehearsal: a quarter of a start-up within these bounds."""
 MOST_GAP_S = 150.0
 """After a longer gap the fleets begin anew with what is there; what they showed stays."""
 AIM, AIM_RECORD = 0.7, 0.8
@@ -110,14 +110,14 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
         now: Logical seconds.
     """
     passed = math.inf if state.at is None else now - state.at
-    if 0.0 <= passed < EVERY_S:
+    if 0.0 <= passed < min(max(stage.lead_s / 4.0, LEAST_EVERY_S), EVERY_S):
         return state
     if not (0.0 <= passed <= MOST_GAP_S and len(state.trials) == len(MARGINS)):
         return _begun(state, stage, target, now)
     before, requests = state, stage.arrivals * passed
     memory = math.exp(-passed / min(max(LEAST_MEMORY_S, 2.0 * state.seconds), MEMORY_S))
     raised = now + stage.lead_s if stage.seen.held > RAISED * state.held else state.raised_until
-    learning = now <= raised
+    learning = 0.0 <= raised - now <= stage.lead_s  # whatever the clock did
     trials, late, cost, shares = [], [], [], []
     for i, margin in enumerate(MARGINS):
         ahead = blend.reach(stage.seen, margin)

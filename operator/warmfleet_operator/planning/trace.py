@@ -18,7 +18,6 @@ from warmfleet_operator.state.decisions import Note, Stage
 
 MOST_VICTIMS = 8
 """Victims that are named; the others are counted."""
-"""Leeway from which on it is worth a word."""
 
 BASIS_WORDS = {
     Basis.FORECAST: "by the trusted forecast",
