@@ -29,6 +29,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from warmfleet_contracts.api.trafficforecast import LeadWindow, LeadWindows, TrafficForecastStatus
@@ -318,7 +319,8 @@ class Outlook:
         return self.demand[low] + (self.demand[high] - self.demand[low]) * share
 
 
-def _between(nodes: Sequence[float], probability: float) -> tuple[int, int, float]:
+@lru_cache(maxsize=1024)  # few tables and few probabilities, asked for again with every decision
+def _between(nodes: tuple[float, ...], probability: float) -> tuple[int, int, float]:
     """(node below, node above, how far between them, linear in log(1 - p)) of a probability."""
     if len(nodes) == 1:
         return 0, 0, 0.0

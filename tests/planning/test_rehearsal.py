@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from warmfleet_contracts.leadwindow import TrafficState, advance
+from warmfleet_contracts.leadwindow import TrafficState, advance, outlook
 from warmfleet_operator.planning import blend, rehearsal
 from warmfleet_operator.planning.blend import Basis, Margin, Rule
 from warmfleet_operator.planning.rehearsal import MARGINS, Stage
@@ -19,9 +19,7 @@ LEAD = 300.0
 
 def stage(state: TrafficState, peak: float, **changes: object) -> Stage:
     made = Stage(
-        seen=blend.sight(
-            blend.PRIOR, state, basis=Basis.PRIOR, offset_s=0.0, lead_s=LEAD, peak=peak, record=None, patience=0.0
-        ),
+        seen=blend.sight(outlook(blend.PRIOR, state, LEAD, 0.0), state, basis=Basis.PRIOR, peak=peak, record=None),
         arrivals=state.level,
         missed=None,
         steerable=True,

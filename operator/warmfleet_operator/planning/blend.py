@@ -64,7 +64,6 @@ from warmfleet_contracts.leadwindow import (
     Outlook,
     TrafficState,
     Window,
-    outlook,
 )
 
 from warmfleet_operator.planning.demand import Traffic
@@ -223,12 +222,10 @@ class Sight:
 
 
 def sight(
-    table: LeadWindowTable,
+    ahead: Outlook,
     state: TrafficState,
     *,
     basis: Basis,
-    offset_s: float,
-    lead_s: float,
     peak: float,
     record: float | None,
     patience: float = 0.0,
@@ -236,23 +233,20 @@ def sight(
     """What is known of the time ahead.
 
     Args:
-        table: Where the quantiles come from.
+        ahead: Quantiles of the highest demand until a worker serves that is bought now.
         state: How the traffic has been moving.
-        basis: PRIOR or FORECAST.
-        offset_s: Seconds since the forecast was made.
-        lead_s: Start-up time of the type that would be bought, seconds.
+        basis: PRIOR or FORECAST: whose they are.
         peak: Highest rate seen, slowly forgotten, requests/s.
         record: Highest rate of the learned history, requests/s; None where nothing was learned.
         patience: Share of the start-up time through which requests may wait.
     """
-    lead_s *= 1.0 - patience
     if record is not None and state.level <= record * WITHIN:
         known = max(record, state.level)
     else:
         known = max(peak, record or 0.0, state.level / UP)
     held = min(max(peak, record or 0.0), MOST_PEAKS * peak)
     band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND) * (1.0 - patience)
-    return Sight(state, outlook(table, state, lead_s, offset_s), basis, known, held, band, patience)
+    return Sight(state, ahead, basis, known, held, band, patience)
 
 
 def reactive(traffic: Traffic) -> Need | None:

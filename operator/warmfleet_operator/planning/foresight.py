@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from warmfleet_contracts.api import LLMDeploymentSpec
-from warmfleet_contracts.leadwindow import TrafficState, advance, outlook
+from warmfleet_contracts.leadwindow import Outlook, TrafficState, advance, outlook
 
 from warmfleet_operator.planning import blend, limits, rehearsal
 from warmfleet_operator.planning.blend import Basis, Need, Sight
@@ -112,8 +112,8 @@ def look(
     else:
         passed = 0.0 if before is None else now - before.at
         found, memory = _gate(newest(snapshot.forecasts.get(means.key, ()), now), memory, now)
-        found, memory = _fitting(found, state, lead(means.offers), memory, now, passed)
-        seen = _sight(spec, means, found, memory, now)
+        found, ahead, memory = _fitting(found, state, lead(means.offers), memory, now, passed)
+        seen = _sight(spec, means, found, ahead, memory, now)
         memory = _rehearse(spec, means, snapshot, memory, seen, now)
         late = bool(rehearsal.late(means.traffic.queue, means.ready, spec.slo.ttft))
         need = blend.foresighted(means.traffic, seen, rehearsal.margin(memory.rehearsal), late=late)
@@ -242,22 +242,22 @@ def _fitting(
     memory: DeploymentMemory,
     now: float,
     passed: float,
-) -> tuple[ForecastRecord | None, DeploymentMemory]:
-    """The forecast while its table fits the demand that is there, whoever trusts it."""
+) -> tuple[ForecastRecord | None, Outlook | None, DeploymentMemory]:
+    """The forecast while its table fits the demand that is there, whoever trusts it; and what it says."""
     if found is None or found.table is None or found.issued_at is None or state.level <= found.table.floor:
-        return found, memory
-    offset = max(0.0, now - found.issued_at)
-    ahead = outlook(found.table, state, lead_s, offset)
-    middle, low = ahead.quantile(0.5), ahead.quantile(0.05)
-    misfits = middle < LOW * state.level or low > HIGH * state.level
+        return found, None, memory
+    ahead = outlook(found.table, state, lead_s, max(0.0, now - found.issued_at))
+    misfits = ahead.quantile(0.5) < LOW * state.level or ahead.quantile(0.05) > HIGH * state.level
     misfit = misfits + (memory.misfit - misfits) * math.exp(-max(0.0, passed) / FIT_S)
-    return (found if misfit <= MOST_MISFIT else None), evolve(memory, misfit=misfit)
+    good = misfit <= MOST_MISFIT
+    return found if good else None, ahead if good else None, evolve(memory, misfit=misfit)
 
 
 def _sight(
     spec: LLMDeploymentSpec,
     means: Means,
     found: ForecastRecord | None,
+    ahead: Outlook | None,
     memory: DeploymentMemory,
     now: float,
 ) -> Sight:
@@ -269,13 +269,6 @@ def _sight(
     if found is not None and found.table is not None and found.issued_at is not None:
         table, basis, offset = found.table, Basis.FORECAST, max(0.0, now - found.issued_at)
         record = table.peak
-    return blend.sight(
-        table,
-        state,
-        basis=basis,
-        offset_s=offset,
-        lead_s=startup_s,
-        peak=memory.peak,
-        record=record,
-        patience=patience,
-    )
+    if ahead is None or patience:
+        ahead = outlook(table, state, startup_s * (1.0 - patience), offset)
+    return blend.sight(ahead, state, basis=basis, peak=memory.peak, record=record, patience=patience)

@@ -42,7 +42,7 @@ AIM, AIM_RECORD = 0.7, 0.8
 """Share of the budget of late requests that is aimed for; with a margin on the record, which is dear."""
 PRIOR_DAYS = 0.3
 """For how much traffic the usual shares count at first, in days of it."""
-TRUTH = (0.5, 3.0)
+TRUTH = (0.7, 3.0)
 """Bounds of what came true over what was rehearsed."""
 MOST_DEARER = 8.0
 """Most cost of a margin that is taken, over the cheapest one's."""
