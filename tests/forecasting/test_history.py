@@ -130,7 +130,7 @@ async def test_too_large_an_answer_is_asked_for_in_smaller_pieces(
     [
         ("slow", HistoryProblem.UNREACHABLE, "Timeout"),
         ("refusing", HistoryProblem.REFUSED, "parse error"),
-        ("garbage", HistoryProblem.UNREADABLE, "no JSON"),
+        ("garbage", HistoryProblem.UNREADABLE, "not JSON"),
     ],
 )
 async def test_a_prometheus_on_a_bad_day_is_a_reason(

@@ -31,9 +31,9 @@ from warmfleet_operator.planning.blend import RAREST, Margin, Rule, Sight
 from warmfleet_operator.state.memory import Coming, Rehearsal, Trial
 
 DAY_S = 86_400.0
-LEAST_MEMORY_S, MEMORY_S = DAY_S / 4, 4 * DAY_S
-"""Memory of what was shown, seconds: twice the time that it stands for, so that a first day, without a table and
-without a record, is soon forgotten; at most four days."""
+LEAST_MEMORY_S, MEMORY_S, GROWTH = DAY_S, 7 * DAY_S, 4.0
+"""Memory of what was shown, seconds, and how many times as long it is as the time that it stands for: a first day,
+without a table and without a record, is forgotten sooner than those after it."""
 EVERY_S, LEAST_EVERY_S = 30.0, 5.0
 """Seconds between two steps of the rehearsal: a quarter of a start-up within these bounds."""
 MOST_GAP_S = 150.0
@@ -115,7 +115,7 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
     if not (0.0 <= passed <= MOST_GAP_S and len(state.trials) == len(MARGINS)):
         return _begun(state, stage, target, now)
     before, requests = state, stage.arrivals * passed
-    memory = math.exp(-passed / min(max(LEAST_MEMORY_S, 2.0 * state.seconds), MEMORY_S))
+    memory = math.exp(-passed / min(max(LEAST_MEMORY_S, GROWTH * state.seconds), MEMORY_S))
     raised = now + stage.lead_s if stage.seen.held > RAISED * state.held else state.raised_until
     learning = 0.0 <= raised - now <= stage.lead_s  # whatever the clock did
     trials, late, cost, shares = [], [], [], []
