@@ -1,9 +1,9 @@
 """How much capacity is needed, in requests/s of capacity within the SLO.
 
-With ``scaling.forecast`` the margin is one of several, whichever has been the cheapest that keeps the objective
+With ``scaling.forecast`` the margin is one of several, the boldest that keeps the objective when it is rehearsed
 (``rehearsal``). A forecast one::
 
-    reach(L)  = quantile (1 - q) of the highest sustained demand within [now, now + L]     leadwindow.maximum
+    reach(L)  = quantile (1 - q) of the highest sustained demand within [now, now + L]     leadwindow.outlook
     need.up   = max(min(rate, lasting), recovery + reach(start-up of the type that would be bought))
     need.down = max(need.up, min(need.up * (1 + min(BAND * volatility of the last hours, MOST_BAND)), record))
     lasting   = mean arrivals with a memory of 5 minutes + queue / catch-up time

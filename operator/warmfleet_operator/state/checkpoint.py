@@ -21,6 +21,8 @@ from pydantic import ValidationError
 from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.leadwindow import TrafficState
 
+from warmfleet_operator.state import fields
+from warmfleet_operator.state.fields import CheckpointError
 from warmfleet_operator.state.memory import (
     DeploymentMemory,
     FailedStarts,
@@ -31,6 +33,8 @@ from warmfleet_operator.state.memory import (
 )
 from warmfleet_operator.state.revisions import revisions
 
+__all__ = ["VERSION", "CheckpointError", "dump", "load", "template", "with_template"]
+
 VERSION = 1
 MOST_STEPS = 32
 MOST_NAMES = 20
@@ -38,18 +42,11 @@ MOST_LEARNED = 16
 MOST_STARTS = 12
 _REHEARSAL = ("requests", "seconds", "missed", "rehearsed", "position", "held")
 """What of the rehearsal is kept besides what each margin showed, in this order."""
-_MOST_MARGINS = 64
 _GRAIN = 10.0
 _MOST = 1e9
-_MOST_SUM = 1e15
-_MOST_COUNT = 10**9
 _LONGEST_WAIT = 3600.0
 """Seconds for which what was read may hold anything back: nobody can write a fleet into a longer standstill."""
 _Entry = TypeVar("_Entry")
-
-
-class CheckpointError(ValueError):
-    """The checkpoint is corrupt, or somebody else's; the memory starts empty instead."""
 
 
 def dump(memory: DeploymentMemory, now: float) -> dict[str, Any]:
@@ -158,17 +155,17 @@ def load(data: object, now: float) -> DeploymentMemory:
     uid = data.get("uid")
     if not isinstance(uid, str) or not uid:
         raise CheckpointError(f"checkpoint: uid {uid!r} is not the UID of an LLMDeployment; delete it")
-    steps = [(now - a, c) for a, c in _pairs(data, "steps")]
-    low, sampled, silent = (_number(data, name) for name in ("lowSince", "sampledAt", "silentSince"))
-    since = _number(data, "forecastSince")
-    panic = _number(data, "panic")
-    means = _triple(data, "means", holes=True)
-    planned = None if data.get("planned") is None else _triple(data, "planned", holes=False)
+    steps = [(now - a, c) for a, c in fields.pairs(data, "steps")]
+    low, sampled, silent = (fields.number(data, name) for name in ("lowSince", "sampledAt", "silentSince"))
+    since = fields.number(data, "forecastSince")
+    panic = fields.number(data, "panic")
+    means = fields.triple(data, "means", holes=True)
+    planned = None if data.get("planned") is None else fields.triple(data, "planned", holes=False)
     generation = data.get("generation")
     return DeploymentMemory(
         uid=uid,
-        desired={name: _count(data, "desired", count) for name, count in _table(data, "desired").items()},
-        wants=tuple((now - max(0.0, a), c) for a, c in _pairs(data, "wants")),
+        desired={name: fields.count(data, "desired", count) for name, count in fields.table(data, "desired").items()},
+        wants=tuple((now - max(0.0, a), c) for a, c in fields.pairs(data, "wants")),
         steps=tuple(at for at, count in steps for _ in range(min(count, 10_000))),
         panic_until=None if panic is None else now + min(panic, _LONGEST_WAIT),
         low_since=None if low is None else now - low,
@@ -176,55 +173,55 @@ def load(data: object, now: float) -> DeploymentMemory:
         output_tokens=means[1],
         hit_ratio=means[2],
         at=now,
-        generation=None if generation is None else _count(data, "generation", generation),
+        generation=None if generation is None else fields.count(data, "generation", generation),
         sampled_at=None if sampled is None else now - sampled,
         planned=None if planned is None else (planned[0] or 1.0, planned[1] or 1.0, planned[2] or 0.0),
-        chosen={name: now - age for name, age in _floats(data, "chosen").items()},
-        since={name: now - age for name, age in _floats(data, "since").items()},
-        failures={name: _failed(entry, now) for name, entry in _table(data, "failures").items()},
-        avoid={name: now + min(rest, _LONGEST_WAIT) for name, rest in _floats(data, "avoid").items()},
+        chosen={name: now - age for name, age in fields.floats(data, "chosen").items()},
+        since={name: now - age for name, age in fields.floats(data, "since").items()},
+        failures={name: _failed(entry, now) for name, entry in fields.table(data, "failures").items()},
+        avoid={name: now + min(rest, _LONGEST_WAIT) for name, rest in fields.floats(data, "avoid").items()},
         traffic=_read_traffic(data.get("traffic"), now),
         rehearsal=_read_rehearsal(data.get("rehearsal")),
-        peak=_rate(data, "peak") or 0.0,
-        usual=_rate(data, "usual"),
-        misfit=min(_rate(data, "misfit") or 0.0, 1.0),
+        peak=fields.rate(data, "peak") or 0.0,
+        usual=fields.rate(data, "usual"),
+        misfit=min(fields.rate(data, "misfit") or 0.0, 1.0),
         forecast_since=None if since is None else now - max(0.0, since),
-        learned={name: _learned(entry, now) for name, entry in _table(data, "learned").items()},
-        startups={name: _startups(entry, now) for name, entry in _table(data, "startups").items()},
+        learned={name: _learned(entry, now) for name, entry in fields.table(data, "learned").items()},
+        startups={name: _startups(entry, now) for name, entry in fields.table(data, "startups").items()},
         silent_since=None if silent is None else now - max(0.0, silent),
         rollout=_rollout(data.get("rollout") or {}, now),
         losses=_losses(data, now),
-        hits_before=_number(data, "hitsBefore"),
+        hits_before=fields.number(data, "hitsBefore"),
     )
 
 
 def _losses(data: Mapping[str, Any], now: float) -> tuple[tuple[float, float], ...]:
     value = data.get("losses") or []
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value[:MOST_STEPS]):
-        raise _bad("losses", value)
-    pairs = [(_real("losses", age), _real("losses", share)) for age, share in value[:MOST_STEPS]]
+        raise fields.bad("losses", value)
+    pairs = [(fields.real("losses", age), fields.real("losses", share)) for age, share in value[:MOST_STEPS]]
     return tuple((now - age, min(1.0, max(0.0, share))) for age, share in pairs)
 
 
 def _rollout(data: object, now: float) -> RolloutMemory:
     if not isinstance(data, Mapping):
-        raise _bad("rollout", data)
+        raise fields.bad("rollout", data)
     if not data:
         return RolloutMemory()
     rejected, target, why = data.get("rejected"), data.get("target"), data.get("why")
     if not isinstance(rejected, list) or len(rejected) > MOST_NAMES or not all(isinstance(r, str) for r in rejected):
-        raise _bad("rollout.rejected", rejected)
+        raise fields.bad("rollout.rejected", rejected)
     if not isinstance(target, str) or not isinstance(why, str):
-        raise _bad("rollout.target", target)
+        raise fields.bad("rollout.target", target)
     return RolloutMemory(
-        good_revisions={str(name): str(found)[:63] for name, found in _table(data, "good").items()},
+        good_revisions={str(name): str(found)[:63] for name, found in fields.table(data, "good").items()},
         target=target[:63],
         rejected=tuple(rejected),
         why=why[:300],
-        strikes={uid: now - age for uid, age in _floats(data, "strikes").items()},
-        waited=max(0.0, _real("rollout.waited", data.get("waited"))),
+        strikes={uid: now - age for uid, age in fields.floats(data, "strikes").items()},
+        waited=max(0.0, fields.real("rollout.waited", data.get("waited"))),
         seen_at=now,
-        sizes={name: _count(data, "sizes", count) for name, count in _table(data, "sizes").items()},
+        sizes={name: fields.count(data, "sizes", count) for name, count in fields.table(data, "sizes").items()},
     )
 
 
@@ -241,10 +238,10 @@ def _read_traffic(value: object, now: float) -> TrafficState | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 6:
-        raise _bad("traffic", value)
-    found = [_real("traffic", part) for part in value]
+        raise fields.bad("traffic", value)
+    found = [fields.real("traffic", part) for part in value]
     if min(found) < 0.0:
-        raise _bad("traffic", value)
+        raise fields.bad("traffic", value)
     return TrafficState(now - found[0], *found[1:])
 
 
@@ -253,10 +250,10 @@ def _read_rehearsal(value: object) -> Rehearsal:
     if value is None:
         return Rehearsal()
     if not isinstance(value, Mapping):
-        raise _bad("rehearsal", value)
-    sums, late, cost = (_reals(f"rehearsal.{name}", value.get(name)) for name in ("sums", "late", "cost"))
+        raise fields.bad("rehearsal", value)
+    sums, late, cost = (fields.reals(f"rehearsal.{name}", value.get(name)) for name in ("sums", "late", "cost"))
     if len(sums) != len(_REHEARSAL) or len(late) != len(cost):
-        raise _bad("rehearsal", value)
+        raise fields.bad("rehearsal", value)
     requests, seconds, missed, rehearsed, position, held = sums
     return Rehearsal(
         late=late,
@@ -270,26 +267,9 @@ def _read_rehearsal(value: object) -> Rehearsal:
     )
 
 
-def _reals(name: str, value: object) -> tuple[float, ...]:
-    """Numbers that are not negative."""
-    if not isinstance(value, list) or len(value) > _MOST_MARGINS:
-        raise _bad(name, value)
-    found = tuple(_real(name, part, most=_MOST_SUM) for part in value)
-    if found and min(found) < 0.0:
-        raise _bad(name, value)
-    return found
-
-
 def _short(value: float) -> float:
     """Six digits are more than a mean of days is worth."""
     return float(f"{value:.6g}")
-
-
-def _rate(data: Mapping[str, Any], name: str) -> float | None:
-    found = _number(data, name)
-    if found is not None and found < 0.0:
-        raise _bad(name, found)
-    return found
 
 
 def _newest(table: Mapping[str, _Entry], at: Callable[[_Entry], float]) -> list[tuple[str, _Entry]]:
@@ -298,31 +278,31 @@ def _newest(table: Mapping[str, _Entry], at: Callable[[_Entry], float]) -> list[
 
 def _failed(entry: object, now: float) -> FailedStarts:
     if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[2], Mapping) or len(entry[2]) > 64:
-        raise _bad("failures", entry)
-    at = None if entry[1] is None else now - max(0.0, _real("failures", entry[1]))
-    times = {str(uid): now - max(0.0, _real("failures", age)) for uid, age in entry[2].items()}
-    return FailedStarts(times, min(10, _whole("failures", entry[0])), at)
+        raise fields.bad("failures", entry)
+    at = None if entry[1] is None else now - max(0.0, fields.real("failures", entry[1]))
+    times = {str(uid): now - max(0.0, fields.real("failures", age)) for uid, age in entry[2].items()}
+    return FailedStarts(times, min(10, fields.whole("failures", entry[0])), at)
 
 
 def _learned(entry: object, now: float) -> LearnedRate:
     if not isinstance(entry, list) or len(entry) != 4:
-        raise _bad("learned", entry)
-    log_ratio, applied, age = (_real("learned", value) for value in entry[:3])
+        raise fields.bad("learned", entry)
+    log_ratio, applied, age = (fields.real("learned", value) for value in entry[:3])
     if abs(log_ratio) > 1.0 or not 0.5 <= applied <= 2.0:
-        raise _bad("learned", entry)
-    return LearnedRate(log_ratio, applied, now - max(0.0, age), _whole("learned", entry[3]))
+        raise fields.bad("learned", entry)
+    return LearnedRate(log_ratio, applied, now - max(0.0, age), fields.whole("learned", entry[3]))
 
 
 def _startups(entry: object, now: float) -> tuple[tuple[float, float], ...]:
     if not isinstance(entry, list) or len(entry) > 256:
-        raise _bad("startups", entry)
+        raise fields.bad("startups", entry)
     found = []
     for pair in entry:
         if not isinstance(pair, list) or len(pair) != 2:
-            raise _bad("startups", pair)
-        age, seconds = (_real("startups", value) for value in pair)
+            raise fields.bad("startups", pair)
+        age, seconds = (fields.real("startups", value) for value in pair)
         if seconds < 0:
-            raise _bad("startups", pair)
+            raise fields.bad("startups", pair)
         found.append((now - max(0.0, age), seconds))
     return tuple(sorted(found))
 
@@ -338,64 +318,3 @@ def _grouped(steps: tuple[float, ...]) -> list[tuple[float, int]]:
         merged = (pairs[surplus][0], sum(count for _, count in pairs[: surplus + 1]))
         pairs = [merged, *pairs[surplus + 1 :]]
     return pairs
-
-
-def _bad(name: str, value: object) -> CheckpointError:
-    return CheckpointError(f"checkpoint: {name} cannot be {str(value)[:60]!r}; delete it")
-
-
-def _real(name: str, value: object, most: float = _MOST) -> float:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
-    if not ok or not isinstance(value, int | float):
-        raise _bad(name, value)
-    return float(value)
-
-
-def _number(data: Mapping[str, Any], name: str) -> float | None:
-    return None if data.get(name) is None else _real(name, data[name])
-
-
-def _whole(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_COUNT:
-        raise _bad(name, value)
-    return value
-
-
-def _count(data: Mapping[str, Any], name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_COUNT:
-        raise _bad(name, data.get(name) if not isinstance(value, int) else value)
-    return value
-
-
-def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = data.get(name)
-    if not isinstance(value, Mapping) or len(value) > 64 or not all(isinstance(k, str) for k in value):
-        raise _bad(name, value)
-    return value
-
-
-def _floats(data: Mapping[str, Any], name: str) -> dict[str, float]:
-    return {key: _real(name, value) for key, value in _table(data, name).items()}
-
-
-def _pairs(data: Mapping[str, Any], name: str) -> list[tuple[float, int]]:
-    value = data.get(name)
-    if not isinstance(value, list) or len(value) > 256:
-        raise _bad(name, value)
-    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
-        raise _bad(name, value)
-    return [(_real(name, pair[0]), _count(data, name, pair[1])) for pair in value]
-
-
-def _triple(data: Mapping[str, Any], name: str, *, holes: bool) -> tuple[float | None, float | None, float | None]:
-    value = data.get(name)
-    if not isinstance(value, list) or len(value) != 3:
-        raise _bad(name, value)
-    first, second, third = (None if v is None and holes else _real(name, v) for v in value)
-    least = (1.0, 1.0, 0.0)
-    for low, found in zip(least, (first, second, third), strict=True):
-        if found is not None and found < low:
-            raise _bad(name, value)
-    if third is not None and third > 1:
-        raise _bad(name, value)
-    return first, second, third
