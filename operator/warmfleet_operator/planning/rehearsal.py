@@ -11,7 +11,7 @@ cost, and how many requests would have been late with it, is known without tryin
     margin     = the first, from bold to safe, with late_m <= goal; between it and its neighbour, where late_m = goal
 
 The objective is a floor: what is aimed for is missed half of the time, so less than the budget is aimed for. What no
-margin prevents is late with all of them alike: a bad day counts for its share of a week, and is no debt to be paid back.
+margin prevents is late with all of them alike: a bad day counts for its share of a week, and is no debt to pay back.
 
 No margin is taken that costs more than MOST_DEARER times the cheapest one; where none is good enough within that, it is
 the one with the fewest late requests. What a margin on the record misses while the record is being made is not held
