@@ -5,8 +5,9 @@ Runs every arm over seeds on the request-level simulator, writes ``bench/results
 
     {"claim": ..., "value": ..., "target": ..., "met": ...}
 
-``--page`` runs nothing. ``--seeds 3`` and ``--accelerators H100-SXM`` run less; the page says how much was run. About
-15 minutes of CPU time in all. Nothing was tuned on these seeds: choices were made on seeds 101 and 102.
+``--page`` runs nothing. ``--seeds 3`` and ``--accelerators H100-SXM`` run less; the page says how much was run.
+``--arms migrate,replay`` runs these again, against the references that the result file has, and keeps all else in it.
+About 15 minutes of CPU time in all. Nothing was tuned on these seeds: choices were made on seeds 101 and 102.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,11 @@ from warmfleet_contracts.perfmodel import lookup  # noqa: E402
 from warmfleet_simulation.requests.cluster import Run, simulate  # noqa: E402
 from warmfleet_simulation.requests.report import Around, around, together  # noqa: E402
 from warmfleet_simulation.requests.setup import Arm, Engine  # noqa: E402
-from warmfleet_simulation.requests.trial import ARMS, HALVED, PATTERNS, WORKERS, Pattern, trial  # noqa: E402
+from warmfleet_simulation.requests.trial import ARMS, HALVED, PATTERNS, WORKERS, Outcome, Pattern, trial  # noqa: E402
 from warmfleet_simulation.requests.workload import agentic, conversation, repeated, until  # noqa: E402
 
 ACCELERATORS = ("H100-SXM", "A100-80GB")
+WORKLOADS = ("agentic", "conversation")
 LONGEST_S = 7200.0
 PHASE_S = 12.0
 """The conversation trace is one: its seeds move the events by so much each."""
@@ -75,8 +79,26 @@ def ablation(folder: Path, router: tuple[str, int | None, bool]) -> list[dict[st
     return [{**asdict(found[f"{i}"]), "arm": asdict(arm)} for i, arm in enumerate(arms)]
 
 
-def case(folder: Path, accelerator: str, name: str, seed: int) -> tuple[list[dict[str, Any]], dict[str, Around]]:
-    """All arms on one workload: rows, and by arm what happens around the halving of the fleet."""
+def case(
+    folder: Path,
+    accelerator: str,
+    name: str,
+    seed: int,
+    arms: Sequence[Arm] = ARMS,
+    kept: Sequence[dict[str, Any]] = (),
+) -> tuple[list[dict[str, Any]], dict[str, Around]]:
+    """The arms on one workload: rows, and by arm what happens around the halving of the fleet.
+
+    Args:
+        folder: Folder of the traces.
+        accelerator: What serves.
+        name: Workload.
+        seed: Seed.
+        arms: Ways to scale.
+        kept: Rows there are already; references among them are not run again.
+    """
+    mine = [r for r in kept if (r["workload"], r["accelerator"], r["seed"]) == (name, accelerator, seed)]
+    fields = [f.name for f in dataclass_fields(Outcome)]
     work = until(agentic(folder, seed), LONGEST_S) if name == "agentic" else conversation(folder)
     phase = PHASE_S * (seed - 1) if name == "conversation" else 0.0
     rows: list[dict[str, Any]] = []
@@ -88,7 +110,8 @@ def case(folder: Path, accelerator: str, name: str, seed: int) -> tuple[list[dic
             if pattern is HALVED and arm in SHOWN:
                 lines[arm] = around(run, downs)
 
-        found = trial(work, engine(accelerator), pattern, seed, phase_s=phase, seen=seen)
+        known = [Outcome(**{f: r[f] for f in fields}) for r in mine if r["pattern"] == pattern.name]
+        found = trial(work, engine(accelerator), pattern, seed, arms=arms, phase_s=phase, known=known, seen=seen)
         rows += [{"workload": name, "accelerator": accelerator, **asdict(one)} for one in found]
     return rows, lines
 
@@ -166,7 +189,7 @@ def run(folder: Path, seeds: int, accelerators: list[str], *, ablate: bool, add:
         todo: dict[Future[Any], tuple[str, ...]] = {}
         for accelerator in accelerators:
             for seed in range(1, seeds + 1):
-                for name in ("agentic", "conversation"):
+                for name in WORKLOADS:
                     todo[pool.submit(case, folder, accelerator, name, seed)] = (accelerator, name, f"seed {seed}")
             for router in ROUTERS if ablate and accelerator == ACCELERATORS[0] else ():
                 todo[pool.submit(ablation, folder, router)] = (*map(str, router),)
@@ -178,6 +201,34 @@ def run(folder: Path, seeds: int, accelerators: list[str], *, ablate: bool, add:
     results.save()
 
 
+def again(folder: Path, names: list[str], workloads: list[str], *, jobs: int) -> None:
+    """Runs some arms again on workloads of the result file, and writes them in the place of what was there."""
+    found = json.loads(RESULT.read_text(encoding="utf-8"))
+    arms = [arm for arm in ARMS if arm.name in names]
+    if len(arms) != len(names):
+        raise SystemExit(f"--arms: one of {', '.join(names)} is not one of {', '.join(arm.name for arm in ARMS)}")
+    rows, lines = found["rows"], {}
+    there = sorted({(r["accelerator"], r["workload"], r["seed"]) for r in rows if r["workload"] in workloads})
+    with ProcessPoolExecutor(jobs) as pool:
+        todo = {pool.submit(case, folder, *which, arms, rows): which for which in there}
+        for i, done in enumerate(as_completed(todo), 1):
+            new, lines[todo[done]] = done.result()
+            fresh = {_place(r): r for r in new}
+            found["rows"] = [fresh.get(_place(r), r) for r in found["rows"]]
+            RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            sys.stderr.write(f"{i} of {len(todo)}: {', '.join(map(str, todo[done]))}\n")
+    for name, of in found.get("around", {}).items():
+        seen = [
+            line for (acc, workload, _), line in sorted(lines.items()) if (acc, workload) == (ACCELERATORS[0], name)
+        ]
+        of.update({arm: together([line[arm] for line in seen]) for arm in set(of) & set(names) if seen})
+    RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("workload", "accelerator", "pattern", "seed", "arm"))
+
+
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -186,9 +237,13 @@ def main() -> int:
     parser.add_argument("--accelerators", default=",".join(ACCELERATORS))
     parser.add_argument("--no-ablation", action="store_true")
     parser.add_argument("--add", action="store_true", help="keep the results of other accelerators that there are")
+    parser.add_argument("--arms", default="", help="run only these again; the rest of the result file stays")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="with --arms: on these only")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args()
-    if not args.page:
+    if args.arms and not args.page:
+        again(data_dir() / "traces", args.arms.split(","), args.workloads.split(","), jobs=args.jobs)
+    elif not args.page:
         accelerators = args.accelerators.split(",")
         run(data_dir() / "traces", args.seeds, accelerators, ablate=not args.no_ablation, add=args.add, jobs=args.jobs)
     if not RESULT.is_file():

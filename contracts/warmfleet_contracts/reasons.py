@@ -162,6 +162,8 @@ class VictimReason(StrEnum):
     """It does not come up or has failed."""
     LOWEST_KV_VALUE = "LowestKvValue"
     """It holds the fewest hot tokens that no other worker holds."""
+    CROWDED = "Crowded"
+    """It evicts what is soon asked for again, while others keep such prompts."""
     FEWEST_RUNNING = "FewestRunning"
     """It runs the fewest requests."""
     OLDEST_NODE = "OldestNode"

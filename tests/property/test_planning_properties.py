@@ -21,7 +21,12 @@ from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan
 from warmfleet_operator.state.memory import PlannerMemory
 from warmfleet_operator.state.records import FleetSnapshot, Key, WorkerPhase, WorkerRecord
 
-SAVING = {VictimReason.LOWEST_KV_VALUE, VictimReason.FEWEST_RUNNING, VictimReason.OLDEST_NODE}
+SAVING = {
+    VictimReason.CROWDED,
+    VictimReason.LOWEST_KV_VALUE,
+    VictimReason.FEWEST_RUNNING,
+    VictimReason.OLDEST_NODE,
+}
 
 
 def _staying(snapshot: FleetSnapshot, one: DeploymentPlan) -> list[WorkerRecord]:

@@ -17,6 +17,7 @@ from warmfleet_contracts.traces import RequestTrace, TraceError
 from warmfleet_simulation.requests.arrays import DONE, GONE, SERVING, State
 from warmfleet_simulation.requests.blocks import forget, insert
 from warmfleet_simulation.requests.cluster import Run, simulate
+from warmfleet_simulation.requests.planner import Planner
 from warmfleet_simulation.requests.report import around, together
 from warmfleet_simulation.requests.setup import Arm, Engine, concurrency, fresh_state, machine
 from warmfleet_simulation.requests.trial import HALVED, TWO_OF_EIGHT, Pattern, in_windows, interval, trial
@@ -200,6 +201,15 @@ def test_the_age_of_what_leaves_is_a_mean_that_fades_as_the_agent_has_it() -> No
     assert evicted_after(state, 0, 100.0) is None, "another worker is in its place"
 
 
+def test_the_simulated_planner_is_told_after_how_long_workers_evict() -> None:
+    state = fresh_state(work_of((0.0, 1024, 1, [1])), 4, 1, 1)
+    state.phase[:] = SERVING
+    state.evicted_at[:], state.evicted_age[:] = 100.0, (60.0, 400.0, 500.0, 400.0)
+    hot, since = np.array([900, 100, 200, 300]), dict.fromkeys(range(4), 0.0)
+    assert Planner().leaving(state, range(4), since, hot, 3, 100.0) == [0], "it cannot keep what it has"
+    assert Planner().leaving(state, range(4), since, hot, 3, 101.0 + HOT_S) == [1], "that was long ago"
+
+
 def test_a_narrow_link_hands_over_less() -> None:
     work = conversations()
     narrow = Arm("narrow", handover="migrate", link_gbit=0.05, deadline_s=10.0)
@@ -234,6 +244,10 @@ def test_a_trial_compares_with_fleets_that_never_scale() -> None:
     assert found["store"].retained >= 0.99
     assert found["naive"].excess_s > found["migrate"].excess_s
     assert all(one.lost == 0 for one in found.values())
+    later = trial(work, ENGINE, pattern, 1, arms=[Arm("migrate", handover="migrate")], known=list(found.values()))
+    assert [one.arm for one in later] == ["migrate"], "the fleet that never scales is known"
+    assert later[0].retained == pytest.approx(found["migrate"].retained)
+    assert later[0].excess_s == found["migrate"].excess_s
     with pytest.raises(ValueError, match="different routers"):
         trial(work, ENGINE, pattern, 1, arms=(Arm("a"), Arm("b", routing="round_robin")))
     with pytest.raises(ValueError, match="too short"):

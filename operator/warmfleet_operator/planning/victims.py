@@ -3,9 +3,14 @@
 ::
 
     order    = already chosen; no node; starting; failed; not ready; ready (of the revision that is too many first)
-    ready by   hot tokens (if known of all), requests running (if known of all), oldest node, oldest worker
+    ready by   crowded, hot tokens (if known of all), requests running (if known of all), oldest node, oldest worker
+    crowded    evicted after < min(SOON, half of the median of the others that evict)
     hot tokens those that would leave the fleet with it, once those with less have left; all of its own without sketches
     leaves     if variants[].min holds without it, and, when it serves, the rest stays above need.down
+
+A router that follows prefixes leaves a conversation where it is. A worker with more of them than its cache holds evicts
+each before its next turn, computes all of them again and again, and its queue grows, for as long as they last; no
+hand-over from another worker changes that. When it is the one that leaves, they are spread over those that have room.
 
 Protected workers (do-not-drain) are never chosen. Whoever has served is drained first; whoever never has is deleted.
 Replacement is make before break: a retiring worker leaves once the ready ones cover for it, or when it is overdue, or,
@@ -17,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import median
 
 from warmfleet_contracts.reasons import VictimReason
 from warmfleet_contracts.sketch import Sketch, departure_tokens
@@ -27,8 +33,13 @@ from warmfleet_operator.planning.roster import Retiring, Roster
 from warmfleet_operator.state.decisions import Victim
 from warmfleet_operator.state.records import Key, NodeRecord, WorkerPhase, WorkerRecord, WorkerTelemetry
 
-RECALLABLE = frozenset({VictimReason.LOWEST_KV_VALUE, VictimReason.FEWEST_RUNNING, VictimReason.OLDEST_NODE})
+RECALLABLE = frozenset(
+    {VictimReason.CROWDED, VictimReason.LOWEST_KV_VALUE, VictimReason.FEWEST_RUNNING, VictimReason.OLDEST_NODE}
+)
 """Drains that were begun to save money; any other has a cause that demand does not remove."""
+
+SOON = 90.0
+"""Seconds: of agents' prompts that nobody has used for so long, about half are used in the five minutes that follow."""
 
 
 class Credit(StrEnum):
@@ -100,19 +111,23 @@ def ranked(
     free = [w for w in ready if not w.protected]
     hot = _unique(ready, free, telemetry) or _known(free, telemetry, lambda t: t.hot_tokens)
     running = _known(free, telemetry, lambda t: t.running)
+    packed = crowded(ready, telemetry)
     protected = len(ready) - len(free)
     aside = f"; {protected} with do-not-drain passed over" if protected else ""
     most_hot, most_running = max(hot.values(), default=0), max(running.values(), default=0)
 
-    def key(w: WorkerRecord) -> tuple[float, float, float, float, str, str]:
+    def key(w: WorkerRecord) -> tuple[bool, float, float, float, float, str, str]:
         node = nodes.get(w.node)
         born = w.first_seen if node is None else node.first_seen
-        return hot.get(w.uid, 0), running.get(w.uid, 0), born, w.first_seen, w.key.name, w.uid
+        return w.uid not in packed, hot.get(w.uid, 0), running.get(w.uid, 0), born, w.first_seen, w.key.name, w.uid
 
     picks = []
     oldest = f"all else equal, the oldest of {len(free)}{aside}"
     for worker in sorted(free, key=key):
-        if hot.get(worker.uid, 0) < most_hot:
+        if worker.uid in packed:
+            after = packed[worker.uid]
+            why = VictimReason.CROWDED, f"it evicts what was used {after:.0f} s ago, others keep it for longer{aside}"
+        elif hot.get(worker.uid, 0) < most_hot:
             why = (
                 VictimReason.LOWEST_KV_VALUE,
                 f"{hot[worker.uid]} hot tokens leave with it, with others up to {most_hot}{aside}",
@@ -123,6 +138,25 @@ def ranked(
             why = VictimReason.OLDEST_NODE, oldest
         picks.append(Pick(worker, why[0], why[1], Credit.READY))
     return picks
+
+
+def crowded(ready: Sequence[WorkerRecord], telemetry: Mapping[str, WorkerTelemetry]) -> dict[str, float]:
+    """Workers with more conversations than they can keep while others have room: UID, and after how long they evict.
+
+    Those that evict nothing are no measure for the others: they may just not be full yet.
+
+    Args:
+        ready: Workers that serve.
+        telemetry: Last agent answers by UID.
+    """
+    seen = ((w.uid, telemetry.get(w.uid)) for w in ready)
+    ages = {uid: t.evicted_after for uid, t in seen if t is not None and t.evicted_after is not None}
+    found = {}
+    for uid, age in ages.items():
+        others = [other for name, other in ages.items() if name != uid]
+        if others and age < min(SOON, median(others) / 2.0):
+            found[uid] = age
+    return found
 
 
 def _unique(

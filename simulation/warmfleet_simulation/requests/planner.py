@@ -21,6 +21,7 @@ from warmfleet_operator.state.records import (
 )
 
 from warmfleet_simulation.requests.arrays import SERVING, State
+from warmfleet_simulation.requests.value import evicted_after
 
 _BOOT = 10_000.0
 """The operator's clock never starts at 0."""
@@ -59,6 +60,7 @@ class Planner:
                 running=int(state.size[w]),
                 waiting=int(state.load[w] - state.size[w]),
                 hot_tokens=int(hot[w]),
+                evicted_after=evicted_after(state, w, now),
             )
             for w, record in zip(here, records, strict=True)
         }

@@ -138,6 +138,7 @@ def trial(
     *,
     arms: Sequence[Arm] = ARMS,
     phase_s: float = 0.0,
+    known: Sequence[Outcome] = (),
     seen: Callable[[str, Run], None] = lambda _name, _run: None,
 ) -> list[Outcome]:
     """All arms on one workload, beside the fleets that never scale.
@@ -149,6 +150,7 @@ def trial(
         seed: Only noted; the workload was drawn by it.
         arms: Ways to scale; all with the same router as the first one.
         phase_s: Moves the pattern.
+        known: What has been found on this workload with this pattern; references among it are not run again.
         seen: Is given each run, with its name, when it has ended.
 
     Raises:
@@ -174,6 +176,10 @@ def trial(
         """The fleet that never scales with this memory; on first use it is run, and one of the survivors' size."""
         if (store, host) not in never:
             more = ("+store" if store else "") + ("+host" if host else "")
+            before = [one for one in known if one.arm == f"never{more}"]
+            if before:
+                never[store, host] = _figures_of(before[0])
+                return never[store, host]
             like = replace(plain, store_tokens=store, host_tokens=host)
             found = never[store, host] = figures(replace(like, name=f"never{more}"), [])
             out.append(_outcome(f"never{more}", pattern, seed, found, found))
@@ -214,13 +220,20 @@ def _figures(run: Run, starts: np.ndarray[tuple[int], np.dtype[np.float64]]) -> 
     )
 
 
+def _figures_of(one: Outcome) -> _Figures:
+    """What a row still says; hits are per token, which is all that a comparison needs."""
+    waited = (one.ttft_p50, one.ttft_p99)
+    return _Figures(one.hit_rate, 1.0, waited, one.prefill_s, one.lost, one.retried, one.worker_s)
+
+
 def _outcome(arm: str, pattern: Pattern, seed: int, found: _Figures, reference: _Figures) -> Outcome:
+    mine, others = (one.hits / one.inputs if one.inputs else 0.0 for one in (found, reference))
     return Outcome(
         arm=arm,
         pattern=pattern.name,
         seed=seed,
-        hit_rate=found.hits / found.inputs if found.inputs else 0.0,
-        retained=found.hits / reference.hits if reference.hits else None,
+        hit_rate=mine,
+        retained=mine / others if others else None,
         ttft_p50=found.ttft[0],
         ttft_p99=found.ttft[1],
         prefill_s=found.prefill_s,
