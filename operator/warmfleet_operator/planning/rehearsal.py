@@ -95,6 +95,7 @@ class Stage:
         least: Fewest workers.
         most: Most workers.
         ready: Capacity that there is, requests/s.
+        phase: In [0, 1), another one for each deployment: not all of them are rehearsed in the same decision.
     """
 
     seen: Sight
@@ -109,6 +110,7 @@ class Stage:
     least: int
     most: int
     ready: float
+    phase: float = 0.0
 
 
 def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehearsal:
@@ -121,10 +123,11 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
         now: Logical seconds.
     """
     passed = math.inf if state.at is None else now - state.at
-    if 0.0 <= passed < min(max(stage.lead_s / 4.0, LEAST_EVERY_S), EVERY_S):
+    every = min(max(stage.lead_s / 4.0, LEAST_EVERY_S), EVERY_S)
+    if 0.0 <= passed < every:
         return state
     if not (0.0 <= passed <= MOST_GAP_S and len(state.trials) == len(MARGINS)):
-        return _begun(state, stage, target, now)
+        return _begun(state, stage, target, now - stage.phase * every)
     before, requests = state, stage.arrivals * passed
     memory = math.exp(-passed / min(max(LEAST_MEMORY_S, GROWTH * state.seconds), MEMORY_S))
     raised = now + stage.lead_s if stage.seen.held > RAISED * state.held else state.raised_until
@@ -209,7 +212,7 @@ def late(queue: int | None, ready: float, objective_s: float) -> float | None:
 
 
 def _begun(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehearsal:
-    """Fleets that begin with what is there."""
+    """Fleets that begin with what is there, a moment ago."""
     ready = min(max(math.ceil(stage.ready / stage.unit - 1e-6), stage.least, 1), max(stage.most, 1))
     trial = Trial(ready, (), 0.0, now, ready, ready)
     known = len(state.late) == len(MARGINS) and len(state.cost) == len(MARGINS)
