@@ -123,11 +123,10 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
         now: Logical seconds.
     """
     passed = math.inf if state.at is None else now - state.at
-    every = min(max(stage.lead_s / 4.0, LEAST_EVERY_S), EVERY_S)
-    if 0.0 <= passed < every:
+    if 0.0 <= passed <= MOST_GAP_S and _turn(stage, now) == _turn(stage, now - passed):
         return state
     if not (0.0 <= passed <= MOST_GAP_S and len(state.trials) == len(MARGINS)):
-        return _begun(state, stage, target, now - stage.phase * every)
+        return _begun(state, stage, target, now)
     before, requests = state, stage.arrivals * passed
     memory = math.exp(-passed / min(max(LEAST_MEMORY_S, GROWTH * state.seconds), MEMORY_S))
     raised = now + stage.lead_s if stage.seen.held > RAISED * state.held else state.raised_until
@@ -159,6 +158,11 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
         raised_until=raised,
     )
     return chosen(after, target)
+
+
+def _turn(stage: Stage, now: float) -> int:
+    """Number of the time in which one step is made."""
+    return math.floor(now / min(max(stage.lead_s / 4.0, LEAST_EVERY_S), EVERY_S) + stage.phase)
 
 
 def chosen(state: Rehearsal, target: float) -> Rehearsal:
@@ -212,7 +216,7 @@ def late(queue: int | None, ready: float, objective_s: float) -> float | None:
 
 
 def _begun(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehearsal:
-    """Fleets that begin with what is there, a moment ago."""
+    """Fleets that begin with what is there."""
     ready = min(max(math.ceil(stage.ready / stage.unit - 1e-6), stage.least, 1), max(stage.most, 1))
     trial = Trial(ready, (), 0.0, now, ready, ready)
     known = len(state.late) == len(MARGINS) and len(state.cost) == len(MARGINS)
