@@ -9,7 +9,8 @@ cost, and how many requests would have been late with it, is known without tryin
     truth      = (missed + some) / (rehearsed + some), within TRUTH      what came true over what was rehearsed
     goal       = AIM * (1 - slo.attainment) / truth                      AIM_RECORD where a share of the record is held
     margin     = of each ladder the first, from bold to safe, with late_m <= goal; between it and its neighbour, where a
-                 share of the time with either would be late as often as the goal; of these the cheapest
+                 share of the time with either would be late as often as the goal, unless there is an EDGE between them;
+                 of these the cheapest
 
 There are two ladders: the reactive rule, and chances followed by shares of the record. The other one is climbed only
 where it is cheaper by MUCH.
@@ -50,6 +51,9 @@ TRUTH = (0.7, 3.0)
 """Bounds of what came true over what was rehearsed."""
 MOST_DEARER = 8.0
 """Most cost of a margin that is taken, over the cheapest one's."""
+EDGE = 8.0
+"""How many times as many requests are late with a margin as with the next safer one, where nothing lies between them:
+it is either enough for a crowd, and nothing is late, or it is not."""
 MUCH = 0.03
 """Share that a margin of the other ladder must save to be taken instead."""
 DRAIN_S = 30.0
@@ -319,7 +323,7 @@ def _boldest(ladder: Sequence[int], late: Sequence[float], target: float, allowe
         goal = (AIM_RECORD if MARGINS[i].rule is Rule.RECORD else AIM) * target
         if late[i] > goal or i not in allowed:
             continue
-        if i - 1 not in ladder:
+        if i - 1 not in ladder or late[i - 1] > EDGE * max(late[i], goal / 4.0):
             return float(i)
         return i - 1 + min(max((late[i - 1] - goal) / max(late[i - 1] - late[i], 1e-12), 0.0), 1.0)
     return None
