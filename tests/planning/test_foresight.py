@@ -144,7 +144,7 @@ def test_traffic_that_an_event_brought_is_not_multiplied_again() -> None:
 )
 def test_the_margin_that_was_rehearsed_is_asked_for_and_said(position: float, need: float, said: str) -> None:
     memory = remembered(40.0)
-    known = replace(memory.deployments[KEY], rehearsal=Rehearsal(at=START - 1.0, position=position))
+    known = replace(memory.deployments[KEY], rehearsal=Rehearsal(at=START, position=position))
     made = decide(asking(forecast(flat(0.2))), PlannerMemory({KEY: known}))
     assert made.figures["need_up_rps"] == pytest.approx(need, rel=0.01)
     assert said in " ".join(note.text for note in made.trace() if note.stage is Stage.BLEND)
