@@ -35,6 +35,19 @@ def deployment(rates: Mapping[str, float], most: int) -> LLMDeploymentSpec:
     )
 
 
+def with_forecast(spec: LLMDeploymentSpec | None) -> LLMDeploymentSpec:
+    """The same spec with ``scaling.forecast``.
+
+    Raises:
+        ValueError: There is no spec.
+    """
+    if spec is None:
+        raise ValueError("no spec")
+    body = spec.model_dump(by_alias=True, exclude_unset=True, mode="json")
+    body["scaling"]["forecast"] = {}
+    return LLMDeploymentSpec.model_validate(body)
+
+
 def instance_type(name: str, price: float, limit: int | None = None) -> InstanceTypeRecord:
     """A type with one accelerator, at a price in $/h, with or without a limit."""
     spec = InstanceTypeSpec.model_validate(

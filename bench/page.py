@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import claims
 import numpy as np
 from warmfleet_contracts.perfmodel import Workload, lookup, operating_point
 
@@ -50,7 +50,8 @@ How to read it:
   minimum and its maximum. That is what the formula does with a start-up of minutes; it is published as it is.
 - `warmfleet` is the planner with the shipped learner, which is given the minutes so far every six hours, and nothing
   of the future. Its knob is the late share that the SLO allows; it finds its margin for that by itself, so its default
-  is where it should be run. `warmfleet-reactive` is the same planner without `scaling.forecast`.
+  is where it should be run, and what is claimed of it is claimed as it ships, beside rivals that are tuned.
+  `warmfleet-reactive` is the same planner without `scaling.forecast`.
 - `knows-the-mean` is no rival but a bound: it knows the traffic's mean over each quarter of an hour in advance, and
   covers what happens within by a margin. What it costs is the price of that noise; no planner can foresee even so much.
 - Where only some scenarios or rows were rerun since (`--only`, `--policy`), the others are those of the version before.
@@ -107,135 +108,9 @@ def _error(row: dict[str, str]) -> float | None:
     return point.tpot_ms / float(row["tpot_ms"]) - 1.0
 
 
-def claims(found: list[Results], measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every claim with its target, met or not."""
-    out: list[dict[str, Any]] = []
-    if repeated := [r for r in found if r["family"] == "seeds"]:
-        out += _seed_claims(repeated)
-
-    def say(claim: str, value: float | None, target: float, *, at_most: bool = True) -> None:
-        met = value is not None and (value <= target if at_most else value >= target)
-        shown = None if value is None else round(value, 5)
-        out.append({"claim": claim, "value": shown, "target": target, "met": met})
-
-    total = sum(m["points"] for m in measured)
-    if total:
-        mean = sum(m["mean_abs_error"] * m["points"] for m in measured) / total
-        say(f"performance model: mean error of TPOT over {total} measured points", mean, 0.15)
-    for result in found:
-        if result["family"] == "speed":
-            say("simulator: 7 days x 8 policies, CPU s", result["week"]["cpu_seconds"], 60.0)
-            say("simulator: 10,000 GPUs, one day, CPU s", result["large"]["cpu_seconds"], 60.0)
-            say("optimum: 3 types, 7 days at 1 minute, CPU s", result["optimum"]["cpu_seconds"], 60.0)
-            say("optimum: 3 types, gap to the certified bound", result["optimum"]["gap"], 0.01)
-            continue
-        if result["family"] == "seeds":
-            continue
-        for ours in (r for r in result["rows"] if r["policy"].startswith("warmfleet")):
-            _claim_row(result, ours, say)
-    return out
-
-
-def _claim_row(result: Results, ours: Results, say: Callable[..., None]) -> None:
-    """The claims on one row of ours."""
-    title = f"{result['scenario']}, {ours['policy']}"
-    if result["family"] == "noise":
-        _claim_calm(result, ours, say)
-        return
-    say(f"{title}: tuned, it keeps the objective", ours["slo_attainment"], result["objective"], at_most=False)
-    others = [r for r in result["rows"] if not r["policy"].startswith("warmfleet") and r["policy"] != _BOUND]
-    if result["family"] == "weeks" and ours["policy"] == "warmfleet":
-        kept = [r["over_provisioning"] for r in others if r["slo_attainment"] >= result["objective"]]
-        target = (_TARGETS.get(result["scenario"]) or (None, None))[0]
-        if kept and target is not None:
-            keeps = ours["slo_attainment"] >= result["objective"]
-            cut = 1.0 - (ours["over_provisioning"] - 1.0) / (min(kept) - 1.0) if keeps else None
-            say(f"{title}: cut against the best rival that keeps the objective, all tuned on days 0-2", cut, target, at_most=False)  # fmt: skip # noqa: E501
-    rivals = [r["over_provisioning_at_objective"] for r in others]
-    best = min((value for value in rivals if value is not None), default=None)
-    if best is not None:
-        reached = ours["over_provisioning_at_objective"]
-        say(f"{title}: cost / optimum at equal attainment, against the best rival", reached, best)
-
-
-def _claim_calm(result: Results, ours: Results, say: Callable[..., None]) -> None:
-    """Where nothing is worth a scale action: how few there are, by the planner as it should be run."""
-    if ours["policy"] != "warmfleet":
-        return
-    title = f"{result['scenario']}, {ours['policy']}"
-    say(f"{title}: scale actions per hour", ours["scale_actions"] / result["hours"], 2.0)
-    say(f"{title}: cost / optimum", ours["over_provisioning"], 1.3)
-    say(f"{title}: it keeps the objective", ours["slo_attainment"], result["objective"], at_most=False)
-
-
-_TARGETS = {  # scenario: (cut at least, cost over optimum at most)
-    "week azure2024_code_digitised": (0.40, 1.05),
-    "week servegen_m_small_8d": (0.25, 1.25),
-    "week sageserve_A": (0.0, None),
-    "week servegen_m_large": (None, None),
-}
-_BOUND = "knows-the-mean"
-"""A row that is no rival: it knows what is to come."""
-_AGAINST_RIVAL = 1.03
-"""Most cost over the best rival's where traffic cannot be forecast."""
-
-
-def by_seed(found: list[Results]) -> dict[str, list[Results]]:
-    """Repeated weeks by scenario: the best rival, ratios and the cut; ``ours`` is None where it never gets there."""
-    out: dict[str, list[Results]] = defaultdict(list)
-    for result in (r for r in found if r["family"] == "seeds"):
-        costs = dict(result["cost"])
-        ours = costs.pop("warmfleet")
-        rivals = {name: cost for name, cost in costs.items() if cost is not None}
-        if ours is None or not rivals:
-            out[result["scenario"]].append({"seed": result["seed"], "ours": None})
-            continue
-        name = min(rivals, key=lambda n: rivals[n])
-        optimum = result["optimum"]
-        out[result["scenario"]].append(
-            {
-                "seed": result["seed"],
-                "ours": ours / optimum,
-                "rival": rivals[name] / optimum,
-                "name": name,
-                "cut": 1.0 - (ours - optimum) / (rivals[name] - optimum),
-                "saved": rivals[name] - ours,
-                "attainment": result["attainment"],
-            }
-        )
-    return out
-
-
-def _seed_claims(found: list[Results]) -> list[dict[str, Any]]:
-    out: list[dict[str, Any]] = []
-    for scenario, runs in by_seed(found).items():
-        good = [r for r in runs if r["ours"] is not None]
-        cut, ratio = _TARGETS.get(scenario, (None, None))
-        median = {k: float(np.median([r[k] for r in good])) for k in ("cut", "ours", "rival")} if good else {}
-        title = f"{scenario}, median of {len(runs)} seeds"
-        wanted = [
-            (f"{title}: over-provisioning cut against the best tuned rival", "cut", cut, False),
-            (f"{title}: cost / optimum at equal attainment", "ours", ratio, True),
-        ]
-        for claim, key, target, at_most in wanted:
-            if target is None:
-                continue
-            value = median.get(key)
-            met = value is not None and (value <= target if at_most else value >= target)
-            out.append(
-                {"claim": claim, "value": None if value is None else round(value, 4), "target": target, "met": met}
-            )
-        if cut is None:
-            ratio = median["ours"] / median["rival"] if median else None
-            met = ratio is not None and ratio <= _AGAINST_RIVAL
-            shown = None if ratio is None else round(ratio, 4)
-            out.append({"claim": f"{title}: cost / best rival's", "value": shown, "target": _AGAINST_RIVAL, "met": met})
-    return out
-
-
 def _seeds(found: list[Results]) -> str:
     body = []
-    for scenario, runs in by_seed(found).items():
+    for scenario, runs in claims.by_seed(found).items():
         good = [r for r in runs if r["ours"] is not None]
         if not good:
             body.append([scenario, str(len(runs)), *["never"] * 6])

@@ -4,6 +4,8 @@ Made-up fleets, one seed: deployments of about 20 workers, each with 4 to 8 of 1
 spread as list prices and accelerators do; the types that would be wanted most have limits that bind.
 
 - *warm*: workers run, the demand has moved by up to a fifth, memory and caches are those of the last decision.
+- *with forecasts*: warm, ``scaling.forecast`` is set everywhere, so every margin is rehearsed each half minute; twelve
+  decisions 5 s apart, as the operator takes them.
 - *cold*: nothing runs, no memory, empty caches: all 20 workers of each deployment are chosen at once.
 - *exact gap*: dollars per hour of what is bought from nothing over the optimum of the joint integer programme (HiGHS).
 - *LP gap*: the same over the bound of the relaxation in which workers may be divided.
@@ -30,7 +32,12 @@ from typing import Any
 
 import highspy
 import numpy as np
-from made_up import UP, deployment, instance_type  # beside this file; before the packages that it makes importable
+from made_up import (
+    UP,
+    deployment,
+    instance_type,
+    with_forecast,
+)  # beside this file; before the packages that it makes importable
 from rich.console import Console
 from rich.table import Table
 from warmfleet_operator.planning import capacity
@@ -185,6 +192,26 @@ def speeds(sizes: Sequence[int]) -> dict[int, dict[str, list[float]]]:
     return found
 
 
+def foreseeing(fleets: int) -> list[float]:
+    """CPU seconds of twelve decisions 5 s apart on fleets with ``scaling.forecast``, after half a minute of them."""
+    given = world(fleets, 1)
+    records = {
+        key: replace(record, spec=with_forecast(record.spec)) for key, record in given.snapshot.deployments.items()
+    }
+    given = replace(given, snapshot=replace(given.snapshot, deployments=records))
+    made, _ = plan(given.snapshot, PlannerMemory(), NOW)
+    snapshot = running(given, made)
+    memory, out = PlannerMemory(), []
+    for tick in range(18):
+        now = NOW + 5.0 * tick
+        change = moved(snapshot, tick // 6)
+        change = replace(change, demand={key: replace(d, at=now) for key, d in change.demand.items()})
+        begin = time.process_time()
+        _, memory = plan(change, memory, now)
+        out.append(time.process_time() - begin)
+    return out[6:]
+
+
 def growths(given: World) -> list[Growth]:
     """The purchases of all fleets, from nothing."""
     out = []
@@ -298,6 +325,9 @@ def main() -> int:
         cells = [f"{statistics.median(row[k]):.3f} ({min(row[k]):.3f}-{max(row[k]):.3f})" for k in ("warm", "cold")]
         table.add_row(str(fleets), f"{row['workers'][0]:.0f}", *cells)
     console.print(table)
+    ahead = {n: foreseeing(n) for n in sizes if n in (10, 300, 1000)}
+    for n, seconds in ahead.items():
+        console.print(f"{n} fleets with forecasts: {statistics.median(seconds):.3f} s, at most {max(seconds):.3f} s")
     warm = {n: statistics.median(row["warm"]) for n, row in found.items()}
     cold = {n: statistics.median(row["cold"]) for n, row in found.items()}
     exact, lazy = [], []
@@ -327,6 +357,7 @@ def main() -> int:
     answer = {
         "plan_10_s": round(warm[10], 4),
         "plan_1000_warm_s": round(warm[1000], 3) if 1000 in warm else None,
+        "plan_1000_forecast_s": round(statistics.median(ahead[1000]), 3) if 1000 in ahead else None,
         "plan_1000_cold_s": round(cold[1000], 3) if 1000 in cold else None,
         "growth_exponent": round(exponent(list(warm), list(warm.values())), 3),
         "exact_gap": round(max(exact), 5),

@@ -207,7 +207,7 @@ def _fearful(levels: tuple[float, float], people: list[WorkerRecord], limit: int
             at=START - 5.0,
             traffic=TrafficState(START - 5.0, level, level, level, 0.04, 0.04),
             peak=90.0,
-            rehearsal=Rehearsal(at=START - 5.0, position=17.0),
+            rehearsal=Rehearsal(at=START, position=21.0),
         )
         for key, level in zip((HIGH, LOW), levels, strict=True)
     }

@@ -54,9 +54,10 @@ def test_what_others_hold_too_does_not_keep_a_worker() -> None:
 
 
 def test_a_worker_that_cannot_keep_its_conversations_leaves_while_others_have_room() -> None:
-    def first(*ages: float | None) -> tuple[str, VictimReason]:
+    def first(*ages: float | None, handover: str = "migrate") -> tuple[str, VictimReason]:
         hot = {f"uid-w{i}": told(hot_tokens=(i + 1) * 10, evicted_after=age) for i, age in enumerate(ages)}
-        victim = decide(world(workers(4), traffic(0.0), telemetry=hot), settled(1)).victims[0]
+        record = deployment(spec(kvCache={"handover": [handover]}))
+        victim = decide(world(workers(4), traffic(0.0), telemetry=hot, record=record), settled(1)).victims[0]
         return victim.pod.name, victim.reason
 
     assert first(400.0, 300.0, 500.0, 60.0) == ("w3", VictimReason.CROWDED), "although it holds the most"
@@ -64,11 +65,14 @@ def test_a_worker_that_cannot_keep_its_conversations_leaves_while_others_have_ro
     assert first(900.0, 900.0, 900.0, 100.0) == ("w0", VictimReason.LOWEST_KV_VALUE), "not asked for again so soon"
     assert first(None, None, None, 60.0) == ("w0", VictimReason.LOWEST_KV_VALUE), "the others may just not be full yet"
     assert first(None, None, 400.0, 60.0) == ("w3", VictimReason.CROWDED)
+    kept = first(400.0, 300.0, 500.0, 60.0, handover="none")
+    assert kept == ("w0", VictimReason.LOWEST_KV_VALUE), "all that it holds would be lost"
 
 
 def test_of_a_crowded_worker_it_is_said_why_it_leaves() -> None:
     hot = {f"uid-w{i}": told(hot_tokens=10, evicted_after=age) for i, age in enumerate((400.0, 45.4))}
-    made = decide(world(workers(2), traffic(0.0), telemetry=hot), settled(1))
+    record = deployment(spec(kvCache={"handover": ["replay"]}))
+    made = decide(world(workers(2), traffic(0.0), telemetry=hot, record=record), settled(1))
     assert made.victims[0].message == "it evicts what was used 45 s ago, others keep it for longer"
 
 

@@ -148,8 +148,9 @@ def test_fleets_keep_their_limits() -> None:
         (4.0, Margin(Rule.REACTIVE, 1.2)),
         (4.5, Margin(Rule.QUANTILE, 0.4)),
         (5.5, Margin(Rule.QUANTILE, math.sqrt(0.4 * 0.2))),
-        (12.0, Margin(Rule.QUANTILE, blend.RAREST)),
-        (12.5, Margin(Rule.RECORD, 0.2)),
+        (10.0, Margin(Rule.QUANTILE, blend.RAREST)),
+        (10.5, Margin(Rule.RECORD, 0.05)),
+        (13.5, Margin(Rule.RECORD, 0.35)),
         (99.0, Margin(Rule.RECORD, 1.0)),
     ],
 )
@@ -159,10 +160,48 @@ def test_between_two_margins_lies_what_is_between_them(position: float, expected
     assert found.value == pytest.approx(expected.value)
 
 
+def _shown(late: dict[Margin, float], cost: dict[Margin, float], position: float) -> Rehearsal:
+    """A rehearsal of a week in which the other margins of the reactive rule miss a lot, and chances cost more."""
+    return Rehearsal(
+        late=tuple(1e6 * late.get(m, 0.2 if m.rule is Rule.REACTIVE else 0.0) for m in MARGINS),
+        cost=tuple(cost.get(m, 1.0 if m.rule is Rule.REACTIVE else 1.5) for m in MARGINS),
+        requests=1e6,
+        seconds=7 * DAY,
+        position=position,
+    )
+
+
+@pytest.mark.parametrize(
+    ("queue_decides", "chance", "before", "expected"),
+    [
+        (1.0, 1.1, 8.0, Rule.REACTIVE),
+        (1.1, 1.0, 4.0, Rule.QUANTILE),
+        (1.1, 1.09, 4.0, Rule.REACTIVE),
+        (1.09, 1.1, 8.0, Rule.QUANTILE),
+    ],
+)
+def test_of_two_rules_that_keep_the_objective_the_cheaper_one_is_taken(
+    queue_decides: float, chance: float, before: float, expected: Rule
+) -> None:
+    safest, boldest = Margin(Rule.REACTIVE, 1.2), Margin(Rule.QUANTILE, 0.4)
+    shown = _shown({safest: 0.0}, {safest: queue_decides, boldest: chance}, before)
+    found = rehearsal.margin(rehearsal.chosen(shown, 0.01))
+    assert found.rule is expected, "the other one only where it saves more than a little"
+
+
+@pytest.mark.parametrize(("late", "expected"), [(0.04, 0.8), (0.012, 0.7666)])
+def test_where_one_margin_misses_everything_and_the_next_nothing_it_is_the_next(late: float, expected: float) -> None:
+    """A crowd that a tenth less capacity misses: most of what lies between them misses it as well."""
+    low, high = (Margin(Rule.RECORD, share) for share in (0.75, 0.8))
+    bold = {m: late for m in MARGINS if m.rule is not Rule.RECORD or m.value <= low.value}
+    found = rehearsal.margin(rehearsal.chosen(_shown(bold | {high: 0.0}, {}, 8.0), 0.01))
+    assert found.value == pytest.approx(expected, abs=0.01)
+
+
 def test_without_any_traffic_it_is_what_is_usual() -> None:
     fresh = rehearsal.rehearse(Rehearsal(), stage(TrafficState(0.0, 40.0, 40.0, 40.0), 40.0), 0.01, 0.0)
-    assert rehearsal.margin(fresh).rule is Rule.QUANTILE
-    assert 0.003 < rehearsal.margin(fresh).value < 0.02
+    assert rehearsal.margin(fresh).rule is Rule.RECORD, "the rarest chance, and next to nothing of the record"
+    assert rehearsal.margin(fresh).value < 0.1
     assert rehearsal.rehearse(
         Rehearsal(late=(1.0,), cost=(1.0,)), stage(TrafficState(0.0, 4.0, 4.0, 4.0), 4.0), 0.01, 0.0
     )

@@ -206,8 +206,10 @@ def test_the_simulated_planner_is_told_after_how_long_workers_evict() -> None:
     state.phase[:] = SERVING
     state.evicted_at[:], state.evicted_age[:] = 100.0, (60.0, 400.0, 500.0, 400.0)
     hot, since = np.array([900, 100, 200, 300]), dict.fromkeys(range(4), 0.0)
-    assert Planner().leaving(state, range(4), since, hot, 3, 100.0) == [0], "it cannot keep what it has"
-    assert Planner().leaving(state, range(4), since, hot, 3, 101.0 + HOT_S) == [1], "that was long ago"
+    for handover in ("migrate", "replay", "store"):
+        assert Planner(handover).leaving(state, range(4), since, hot, 3, 100.0) == [0], "it cannot keep what it has"
+    assert Planner("migrate").leaving(state, range(4), since, hot, 3, 101.0 + HOT_S) == [1], "that was long ago"
+    assert Planner("none").leaving(state, range(4), since, hot, 3, 100.0) == [1], "all that it has would be lost"
 
 
 def test_a_narrow_link_hands_over_less() -> None:

@@ -1,6 +1,6 @@
 """How much capacity is needed, in requests/s of capacity within the SLO.
 
-With ``scaling.forecast`` the margin is one of several, the boldest that keeps the objective when it is rehearsed
+With ``scaling.forecast`` the margin is one of several, the cheapest that keeps the objective when it is rehearsed
 (``rehearsal``). A forecast one::
 
     reach(L)  = quantile (1 - q) of the highest sustained demand within [now, now + L]     leadwindow.outlook
@@ -149,8 +149,9 @@ class Margin:
     value: float
 
 
-RAREST = 5e-4
-"""The rarest chance that is taken: what a margin on the highest rate known begins with."""
+RAREST = 0.01
+"""The rarest chance that is taken, and what a margin on the highest rate known takes as well. A rarer one rests on the
+few hours of a history that were worse, and they say less of what is to come than the highest of them does."""
 
 
 @dataclass(frozen=True, slots=True)

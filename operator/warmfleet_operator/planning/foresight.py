@@ -20,6 +20,7 @@ Declared events are in wall time. While none is on, the usual rate follows the a
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -217,6 +218,7 @@ def _rehearse(
         least=scaling.min,
         most=scaling.max,
         ready=means.ready,
+        phase=zlib.crc32(memory.uid.encode()) / 2.0**32,
     )
     return evolve(memory, rehearsal=rehearsal.rehearse(memory.rehearsal, stage, 1.0 - spec.slo.attainment, now))
 

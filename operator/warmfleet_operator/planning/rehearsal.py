@@ -1,4 +1,4 @@
-"""Which margin: the boldest of those that, rehearsed on the deployment's own traffic, keep the objective.
+"""Which margin: the cheapest of those that, rehearsed on the deployment's own traffic, keep the objective.
 
 Every margin of ``MARGINS`` has a fleet of its own that exists in numbers alone. It sees the arrivals and the table that
 the deployment sees, has its start-up time, hold and limits, and is served as a fluid. So what each margin would have
@@ -8,7 +8,12 @@ cost, and how many requests would have been late with it, is known without tryin
                  with a memory of up to MEMORY_S; PRIOR_DAYS fade with a memory of half a day
     truth      = (missed + some) / (rehearsed + some), within TRUTH      what came true over what was rehearsed
     goal       = AIM * (1 - slo.attainment) / truth                      AIM_RECORD where a share of the record is held
-    margin     = the first, from bold to safe, with late_m <= goal; between it and its neighbour, where late_m = goal
+    margin     = of each ladder the first, from bold to safe, with late_m <= goal; between it and its neighbour, where a
+                 share of the time with either would be late as often as the goal, unless there is an EDGE between them;
+                 of these the cheapest
+
+There are two ladders: the reactive rule, and chances followed by shares of the record. The other one is climbed only
+where it is cheaper by MUCH.
 
 The objective is a floor: what is aimed for is missed half of the time, so less than the budget is aimed for. What no
 margin prevents is late with all of them alike: a bad day counts for its share of a week, and is no debt to pay back.
@@ -23,7 +28,7 @@ What is missed while more workers would not come (limits, pauses) says nothing a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 from warmfleet_operator.planning import blend
@@ -46,6 +51,11 @@ TRUTH = (0.7, 3.0)
 """Bounds of what came true over what was rehearsed."""
 MOST_DEARER = 8.0
 """Most cost of a margin that is taken, over the cheapest one's."""
+EDGE = 8.0
+"""How many times as many requests are late with a margin as with the next safer one, where nothing lies between them:
+it is either enough for a crowd, and nothing is late, or it is not."""
+MUCH = 0.03
+"""Share that a margin of the other ladder must save to be taken instead."""
 DRAIN_S = 30.0
 """Seconds for which a worker that leaves is paid for."""
 LONGEST_WAIT_S = 60.0
@@ -54,17 +64,22 @@ RAISED = 1.01
 """A rate this much above the highest one known is a new record."""
 MARGINS: tuple[Margin, ...] = (
     *(Margin(Rule.REACTIVE, share) for share in (1.6, 1.5, 1.4, 1.3, 1.2)),
-    *(Margin(Rule.QUANTILE, chance) for chance in (0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, RAREST)),
-    *(Margin(Rule.RECORD, share) for share in (0.4, 0.55, 0.7, 0.85, 1.0)),
+    *(Margin(Rule.QUANTILE, chance) for chance in (0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
+    *(Margin(Rule.RECORD, share) for share in (0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)),
 )
-"""From bold to safe: a queue decides; a chance is taken; what was needed before is held."""
+"""A queue decides; a chance is taken; a share of what was needed before is held. Each from bold to safe.
+
+Close to each other where a crowd that comes again and again begins to be served: below, all of it is late."""
+LADDERS = tuple(
+    tuple(i for i, m in enumerate(MARGINS) if (m.rule is Rule.REACTIVE) is reactive) for reactive in (True, False)
+)
 USUAL = (
     *((0.1, 0.96), (0.09, 1.0), (0.085, 1.04), (0.083, 1.05), (0.081, 1.06)),
-    *((0.08, 1.07), (0.053, 1.09), (0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2), (0.0043, 1.25)),
-    *((0.0015, 1.35), (0.0009, 1.8), (0.0007, 2.0), (0.0005, 2.2), (0.0003, 2.4), (0.0001, 2.6)),
+    *((0.08, 1.07), (0.053, 1.09), (0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
+    *((0.007, 1.3), (0.0055, 1.4), (0.004, 1.5), (0.003, 1.65), (0.0018, 1.85), (0.001, 2.05)),
+    *((0.0008, 2.15), (0.0006, 2.25), (0.0004, 2.35), (0.0002, 2.45), (0.0001, 2.6)),
 )
 """Share of late requests and cost over the optimum's, by margin, as on public traces: what is assumed at first."""
-_SOME = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,7 @@ class Stage:
         least: Fewest workers.
         most: Most workers.
         ready: Capacity that there is, requests/s.
+        phase: In [0, 1), another one for each deployment: not all of them are rehearsed in the same decision.
     """
 
     seen: Sight
@@ -98,6 +114,7 @@ class Stage:
     least: int
     most: int
     ready: float
+    phase: float = 0.0
 
 
 def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehearsal:
@@ -110,7 +127,7 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
         now: Logical seconds.
     """
     passed = math.inf if state.at is None else now - state.at
-    if 0.0 <= passed < min(max(stage.lead_s / 4.0, LEAST_EVERY_S), EVERY_S):
+    if 0.0 <= passed <= MOST_GAP_S and _turn(stage, now) == _turn(stage, now - passed):
         return state
     if not (0.0 <= passed <= MOST_GAP_S and len(state.trials) == len(MARGINS)):
         return _begun(state, stage, target, now)
@@ -147,8 +164,13 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
     return chosen(after, target)
 
 
+def _turn(stage: Stage, now: float) -> int:
+    """Number of the time in which one step is made."""
+    return math.floor(now / min(max(stage.lead_s / 4.0, LEAST_EVERY_S), EVERY_S) + stage.phase)
+
+
 def chosen(state: Rehearsal, target: float) -> Rehearsal:
-    """With the boldest position that keeps ``target``."""
+    """With the cheapest position that keeps ``target``."""
     weight = _prior(state)
     known = state.requests + weight
     late = [(count + weight * usual) / known for count, (usual, _) in zip(state.late, USUAL, strict=True)]
@@ -158,7 +180,7 @@ def chosen(state: Rehearsal, target: float) -> Rehearsal:
         (c / level if level > 0.0 else usual) * (1.0 - rate) + usual * rate
         for c, (_, usual) in zip(state.cost, USUAL, strict=True)
     ]
-    return replace(state, position=_boldest(late, cost, target / truth(state, target)))
+    return replace(state, position=_cheapest(late, cost, target / truth(state, target), state.position))
 
 
 def _prior(state: Rehearsal) -> float:
@@ -186,7 +208,7 @@ def margin(state: Rehearsal) -> Margin:
         return Margin(low.rule, low.value + (high.value - low.value) * share)
     if share <= 0.0:
         return low
-    # Nothing lies between a queue that decides and a chance; between the rarest chance and the record, none of it yet.
+    # Nothing lies between a queue that decides and a chance; the rarest chance holds none of the record yet.
     return high if low.rule is Rule.REACTIVE else Margin(Rule.RECORD, high.value * share)
 
 
@@ -285,16 +307,23 @@ def _between(values: Sequence[float], position: float) -> float:
     return values[i] + (values[i + 1] - values[i]) * share
 
 
-def _boldest(late: Sequence[float], cost: Sequence[float], target: float) -> float:
-    """The first position that is good enough; where none is that can be paid, the one that misses least."""
+def _cheapest(late: Sequence[float], cost: Sequence[float], target: float, before: float) -> float:
+    """The cheapest position that is good enough; where none is that can be paid, the one that misses least."""
     most = MOST_DEARER * min(cost)
     affordable = [i for i in range(len(cost)) if cost[i] <= most]
-    for i in affordable:
-        goal = (AIM_RECORD if MARGINS[i].rule is Rule.RECORD else AIM) * target
-        if late[i] > goal:
-            continue
-        if i == 0 or MARGINS[i - 1].rule is Rule.REACTIVE is not MARGINS[i].rule:
-            return float(i)
-        high, low, aim = (math.log(value + _SOME) for value in (late[i - 1], late[i], goal))
-        return i - 1 + min(max((high - aim) / max(high - low, 1e-9), 0.0), 1.0)
+    good = [_boldest(ladder, late, target, set(affordable)) for ladder in LADDERS]
+    if found := [(i, ladder) for i, ladder in zip(good, LADDERS, strict=True) if i is not None]:
+        return min(found, key=lambda f: _between(cost, f[0]) * (1.0 - MUCH if int(before) in f[1] else 1.0))[0]
     return float(min(affordable, key=lambda i: (round(late[i], 5), cost[i])))
+
+
+def _boldest(ladder: Sequence[int], late: Sequence[float], target: float, allowed: Set[int]) -> float | None:
+    """The first position of a ladder that is good enough; None where there is none."""
+    for i in ladder:
+        goal = (AIM_RECORD if MARGINS[i].rule is Rule.RECORD else AIM) * target
+        if late[i] > goal or i not in allowed:
+            continue
+        if i - 1 not in ladder or late[i - 1] > EDGE * max(late[i], goal / 4.0):
+            return float(i)
+        return i - 1 + min(max((late[i - 1] - goal) / max(late[i - 1] - late[i], 1e-12), 0.0), 1.0)
+    return None

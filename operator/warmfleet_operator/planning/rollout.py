@@ -117,7 +117,7 @@ def select(
     count = max(0, min(quota - len(idle), spec.rollout.max_surge - rolling.drains))
     if quota > 0 and not idle and not serving and not rolling.drains:
         rolling.obstacle = _stays(wanted)
-    order = victims.ranked(serving, snapshot.telemetry, snapshot.nodes)[:count]
+    order = victims.ranked(serving, snapshot.telemetry, snapshot.nodes, keeps=victims.hands_over(spec))[:count]
     chosen = [*idle, *(pick.worker for pick in order)]
     target = fingerprint(wanted.revisions)
     rolling.replaced = tuple(

@@ -129,7 +129,8 @@ def _picks(draft: Draft, snapshot: FleetSnapshot) -> list[Pick]:
         snapshot.telemetry,
         snapshot.nodes,
         draft.memory.chosen,
-        partial(rollout.arranged, draft.rolling),
+        keeps=victims.hands_over(draft.spec),
+        arrange=partial(rollout.arranged, draft.rolling),
     )
     return [p for p in order if p.worker.uid not in away] if away else order
 

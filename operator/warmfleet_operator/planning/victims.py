@@ -3,7 +3,7 @@
 ::
 
     order    = already chosen; no node; starting; failed; not ready; ready (of the revision that is too many first)
-    ready by   crowded, hot tokens (if known of all), requests running (if known of all), oldest node, oldest worker
+    ready by   crowded (where caches are handed over), hot tokens (if known of all), requests running (if known of all), oldest node, oldest worker
     crowded    evicted after < min(SOON, half of the median of the others that evict)
     hot tokens those that would leave the fleet with it, once those with less have left; all of its own without sketches
     leaves     if variants[].min holds without it, and, when it serves, the rest stays above need.down
@@ -11,6 +11,7 @@
 A router that follows prefixes leaves a conversation where it is. A worker with more of them than its cache holds evicts
 each before its next turn, computes all of them again and again, and its queue grows, for as long as they last; no
 hand-over from another worker changes that. When it is the one that leaves, they are spread over those that have room.
+Without a hand-over all that it holds would be lost, and it holds the most: there hits count for more than the tail.
 
 Protected workers (do-not-drain) are never chosen. Whoever has served is drained first; whoever never has is deleted.
 Replacement is make before break: a retiring worker leaves once the ready ones cover for it, or when it is overdue, or,
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
+from warmfleet_contracts.api import LLMDeploymentSpec
 from warmfleet_contracts.reasons import VictimReason
 from warmfleet_contracts.sketch import Sketch, departure_tokens
 
@@ -78,9 +80,14 @@ def order(
     telemetry: Mapping[str, WorkerTelemetry],
     nodes: Mapping[str, NodeRecord],
     chosen: Mapping[str, float],
+    *,
+    keeps: bool,
     arrange: Callable[[Sequence[Pick]], list[Pick]] = list,
 ) -> list[Pick]:
-    """All workers that may leave, first to go first; ``arrange`` has the last word on those that serve."""
+    """All workers that may leave, first to go first; ``arrange`` has the last word on those that serve.
+
+    ``keeps`` as in :func:`ranked`.
+    """
     picks = [
         Pick(w, VictimReason.PENDING, "no node was found for it", Credit.NONE)
         for w in sorted(roster.stuck, key=lambda w: (-w.first_seen, w.key))
@@ -94,7 +101,7 @@ def order(
             picks.append(Pick(worker, reason, message, Credit.STARTING))
     lame = [w for w in roster.failed + roster.broken if not w.protected]
     picks += [Pick(w, VictimReason.FAILED, w.failure or w.phase.value, Credit.NONE) for w in lame]
-    picks += arrange(ranked(roster.ready, telemetry, nodes))
+    picks += arrange(ranked(roster.ready, telemetry, nodes, keeps=keeps))
     return sorted(picks, key=lambda p: p.worker.uid not in chosen) if chosen else picks
 
 
@@ -106,12 +113,21 @@ def ranked(
     ready: Sequence[WorkerRecord],
     telemetry: Mapping[str, WorkerTelemetry],
     nodes: Mapping[str, NodeRecord],
+    *,
+    keeps: bool,
 ) -> list[Pick]:
-    """Workers that serve, the one that is missed least first; without the protected ones."""
+    """Workers that serve, the one that is missed least first; without the protected ones.
+
+    Args:
+        ready: Workers that serve.
+        telemetry: Last agent answers by UID.
+        nodes: By name.
+        keeps: Whether what a leaving worker holds is handed over: then a crowded one goes first.
+    """
     free = [w for w in ready if not w.protected]
     hot = _unique(ready, free, telemetry) or _known(free, telemetry, lambda t: t.hot_tokens)
     running = _known(free, telemetry, lambda t: t.running)
-    packed = crowded(ready, telemetry)
+    packed = crowded(ready, telemetry) if keeps else {}
     protected = len(ready) - len(free)
     aside = f"; {protected} with do-not-drain passed over" if protected else ""
     most_hot, most_running = max(hot.values(), default=0), max(running.values(), default=0)
@@ -138,6 +154,11 @@ def ranked(
             why = VictimReason.OLDEST_NODE, oldest
         picks.append(Pick(worker, why[0], why[1], Credit.READY))
     return picks
+
+
+def hands_over(spec: LLMDeploymentSpec) -> bool:
+    """Whether what a leaving worker holds is kept, by any strategy."""
+    return any(strategy != "none" for strategy in spec.kv_cache.handover)
 
 
 def crowded(ready: Sequence[WorkerRecord], telemetry: Mapping[str, WorkerTelemetry]) -> dict[str, float]:

@@ -155,7 +155,7 @@ class _Fleet:
         self.since = dict.fromkeys(range(workers), 0.0)
         self.events: list[Event] = []
         self.departures: list[Departure] = []
-        self.planner = Planner()
+        self.planner = Planner(arm.handover)
         self.handover = Handover(work, arm, self.machine, self.state)
         self.retried, self.worker_s, self.steps = 0, 0.0, 0
 

@@ -29,9 +29,14 @@ _KEY = Key("default", "fleet")
 
 
 class Planner:
-    """The planner, with its memory, of a fleet with a fixed number of replicas."""
+    """The planner, with its memory, of a fleet with a fixed number of replicas.
 
-    def __init__(self) -> None:
+    Args:
+        handover: Strategy: none, store, migrate or replay.
+    """
+
+    def __init__(self, handover: str) -> None:
+        self._cache = _CACHES[handover]
         self._memory = PlannerMemory()
         self._generation = 1
 
@@ -65,7 +70,7 @@ class Planner:
             for w, record in zip(here, records, strict=True)
         }
         snapshot = FleetSnapshot(
-            deployments={_KEY: _deployment(wanted, self._generation)},
+            deployments={_KEY: _deployment(wanted, self._generation, self._cache)},
             instance_types={"gpu": _INSTANCE_TYPE},
             workers=records,
             telemetry=telemetry,
@@ -99,18 +104,27 @@ def _record(state: State, w: int, since: float) -> WorkerRecord:
     )
 
 
-def _deployment(replicas: int, generation: int) -> DeploymentRecord:
+def _deployment(replicas: int, generation: int, cache: Mapping[str, object]) -> DeploymentRecord:
     spec = LLMDeploymentSpec.model_validate(
         {
             "model": {"name": "model", "source": {"hostPath": {"path": "/models"}}},
             "engine": {"image": "simulated"},
             "variants": [{"name": "gpu", "instanceType": "gpu", "performance": {"requestsPerSecond": 1.0}}],
             "replicas": replicas,
+            "kvCache": cache,
         }
     )
     return DeploymentRecord(_KEY, _KEY.name, generation, str(generation), spec)
 
 
+_TIERS = ({"medium": "cpu", "size": "64Gi"}, {"medium": "fs", "size": "1Ti", "claimName": "store"})
+_CACHES: Mapping[str, Mapping[str, object]] = {
+    "none": {},
+    "store": {"handover": ["store"], "tiers": _TIERS},
+    "migrate": {"handover": ["migrate"]},
+    "replay": {"handover": ["replay"]},
+}
+"""What a deployment says that hands over like that."""
 _INSTANCE_TYPE = InstanceTypeRecord(
     "gpu",
     "gpu",
