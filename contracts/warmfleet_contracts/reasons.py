@@ -163,7 +163,7 @@ class VictimReason(StrEnum):
     LOWEST_KV_VALUE = "LowestKvValue"
     """It holds the fewest hot tokens that no other worker holds."""
     CROWDED = "Crowded"
-    """It evicts what is soon asked for again, while others keep such prompts."""
+    """It evicts what is soon asked for again, while others keep such prompts, and its cache is handed over."""
     FEWEST_RUNNING = "FewestRunning"
     """It runs the fewest requests."""
     OLDEST_NODE = "OldestNode"

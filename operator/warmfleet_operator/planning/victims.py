@@ -3,7 +3,8 @@
 ::
 
     order    = already chosen; no node; starting; failed; not ready; ready (of the revision that is too many first)
-    ready by   crowded (where caches are handed over), hot tokens (if known of all), requests running (if known of all), oldest node, oldest worker
+    ready by   crowded (where caches are handed over), hot tokens (if known of all), requests running (likewise),
+               oldest node, oldest worker
     crowded    evicted after < min(SOON, half of the median of the others that evict)
     hot tokens those that would leave the fleet with it, once those with less have left; all of its own without sketches
     leaves     if variants[].min holds without it, and, when it serves, the rest stays above need.down
