@@ -207,6 +207,8 @@ def again(folder: Path, names: list[str], workloads: list[str], *, jobs: int) ->
     arms = [arm for arm in ARMS if arm.name in names]
     if len(arms) != len(names):
         raise SystemExit(f"--arms: one of {', '.join(names)} is not one of {', '.join(arm.name for arm in ARMS)}")
+    if unknown := set(workloads) - set(WORKLOADS):
+        raise SystemExit(f"--workloads: {', '.join(sorted(unknown))} is not one of {', '.join(WORKLOADS)}")
     rows, lines = found["rows"], {}
     there = sorted({(r["accelerator"], r["workload"], r["seed"]) for r in rows if r["workload"] in workloads})
     with ProcessPoolExecutor(jobs) as pool:
