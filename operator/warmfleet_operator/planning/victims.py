@@ -42,7 +42,7 @@ RECALLABLE = frozenset(
 """Drains that were begun to save money; any other has a cause that demand does not remove."""
 
 SOON = 90.0
-"""Seconds: of coding agents' prompts that nobody has used for so long, six in ten are continued in the next five minutes
+"""Seconds: of coding agents' prompts that nobody has used for so long, six in ten are continued in five minutes more
 (turns of one session in weka_agentic, 131,072 tokens at most)."""
 
 
