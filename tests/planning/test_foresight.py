@@ -12,6 +12,7 @@ from planning_world import START, Cluster, decide, traffic, workers, world
 from warmfleet_contracts.leadwindow import LeadWindowTable, TrafficState, Window
 from warmfleet_contracts.reasons import ChosenBy
 from warmfleet_operator.planning import foresight, rehearsal
+from warmfleet_operator.planning.blend import Margin, Rule
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.state import checkpoint
 from warmfleet_operator.state.decisions import Stage
@@ -135,15 +136,17 @@ def test_traffic_that_an_event_brought_is_not_multiplied_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("position", "need", "said"),
+    ("margin", "need", "said"),
     [
-        (5.0, 40.0 * math.exp(0.2), "exceeded with a chance of 0.4"),
-        (21.0, 400.0, "always 100% of the highest rate known"),  # the table says 1e6: no more than twice what was seen
-        (0.0, 40.0 / (0.85 * 1.6), "counting on 160%"),
+        (Margin(Rule.QUANTILE, 0.4), 40.0 * math.exp(0.2), "exceeded with a chance of 0.4"),
+        # The table says 1e6: no more than twice what was seen.
+        (Margin(Rule.RECORD, 1.0), 400.0, "always 100% of the highest rate known"),
+        (Margin(Rule.REACTIVE, 1.6), 40.0 / (0.85 * 1.6), "counting on 160%"),
     ],
 )
-def test_the_margin_that_was_rehearsed_is_asked_for_and_said(position: float, need: float, said: str) -> None:
+def test_the_margin_that_was_rehearsed_is_asked_for_and_said(margin: Margin, need: float, said: str) -> None:
     memory = remembered(40.0)
+    position = float(rehearsal.MARGINS.index(margin))
     known = replace(memory.deployments[KEY], rehearsal=Rehearsal(at=START, position=position))
     made = decide(asking(forecast(flat(0.2))), PlannerMemory({KEY: known}))
     assert made.figures["need_up_rps"] == pytest.approx(need, rel=0.01)

@@ -16,6 +16,7 @@ from warmfleet_contracts.leadwindow import TrafficState
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
 from warmfleet_operator.planning.mix.cover import Item, cover
 from warmfleet_operator.planning.plan import plan
+from warmfleet_operator.planning.rehearsal import MARGINS
 from warmfleet_operator.state.decisions import DeploymentPlan, FleetPlan
 from warmfleet_operator.state.memory import DeploymentMemory, PlannerMemory, Rehearsal
 from warmfleet_operator.state.records import FleetSnapshot, InstanceTypeRecord, Key, WorkerRecord
@@ -207,7 +208,7 @@ def _fearful(levels: tuple[float, float], people: list[WorkerRecord], limit: int
             at=START - 5.0,
             traffic=TrafficState(START - 5.0, level, level, level, 0.04, 0.04),
             peak=90.0,
-            rehearsal=Rehearsal(at=START, position=21.0),
+            rehearsal=Rehearsal(at=START, position=len(MARGINS) - 1.0),
         )
         for key, level in zip((HIGH, LOW), levels, strict=True)
     }

@@ -143,14 +143,14 @@ def test_fleets_keep_their_limits() -> None:
 @pytest.mark.parametrize(
     ("position", "expected"),
     [
-        (-1.0, Margin(Rule.REACTIVE, 1.6)),
-        (1.5, Margin(Rule.REACTIVE, 1.45)),
+        (-1.0, Margin(Rule.REACTIVE, 2.0)),
+        (1.5, Margin(Rule.REACTIVE, 1.7)),
         (4.0, Margin(Rule.REACTIVE, 1.2)),
-        (4.5, Margin(Rule.QUANTILE, 0.4)),
-        (5.5, Margin(Rule.QUANTILE, math.sqrt(0.4 * 0.2))),
-        (10.0, Margin(Rule.QUANTILE, blend.RAREST)),
-        (10.5, Margin(Rule.RECORD, 0.05)),
-        (13.5, Margin(Rule.RECORD, 0.35)),
+        (4.5, Margin(Rule.QUANTILE, 0.95)),
+        (7.5, Margin(Rule.QUANTILE, math.sqrt(0.4 * 0.2))),
+        (12.0, Margin(Rule.QUANTILE, blend.RAREST)),
+        (12.5, Margin(Rule.RECORD, 0.05)),
+        (15.5, Margin(Rule.RECORD, 0.35)),
         (99.0, Margin(Rule.RECORD, 1.0)),
     ],
 )
@@ -174,17 +174,18 @@ def _shown(late: dict[Margin, float], cost: dict[Margin, float], position: float
 @pytest.mark.parametrize(
     ("queue_decides", "chance", "before", "expected"),
     [
-        (1.0, 1.1, 8.0, Rule.REACTIVE),
-        (1.1, 1.0, 4.0, Rule.QUANTILE),
-        (1.1, 1.09, 4.0, Rule.REACTIVE),
-        (1.09, 1.1, 8.0, Rule.QUANTILE),
+        (1.0, 1.1, Rule.QUANTILE, Rule.REACTIVE),
+        (1.1, 1.0, Rule.REACTIVE, Rule.QUANTILE),
+        (1.1, 1.095, Rule.REACTIVE, Rule.REACTIVE),
+        (1.095, 1.1, Rule.QUANTILE, Rule.QUANTILE),
     ],
 )
 def test_of_two_rules_that_keep_the_objective_the_cheaper_one_is_taken(
-    queue_decides: float, chance: float, before: float, expected: Rule
+    queue_decides: float, chance: float, before: Rule, expected: Rule
 ) -> None:
-    safest, boldest = Margin(Rule.REACTIVE, 1.2), Margin(Rule.QUANTILE, 0.4)
-    shown = _shown({safest: 0.0}, {safest: queue_decides, boldest: chance}, before)
+    safest, boldest = Margin(Rule.REACTIVE, 1.2), next(m for m in MARGINS if m.rule is Rule.QUANTILE)
+    at = MARGINS.index(safest if before is Rule.REACTIVE else boldest)
+    shown = _shown({safest: 0.0}, {safest: queue_decides, boldest: chance}, at)
     found = rehearsal.margin(rehearsal.chosen(shown, 0.01))
     assert found.rule is expected, "the other one only where it saves more than a little"
 
@@ -196,6 +197,24 @@ def test_where_one_margin_misses_everything_and_the_next_nothing_it_is_the_next(
     bold = {m: late for m in MARGINS if m.rule is not Rule.RECORD or m.value <= low.value}
     found = rehearsal.margin(rehearsal.chosen(_shown(bold | {high: 0.0}, {}, 8.0), 0.01))
     assert found.value == pytest.approx(expected, abs=0.01)
+
+
+def test_what_was_shown_of_a_share_counts_for_a_smaller_one_when_the_record_rises() -> None:
+    """A day of 100 requests/s at most; then one minute of 200, which is what the shares are of from now on."""
+    calm = rehearsed(lambda now: 100.0 if now % 21_600.0 > 20_000.0 else 20.0, 1.0, peak=100.0)
+    assert calm.at is not None
+    state = TrafficState(calm.at + 60.0, 200.0, 200.0, 200.0)
+    risen = rehearsal.rehearse(calm, stage(state, 200.0), 0.01, calm.at + 60.0)
+    was, now = (
+        {m.value: v for m, v in zip(MARGINS, f.late, strict=True) if m.rule is Rule.RECORD} for f in (calm, risen)
+    )
+    assert was[0.4] > 2.0 * was[0.8] > 0.0, "it makes a difference here"
+    assert now[0.4] == pytest.approx(was[0.8], rel=0.01)
+    assert now[0.2] == pytest.approx(was[0.4], rel=0.01)
+    assert now[0.7] == pytest.approx(was[1.0], rel=0.01)
+    paid = [cost for _, cost in of(risen, Rule.RECORD)]
+    assert paid == sorted(paid)
+    assert paid[-1] > 1.9 * calm.cost[-1], "twice the record costs twice as much"
 
 
 def test_without_any_traffic_it_is_what_is_usual() -> None:

@@ -20,7 +20,10 @@ margin prevents is late with all of them alike: a bad day counts for its share o
 
 No margin is taken that costs more than MOST_DEARER times the cheapest one; where none is good enough within that, it is
 the one with the fewest late requests. What a margin on the record misses while the record is being made is not held
-against it: the record is known from then on.
+against it: the record is known from then on. And what a share of the higher record would have shown before is what a
+larger share of the former one did show::
+
+    late_share = late of (share * record / former record), at most of all of the former one; its cost likewise
 
 What is missed while more workers would not come (limits, pauses) says nothing about a margin, and is not compared.
 """
@@ -30,6 +33,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from warmfleet_operator.planning import blend
 from warmfleet_operator.planning.blend import RAREST, Margin, Rule, Sight
@@ -54,7 +59,7 @@ MOST_DEARER = 8.0
 EDGE = 8.0
 """How many times as many requests are late with a margin as with the next safer one, where nothing lies between them:
 it is either enough for a crowd, and nothing is late, or it is not."""
-MUCH = 0.03
+MUCH = 0.01
 """Share that a margin of the other ladder must save to be taken instead."""
 DRAIN_S = 30.0
 """Seconds for which a worker that leaves is paid for."""
@@ -63,8 +68,8 @@ LONGEST_WAIT_S = 60.0
 RAISED = 1.01
 """A rate this much above the highest one known is a new record."""
 MARGINS: tuple[Margin, ...] = (
-    *(Margin(Rule.REACTIVE, share) for share in (1.6, 1.5, 1.4, 1.3, 1.2)),
-    *(Margin(Rule.QUANTILE, chance) for chance in (0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
+    *(Margin(Rule.REACTIVE, share) for share in (2.0, 1.8, 1.6, 1.4, 1.2)),
+    *(Margin(Rule.QUANTILE, chance) for chance in (0.95, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
     *(Margin(Rule.RECORD, share) for share in (0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)),
 )
 """A queue decides; a chance is taken; a share of what was needed before is held. Each from bold to safe.
@@ -73,9 +78,20 @@ Close to each other where a crowd that comes again and again begins to be served
 LADDERS = tuple(
     tuple(i for i, m in enumerate(MARGINS) if (m.rule is Rule.REACTIVE) is reactive) for reactive in (True, False)
 )
+SHARES = (0.0, *(m.value for m in MARGINS if m.rule is Rule.RECORD))
+"""Shares of the record that are held, from the rarest chance, which holds none of it."""
 USUAL = (
-    *((0.1, 0.96), (0.09, 1.0), (0.085, 1.04), (0.083, 1.05), (0.081, 1.06)),
-    *((0.08, 1.07), (0.053, 1.09), (0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
+    *((0.12, 0.93), (0.11, 0.945), (0.1, 0.96), (0.085, 1.04), (0.081, 1.06)),
+    *(
+        (0.12, 1.03),
+        (0.1, 1.05),
+        (0.08, 1.07),
+        (0.053, 1.09),
+        (0.035, 1.11),
+        (0.023, 1.13),
+        (0.0134, 1.16),
+        (0.0088, 1.2),
+    ),
     *((0.007, 1.3), (0.0055, 1.4), (0.004, 1.5), (0.003, 1.65), (0.0018, 1.85), (0.001, 2.05)),
     *((0.0008, 2.15), (0.0006, 2.25), (0.0004, 2.35), (0.0002, 2.45), (0.0001, 2.6)),
 )
@@ -131,9 +147,10 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
         return state
     if not (0.0 <= passed <= MOST_GAP_S and len(state.trials) == len(MARGINS)):
         return _begun(state, stage, target, now)
-    before, requests = state, stage.arrivals * passed
+    higher = stage.seen.held > RAISED * state.held
+    before, requests = _relabelled(state, stage.seen.held) if higher else state, stage.arrivals * passed
     memory = math.exp(-passed / min(max(LEAST_MEMORY_S, GROWTH * state.seconds), MEMORY_S))
-    raised = now + stage.lead_s if stage.seen.held > RAISED * state.held else state.raised_until
+    raised = now + stage.lead_s if higher else state.raised_until
     learning = 0.0 <= raised - now <= stage.lead_s  # whatever the clock did
     trials, late, cost, shares = [], [], [], []
     for i, margin in enumerate(MARGINS):
@@ -162,6 +179,21 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
         raised_until=raised,
     )
     return chosen(after, target)
+
+
+def _relabelled(state: Rehearsal, held: float) -> Rehearsal:
+    """What was shown, by shares of the higher record ``held``."""
+    if state.held <= 0.0:
+        return state
+    none = len(MARGINS) - len(SHARES)
+    former = np.array(SHARES[1:]) * (held / state.held)
+    late = np.interp(former, SHARES, state.late[none:])
+    cost = np.interp(former, SHARES, state.cost[none:]) * np.maximum(former, 1.0)
+    return replace(
+        state,
+        late=(*state.late[: none + 1], *late.tolist()),
+        cost=(*state.cost[: none + 1], *cost.tolist()),
+    )
 
 
 def _turn(stage: Stage, now: float) -> int:
