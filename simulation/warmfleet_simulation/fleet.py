@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from warmfleet_contracts.perfmodel import PerfProfile, Workload, lookup, operating_point
+from warmfleet_contracts.perfmodel import PerfProfile, Workload, operating_point
 from warmfleet_contracts.traces import BoolArray, FloatArray, IntArray, RateTrace, TraceError
 
 Counts = npt.NDArray[np.int64]
@@ -314,15 +314,3 @@ def standard_fleet(
         max_workers=max_workers or int(2 * peak_workers) + 2,
     )
     return Fleet((WorkerType("standard", price=price, startup_s=startup_s),), (service,))
-
-
-def with_profile(fleet: Fleet, model: str, dtype: str, accelerator: str, tensor_parallel: int) -> Fleet:
-    """The fleet with the performance profile that says how request lengths matter.
-
-    Raises:
-        ValueError: There is no such profile.
-    """
-    profile = lookup(model, dtype, accelerator, tensor_parallel)
-    if profile is None:
-        raise ValueError(f"no performance profile {model}/{dtype}/{accelerator}/tp{tensor_parallel}")
-    return replace(fleet, profile=profile)

@@ -60,7 +60,6 @@ class Departure:
     Attributes:
         worker: Row.
         chosen_at: When it was told to leave, seconds.
-        gone_at: When it was gone, seconds.
         hot_tokens: Tokens of hot prompts it held.
         moved_tokens: Of these, handed over.
         running: Requests in flight when it was chosen.
@@ -68,7 +67,6 @@ class Departure:
 
     worker: int
     chosen_at: float
-    gone_at: float
     hot_tokens: int
     moved_tokens: int
     running: int
@@ -137,7 +135,7 @@ def simulate(
         fleet.run(now)
         if until_s is None and not fleet.changing and fleet.finished():
             break
-    return fleet.result(now)
+    return fleet.result()
 
 
 class _Fleet:
@@ -178,15 +176,15 @@ class _Fleet:
             self.state.phase[w] = SERVING
         for one in list(self.leaving):
             if self.state.load[one.worker] == 0 and self.handover.go_on(one, until):
-                self._gone(one, until)
+                self._gone(one)
 
     def finished(self) -> bool:
         n = len(self.work.arrival_s)
         return bool(self.state.cursor[0] >= n and (self.state.status[:n] >= DONE).all() and not self.leaving)
 
-    def result(self, now: float) -> Run:
+    def result(self) -> Run:
         for one in list(self.leaving):
-            self._gone(one, now)
+            self._gone(one)
         return Run(
             self.state,
             len(self.work.arrival_s),
@@ -246,13 +244,13 @@ class _Fleet:
             for r in out[:n]:
                 kernel.send(self.machine, st, int(r), now)
             self.retried += n
-            self._gone(one, now)
+            self._gone(one)
             return
         self.leaving.append(one)
 
-    def _gone(self, one: Leaving, now: float) -> None:
+    def _gone(self, one: Leaving) -> None:
         if one in self.leaving:
             self.leaving.remove(one)
         self.state.phase[one.worker] = GONE
         forget(self.state, one.worker)
-        self.departures.append(Departure(one.worker, one.chosen_at, now, one.hot, one.moved, one.running))
+        self.departures.append(Departure(one.worker, one.chosen_at, one.hot, one.moved, one.running))
