@@ -23,7 +23,8 @@ the one with the fewest late requests. What a margin on the record misses while 
 against it: the record is known from then on. And what a share of the higher record would have shown before is what a
 larger share of the former one did show::
 
-    late_share = late of (share * record / former record), at most of all of the former one; its cost likewise
+    late_share = late of (share * record / former record), at most of all of the former one
+    cost_share = cost of the same, above all of the former record in proportion
 
 What is missed while more workers would not come (limits, pauses) says nothing about a margin, and is not compared.
 """
@@ -82,16 +83,8 @@ SHARES = (0.0, *(m.value for m in MARGINS if m.rule is Rule.RECORD))
 """Shares of the record that are held, from the rarest chance, which holds none of it."""
 USUAL = (
     *((0.12, 0.93), (0.11, 0.945), (0.1, 0.96), (0.085, 1.04), (0.081, 1.06)),
-    *(
-        (0.12, 1.03),
-        (0.1, 1.05),
-        (0.08, 1.07),
-        (0.053, 1.09),
-        (0.035, 1.11),
-        (0.023, 1.13),
-        (0.0134, 1.16),
-        (0.0088, 1.2),
-    ),
+    *((0.12, 1.03), (0.1, 1.05), (0.08, 1.07), (0.053, 1.09)),
+    *((0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
     *((0.007, 1.3), (0.0055, 1.4), (0.004, 1.5), (0.003, 1.65), (0.0018, 1.85), (0.001, 2.05)),
     *((0.0008, 2.15), (0.0006, 2.25), (0.0004, 2.35), (0.0002, 2.45), (0.0001, 2.6)),
 )
