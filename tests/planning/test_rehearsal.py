@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 from warmfleet_contracts.leadwindow import TrafficState, advance, outlook
+from warmfleet_contracts.perfmodel import Workload
 from warmfleet_operator.planning import blend, rehearsal
 from warmfleet_operator.planning.blend import Basis, Margin, Rule
+from warmfleet_operator.planning.demand import Grade, Traffic
 from warmfleet_operator.planning.rehearsal import MARGINS, Stage
 from warmfleet_operator.state.memory import Rehearsal, Trial
 
@@ -146,11 +148,13 @@ def test_fleets_keep_their_limits() -> None:
         (-1.0, Margin(Rule.REACTIVE, 2.0)),
         (1.5, Margin(Rule.REACTIVE, 1.7)),
         (4.0, Margin(Rule.REACTIVE, 1.2)),
-        (4.5, Margin(Rule.QUANTILE, 0.95)),
-        (7.5, Margin(Rule.QUANTILE, math.sqrt(0.4 * 0.2))),
-        (12.0, Margin(Rule.QUANTILE, blend.RAREST)),
-        (12.5, Margin(Rule.RECORD, 0.05)),
-        (15.5, Margin(Rule.RECORD, 0.35)),
+        (4.5, Margin(Rule.BUILT_IN, 0.7)),
+        (7.5, Margin(Rule.BUILT_IN, math.sqrt(0.2 * 0.1))),
+        (11.5, Margin(Rule.QUANTILE, 0.95)),
+        (14.5, Margin(Rule.QUANTILE, math.sqrt(0.4 * 0.2))),
+        (19.0, Margin(Rule.QUANTILE, blend.RAREST)),
+        (19.5, Margin(Rule.RECORD, 0.05)),
+        (22.5, Margin(Rule.RECORD, 0.35)),
         (99.0, Margin(Rule.RECORD, 1.0)),
     ],
 )
@@ -215,6 +219,29 @@ def test_what_was_shown_of_a_share_counts_for_a_smaller_one_when_the_record_rise
     paid = [cost for _, cost in of(risen, Rule.RECORD)]
     assert paid == sorted(paid)
     assert paid[-1] > 1.9 * calm.cost[-1], "twice the record costs twice as much"
+
+
+def test_the_built_in_table_is_taken_where_it_is_cheaper_than_the_one_that_was_learned() -> None:
+    """A table that expects three times the demand is never late, and dear: chances of it cost three times as much."""
+    timid = replace(
+        blend.PRIOR, windows=tuple(replace(w, drift=w.drift + math.log(3.0)) for w in blend.PRIOR.windows), peak=1e9
+    )
+    state, found, ahead = None, Rehearsal(), None
+    for step in range(int(1.5 * 1440)):
+        now = 1000.0 + 60.0 * step
+        state = advance(state, wavy(now), now)
+        usual = outlook(blend.PRIOR, state, LEAD, 0.0)
+        ahead = blend.sight(
+            outlook(timid, state, LEAD, 0.0), state, basis=Basis.FORECAST, peak=180.0, record=900.0, usual=usual
+        )
+        found = rehearsal.rehearse(found, replace(stage(state, 180.0), seen=ahead, arrivals=wavy(now)), 0.01, now)
+    assert ahead is not None
+    chosen = rehearsal.margin(found)
+    assert chosen.rule is Rule.BUILT_IN
+    need = blend.foresighted(Traffic(Grade.COMPLETE, 100.0, 0, 100.0, Workload(1000, 200)), ahead, chosen, late=False)
+    assert need is not None
+    assert need.basis is Basis.BUILT_IN
+    assert need.forecast == blend.reach(ahead, chosen) < blend.reach(ahead, Margin(Rule.QUANTILE, chosen.value))
 
 
 def test_without_any_traffic_it_is_what_is_usual() -> None:

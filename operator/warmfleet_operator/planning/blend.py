@@ -13,6 +13,9 @@ With ``scaling.forecast`` the margin is one of several, the cheapest that keeps 
     min(rate, lasting) <= need.up <= MOST_RATIO * max(level, rate) / UP               whatever the table says, without
                                                                                       patience
 
+The same by the built-in table (PRIOR) instead of the forecast's, where it was cheaper: what is learned anew every few
+hours may be worse than what never changes.
+
 One for what comes without a warning: the rarest of those, and never less than a share of the highest rate known (at
 most ``MOST_PEAKS`` times the highest that was seen here)::
 
@@ -124,6 +127,7 @@ class Basis(StrEnum):
     REACTIVE = "reactive"
     PRIOR = "prior"
     FORECAST = "forecast"
+    BUILT_IN = "built-in"
     EVENT = "event"
 
 
@@ -132,6 +136,7 @@ class Rule(StrEnum):
 
     REACTIVE = "reactive"
     QUANTILE = "quantile"
+    BUILT_IN = "built-in"
     RECORD = "record"
 
 
@@ -142,7 +147,8 @@ class Margin:
     Attributes:
         rule: What it is made of.
         value: REACTIVE: share of a worker's capacity that is counted on. QUANTILE: chance that the demand is higher.
-            RECORD: share of the highest rate known that is always there.
+            BUILT_IN: the same, by the built-in table whatever the forecast. RECORD: share of the highest rate known
+            that is always there.
     """
 
     rule: Rule
@@ -211,6 +217,7 @@ class Sight:
         held: The highest rate of which a share may be held all the time, requests/s.
         band: Capacity that stays over the need for it, as a factor.
         patience: Share of the start-up time through which requests may wait.
+        usual: The quantiles by the built-in table; None where ``outlook`` is that already.
     """
 
     state: TrafficState
@@ -220,6 +227,7 @@ class Sight:
     held: float
     band: float
     patience: float = 0.0
+    usual: Outlook | None = None
 
 
 def sight(
@@ -230,6 +238,7 @@ def sight(
     peak: float,
     record: float | None,
     patience: float = 0.0,
+    usual: Outlook | None = None,
 ) -> Sight:
     """What is known of the time ahead.
 
@@ -240,6 +249,7 @@ def sight(
         peak: Highest rate seen, slowly forgotten, requests/s.
         record: Highest rate of the learned history, requests/s; None where nothing was learned.
         patience: Share of the start-up time through which requests may wait.
+        usual: The same as ``ahead`` by the built-in table; None where it is that already.
     """
     if record is not None and state.level <= record * WITHIN:
         known = max(record, state.level)
@@ -247,7 +257,7 @@ def sight(
         known = max(peak, record or 0.0, state.level / UP)
     held = min(max(peak, record or 0.0), MOST_PEAKS * peak)
     band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND) * (1.0 - patience)
-    return Sight(state, ahead, basis, known, held, band, patience)
+    return Sight(state, ahead, basis, known, held, band, patience, usual)
 
 
 def reactive(traffic: Traffic) -> Need | None:
@@ -262,6 +272,8 @@ def reach(seen: Sight, margin: Margin) -> float:
     """The demand that a margin expects until a new worker serves, requests/s; 0 with the reactive rule."""
     if margin.rule is Rule.QUANTILE:
         return min(seen.outlook.quantile(1.0 - margin.value), seen.known)
+    if margin.rule is Rule.BUILT_IN:
+        return min((seen.usual or seen.outlook).quantile(1.0 - margin.value), seen.known)
     if margin.rule is Rule.RECORD:
         return max(min(seen.outlook.quantile(1.0 - RAREST), seen.known), margin.value * seen.held)
     return 0.0
@@ -303,14 +315,15 @@ def foresighted(traffic: Traffic, seen: Sight, margin: Margin, *, late: bool) ->
     up, down = bounds(seen, margin, ahead, traffic.arrivals, queued, RECOVERY if late else 1.0)
     lasting = seen.state.mid + queued
     looks = margin.rule is not Rule.REACTIVE
+    basis = Basis.BUILT_IN if margin.rule is Rule.BUILT_IN and seen.basis is Basis.FORECAST else seen.basis
     return Need(
         up=up,
         down=down,
         now=traffic.rate,
         quiet=max(traffic.arrivals, ahead) if looks else traffic.arrivals / (UP * margin.value),
-        basis=seen.basis if looks else Basis.REACTIVE,
+        basis=basis if looks else Basis.REACTIVE,
         forecast=ahead if looks else None,
-        chance=margin.value if margin.rule is Rule.QUANTILE else None,
+        chance=margin.value if margin.rule in (Rule.QUANTILE, Rule.BUILT_IN) else None,
         plain=min(up, lasting / UP),
         kept=max(traffic.rate, lasting) / DOWN,
         margin=margin,

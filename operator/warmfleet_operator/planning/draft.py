@@ -208,7 +208,7 @@ def prepare(
 
 def _hold(spec: LLMDeploymentSpec, need: blend.Need | None, startup_s: float) -> float:
     """Seconds for which the need must have stayed lower before workers leave."""
-    ahead = need is not None and need.basis in (blend.Basis.PRIOR, blend.Basis.FORECAST)
+    ahead = need is not None and need.basis not in (blend.Basis.REACTIVE, blend.Basis.EVENT)
     return limits.hold(
         startup_s, None if spec.scaling is None else spec.scaling.scale_down.stabilization_window, ahead=ahead
     )

@@ -21,11 +21,17 @@ from warmfleet_operator.planning.shrink import Shrink
 from warmfleet_operator.state.words import counted
 
 _MOST = 10**9
-_GROWN_BY = {Basis.EVENT: ChosenBy.EVENT, Basis.FORECAST: ChosenBy.FORECAST, Basis.PRIOR: ChosenBy.FORECAST}
+_GROWN_BY = {
+    Basis.EVENT: ChosenBy.EVENT,
+    Basis.FORECAST: ChosenBy.FORECAST,
+    Basis.PRIOR: ChosenBy.FORECAST,
+    Basis.BUILT_IN: ChosenBy.FORECAST,
+}
 _AHEAD = {
     Basis.EVENT: "declared event",
     Basis.FORECAST: "learned from its own traffic",
     Basis.PRIOR: "by the built-in margin",
+    Basis.BUILT_IN: "by the built-in margin",
 }
 _WORDS = {
     ChosenBy.CAPACITY_LIMIT: "; limited by the InstanceTypes' limit.accelerators",

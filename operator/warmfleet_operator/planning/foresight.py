@@ -273,4 +273,5 @@ def _sight(
         record = table.peak
     if ahead is None or patience:
         ahead = outlook(table, state, startup_s * (1.0 - patience), offset)
-    return blend.sight(ahead, state, basis=basis, peak=memory.peak, record=record, patience=patience)
+    usual = None if table is blend.PRIOR else outlook(blend.PRIOR, state, startup_s * (1.0 - patience), 0.0)
+    return blend.sight(ahead, state, basis=basis, peak=memory.peak, record=record, patience=patience, usual=usual)

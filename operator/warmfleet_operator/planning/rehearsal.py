@@ -12,8 +12,8 @@ cost, and how many requests would have been late with it, is known without tryin
                  share of the time with either would be late as often as the goal, unless there is an EDGE between them;
                  of these the cheapest
 
-There are two ladders: the reactive rule, and chances followed by shares of the record. The other one is climbed only
-where it is cheaper by MUCH.
+There are three ladders: the reactive rule, chances by the built-in table, and chances by the forecast's followed by
+shares of the record. Another one is climbed only where it is cheaper by MUCH.
 
 The objective is a floor: what is aimed for is missed half of the time, so less than the budget is aimed for. What no
 margin prevents is late with all of them alike: a bad day counts for its share of a week, and is no debt to pay back.
@@ -61,7 +61,7 @@ EDGE = 8.0
 """How many times as many requests are late with a margin as with the next safer one, where nothing lies between them:
 it is either enough for a crowd, and nothing is late, or it is not."""
 MUCH = 0.01
-"""Share that a margin of the other ladder must save to be taken instead."""
+"""Share that a margin of another ladder must save to be taken instead."""
 DRAIN_S = 30.0
 """Seconds for which a worker that leaves is paid for."""
 LONGEST_WAIT_S = 60.0
@@ -70,6 +70,7 @@ RAISED = 1.01
 """A rate this much above the highest one known is a new record."""
 MARGINS: tuple[Margin, ...] = (
     *(Margin(Rule.REACTIVE, share) for share in (2.0, 1.8, 1.6, 1.4, 1.2)),
+    *(Margin(Rule.BUILT_IN, chance) for chance in (0.7, 0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
     *(Margin(Rule.QUANTILE, chance) for chance in (0.95, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
     *(Margin(Rule.RECORD, share) for share in (0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)),
 )
@@ -77,12 +78,14 @@ MARGINS: tuple[Margin, ...] = (
 
 Close to each other where a crowd that comes again and again begins to be served: below, all of it is late."""
 LADDERS = tuple(
-    tuple(i for i, m in enumerate(MARGINS) if (m.rule is Rule.REACTIVE) is reactive) for reactive in (True, False)
+    tuple(i for i, m in enumerate(MARGINS) if m.rule in rules)
+    for rules in ((Rule.REACTIVE,), (Rule.QUANTILE, Rule.RECORD), (Rule.BUILT_IN,))
 )
 SHARES = (0.0, *(m.value for m in MARGINS if m.rule is Rule.RECORD))
 """Shares of the record that are held, from the rarest chance, which holds none of it."""
 USUAL = (
     *((0.12, 0.93), (0.11, 0.945), (0.1, 0.96), (0.085, 1.04), (0.081, 1.06)),
+    *((0.1, 1.05), (0.08, 1.07), (0.053, 1.09), (0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
     *((0.12, 1.03), (0.1, 1.05), (0.08, 1.07), (0.053, 1.09)),
     *((0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
     *((0.007, 1.3), (0.0055, 1.4), (0.004, 1.5), (0.003, 1.65), (0.0018, 1.85), (0.001, 2.05)),
@@ -227,14 +230,14 @@ def margin(state: Rehearsal) -> Margin:
     position = min(max(state.position, 0.0), len(MARGINS) - 1.0)
     i = min(int(position), len(MARGINS) - 2)
     low, high, share = MARGINS[i], MARGINS[i + 1], position - i
-    if low.rule is Rule.QUANTILE and high.rule is Rule.QUANTILE:
-        return Margin(Rule.QUANTILE, low.value * (high.value / low.value) ** share)
+    if low.rule is high.rule and low.rule in (Rule.QUANTILE, Rule.BUILT_IN):
+        return Margin(low.rule, low.value * (high.value / low.value) ** share)
     if low.rule is high.rule:
         return Margin(low.rule, low.value + (high.value - low.value) * share)
     if share <= 0.0:
         return low
-    # Nothing lies between a queue that decides and a chance; the rarest chance holds none of the record yet.
-    return high if low.rule is Rule.REACTIVE else Margin(Rule.RECORD, high.value * share)
+    # Nothing lies between two ladders; the rarest chance holds none of the record yet.
+    return high if low.rule is not Rule.QUANTILE else Margin(Rule.RECORD, high.value * share)
 
 
 def late(queue: int | None, ready: float, objective_s: float) -> float | None:
@@ -327,7 +330,7 @@ def _between(values: Sequence[float], position: float) -> float:
     """What lies at a position."""
     i = min(max(int(position), 0), len(values) - 2)
     share = min(max(position - i, 0.0), 1.0)
-    if MARGINS[i].rule is Rule.REACTIVE is not MARGINS[i + 1].rule:
+    if not any(i in ladder and i + 1 in ladder for ladder in LADDERS):
         share = math.ceil(share)
     return values[i] + (values[i + 1] - values[i]) * share
 

@@ -22,6 +22,7 @@ MOST_VICTIMS = 8
 BASIS_WORDS = {
     Basis.FORECAST: "by the trusted forecast",
     Basis.PRIOR: "by the built-in margin, no forecast being trusted",
+    Basis.BUILT_IN: "by the built-in margin, on the traffic so far the cheaper one",
     Basis.EVENT: "for a declared event",
 }
 _SHORT = {
