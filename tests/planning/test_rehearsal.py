@@ -145,8 +145,8 @@ def test_fleets_keep_their_limits() -> None:
 @pytest.mark.parametrize(
     ("position", "expected"),
     [
-        (-1.0, Margin(Rule.REACTIVE, 2.0)),
-        (1.5, Margin(Rule.REACTIVE, 1.7)),
+        (-1.0, Margin(Rule.REACTIVE, 1.6)),
+        (1.5, Margin(Rule.REACTIVE, 1.45)),
         (4.0, Margin(Rule.REACTIVE, 1.2)),
         (4.5, Margin(Rule.BUILT_IN, 0.7)),
         (7.5, Margin(Rule.BUILT_IN, math.sqrt(0.2 * 0.1))),

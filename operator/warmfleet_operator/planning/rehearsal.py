@@ -69,7 +69,7 @@ LONGEST_WAIT_S = 60.0
 RAISED = 1.01
 """A rate this much above the highest one known is a new record."""
 MARGINS: tuple[Margin, ...] = (
-    *(Margin(Rule.REACTIVE, share) for share in (2.0, 1.8, 1.6, 1.4, 1.2)),
+    *(Margin(Rule.REACTIVE, share) for share in (1.6, 1.5, 1.4, 1.3, 1.2)),
     *(Margin(Rule.BUILT_IN, chance) for chance in (0.7, 0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
     *(Margin(Rule.QUANTILE, chance) for chance in (0.95, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
     *(Margin(Rule.RECORD, share) for share in (0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)),
@@ -84,7 +84,7 @@ LADDERS = tuple(
 SHARES = (0.0, *(m.value for m in MARGINS if m.rule is Rule.RECORD))
 """Shares of the record that are held, from the rarest chance, which holds none of it."""
 USUAL = (
-    *((0.12, 0.93), (0.11, 0.945), (0.1, 0.96), (0.085, 1.04), (0.081, 1.06)),
+    *((0.1, 0.96), (0.09, 1.0), (0.085, 1.04), (0.083, 1.05), (0.081, 1.06)),
     *((0.1, 1.05), (0.08, 1.07), (0.053, 1.09), (0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
     *((0.12, 1.03), (0.1, 1.05), (0.08, 1.07), (0.053, 1.09)),
     *((0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
