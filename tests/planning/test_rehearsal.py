@@ -238,6 +238,8 @@ def test_the_built_in_table_is_taken_where_it_is_cheaper_than_the_one_that_was_l
     assert ahead is not None
     chosen = rehearsal.margin(found)
     assert chosen.rule is Rule.BUILT_IN
+    young = rehearsal.chosen(replace(found, seconds=0.5 * DAY), 0.01)
+    assert rehearsal.margin(young).rule is not Rule.BUILT_IN, "a table that knows the time of day is judged by a day"
     need = blend.foresighted(Traffic(Grade.COMPLETE, 100.0, 0, 100.0, Workload(1000, 200)), ahead, chosen, late=False)
     assert need is not None
     assert need.basis is Basis.BUILT_IN

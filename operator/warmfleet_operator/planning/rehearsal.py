@@ -13,7 +13,8 @@ cost, and how many requests would have been late with it, is known without tryin
                  of these the cheapest
 
 There are three ladders: the reactive rule, chances by the built-in table, and chances by the forecast's followed by
-shares of the record. Another one is climbed only where it is cheaper by MUCH.
+shares of the record. Another one is climbed only where it is cheaper by MUCH, and the built-in table's only once JUDGED_S
+have been shown.
 
 The objective is a floor: what is aimed for is missed half of the time, so less than the budget is aimed for. What no
 margin prevents is late with all of them alike: a bad day counts for its share of a week, and is no debt to pay back.
@@ -62,6 +63,9 @@ EDGE = 8.0
 it is either enough for a crowd, and nothing is late, or it is not."""
 MUCH = 0.01
 """Share that a margin of another ladder must save to be taken instead."""
+JUDGED_S = 0.75 * DAY_S
+"""What must have been shown, seconds, before the built-in table is taken instead of the forecast's: about a day. What a
+forecast buys ahead of a ramp is dear until the ramp is there, and whether it was worth it shows in a day's course."""
 DRAIN_S = 30.0
 """Seconds for which a worker that leaves is paid for."""
 LONGEST_WAIT_S = 60.0
@@ -208,7 +212,10 @@ def chosen(state: Rehearsal, target: float) -> Rehearsal:
         (c / level if level > 0.0 else usual) * (1.0 - rate) + usual * rate
         for c, (_, usual) in zip(state.cost, USUAL, strict=True)
     ]
-    return replace(state, position=_cheapest(late, cost, target / truth(state, target), state.position))
+    ladders = [
+        ladder for ladder in LADDERS if state.seconds >= JUDGED_S or MARGINS[ladder[0]].rule is not Rule.BUILT_IN
+    ]
+    return replace(state, position=_cheapest(ladders, late, cost, target / truth(state, target), state.position))
 
 
 def _prior(state: Rehearsal) -> float:
@@ -335,12 +342,14 @@ def _between(values: Sequence[float], position: float) -> float:
     return values[i] + (values[i + 1] - values[i]) * share
 
 
-def _cheapest(late: Sequence[float], cost: Sequence[float], target: float, before: float) -> float:
+def _cheapest(
+    ladders: Sequence[Sequence[int]], late: Sequence[float], cost: Sequence[float], target: float, before: float
+) -> float:
     """The cheapest position that is good enough; where none is that can be paid, the one that misses least."""
     most = MOST_DEARER * min(cost)
-    affordable = [i for i in range(len(cost)) if cost[i] <= most]
-    good = [_boldest(ladder, late, target, set(affordable)) for ladder in LADDERS]
-    if found := [(i, ladder) for i, ladder in zip(good, LADDERS, strict=True) if i is not None]:
+    affordable = [i for ladder in ladders for i in ladder if cost[i] <= most]
+    good = [_boldest(ladder, late, target, set(affordable)) for ladder in ladders]
+    if found := [(i, ladder) for i, ladder in zip(good, ladders, strict=True) if i is not None]:
         return min(found, key=lambda f: _between(cost, f[0]) * (1.0 - MUCH if int(before) in f[1] else 1.0))[0]
     return float(min(affordable, key=lambda i: (round(late[i], 5), cost[i])))
 
