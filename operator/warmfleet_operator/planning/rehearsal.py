@@ -13,8 +13,8 @@ cost, and how many requests would have been late with it, is known without tryin
                  of these the cheapest
 
 There are three ladders: the reactive rule, chances by the built-in table, and chances by the forecast's followed by
-shares of the record. Another one is climbed only where it is cheaper by MUCH, and the built-in table's only once JUDGED_S
-have been shown.
+shares of the record. Another one is climbed only where it is cheaper by MUCH, and the built-in table's only once
+JUDGED_S have been shown.
 
 The objective is a floor: what is aimed for is missed half of the time, so less than the budget is aimed for. What no
 margin prevents is late with all of them alike: a bad day counts for its share of a week, and is no debt to pay back.
