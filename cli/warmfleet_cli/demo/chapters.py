@@ -29,7 +29,8 @@ def _ahead(run: Timeline) -> str:
         why = "the forecast was trusted" if trusted else "no forecast was trusted"
         return f"None of {len(bought)} purchases was made before the demand was there; {why}."
     leads = [p.lead_s for p in early if p.lead_s is not None]
-    when = f", {min(leads) / 60:.0f} to {max(leads) / 60:.0f} minutes early" if leads else ""
+    minutes = dict.fromkeys(f"{lead / 60:.0f}" for lead in (min(leads), max(leads))) if leads else ()
+    when = f", {' to '.join(minutes)} minutes early" if minutes else ""
     first = _first_of_rise(early)
     return (
         f"{len(early)} of {len(bought)} purchases were made on the forecast before the demand was there{when}. The "
