@@ -25,7 +25,7 @@ against it: the record is known from then on. And what a share of the higher rec
 larger share of the former one did show::
 
     late_share = late of (share * record / former record), at most of all of the former one
-    cost_share = cost of the same, above all of the former record in proportion
+    cost_share = cost of the same, at least that of holding the share all the time
 
 What is missed while more workers would not come (limits, pauses) says nothing about a margin, and is not compared.
 """
@@ -148,7 +148,7 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
     if not (0.0 <= passed <= MOST_GAP_S and len(state.trials) == len(MARGINS)):
         return _begun(state, stage, target, now)
     higher = stage.seen.held > RAISED * state.held
-    before, requests = _relabelled(state, stage.seen.held) if higher else state, stage.arrivals * passed
+    before, requests = _relabelled(state, stage) if higher else state, stage.arrivals * passed
     memory = math.exp(-passed / min(max(LEAST_MEMORY_S, GROWTH * state.seconds), MEMORY_S))
     raised = now + stage.lead_s if higher else state.raised_until
     learning = 0.0 <= raised - now <= stage.lead_s  # whatever the clock did
@@ -181,14 +181,15 @@ def rehearse(state: Rehearsal, stage: Stage, target: float, now: float) -> Rehea
     return chosen(after, target)
 
 
-def _relabelled(state: Rehearsal, held: float) -> Rehearsal:
-    """What was shown, by shares of the higher record ``held``."""
+def _relabelled(state: Rehearsal, stage: Stage) -> Rehearsal:
+    """What was shown, by shares of the higher record that is known now."""
     if state.held <= 0.0:
         return state
     none = len(MARGINS) - len(SHARES)
-    former = np.array(SHARES[1:]) * (held / state.held)
+    needed = np.array(SHARES[1:]) * stage.seen.held
+    former = np.minimum(needed, state.held) / state.held
     late = np.interp(former, SHARES, state.late[none:])
-    cost = np.interp(former, SHARES, state.cost[none:]) * np.maximum(former, 1.0)
+    cost = np.maximum(np.interp(former, SHARES, state.cost[none:]), needed / stage.unit * state.seconds)
     return replace(
         state,
         late=(*state.late[: none + 1], *late.tolist()),
