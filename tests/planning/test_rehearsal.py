@@ -246,6 +246,13 @@ def test_the_built_in_table_is_taken_where_it_is_cheaper_than_the_one_that_was_l
     assert need.forecast == blend.reach(ahead, chosen) < blend.reach(ahead, Margin(Rule.QUANTILE, chosen.value))
 
 
+def test_a_margin_that_may_not_be_taken_yet_makes_no_other_one_too_dear() -> None:
+    """A checkpoint, whoever wrote it, in which only the built-in table's chances cost nothing."""
+    free = {m: 0.0 for m in MARGINS if m.rule is Rule.BUILT_IN}
+    shown = replace(_shown({}, free, 0.0), seconds=0.74 * DAY)
+    assert rehearsal.margin(rehearsal.chosen(shown, 0.01)).rule is not Rule.BUILT_IN
+
+
 def test_without_any_traffic_it_is_what_is_usual() -> None:
     fresh = rehearsal.rehearse(Rehearsal(), stage(TrafficState(0.0, 40.0, 40.0, 40.0), 40.0), 0.01, 0.0)
     assert rehearsal.margin(fresh).rule is Rule.RECORD, "the rarest chance, and next to nothing of the record"

@@ -347,8 +347,9 @@ def _cheapest(
     ladders: Sequence[Sequence[int]], late: Sequence[float], cost: Sequence[float], target: float, before: float
 ) -> float:
     """The cheapest position that is good enough; where none is that can be paid, the one that misses least."""
-    most = MOST_DEARER * min(cost)
-    affordable = [i for ladder in ladders for i in ladder if cost[i] <= most]
+    allowed = [i for ladder in ladders for i in ladder]
+    most = MOST_DEARER * min(cost[i] for i in allowed)
+    affordable = [i for i in allowed if cost[i] <= most]
     good = [_boldest(ladder, late, target, set(affordable)) for ladder in ladders]
     if found := [(i, ladder) for i, ladder in zip(good, ladders, strict=True) if i is not None]:
         return min(found, key=lambda f: _between(cost, f[0]) * (1.0 - MUCH if int(before) in f[1] else 1.0))[0]
