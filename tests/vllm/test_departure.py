@@ -11,7 +11,7 @@ import pytest
 from conftest import Start
 from contract import replayed
 from handed_over import HandedOver, record
-from real_worker import BLOCK, SHUTDOWN_SECONDS, RealWorker, blocks_on_disk
+from real_worker import BLOCK, BLOCK_BYTES, KV_CACHE_BYTES, SHUTDOWN_SECONDS, RealWorker, blocks_on_disk
 from requests_to import Stream, prompt
 from warmfleet_contracts.agent import AgentState, Phase, Strategy
 from warmfleet_runtime.openmetrics import parse
@@ -82,7 +82,7 @@ def test_the_agent_reads_a_real_engine(departed: Departed) -> None:
     assert seen.phase is Phase.SERVING
     assert seen.engine.ready
     assert (seen.engine.running, seen.engine.waiting) == (0, 0)
-    assert seen.engine.kv_capacity_tokens == 64 * 2**20 // (64 * 1024) * BLOCK
+    assert seen.engine.kv_capacity_tokens == KV_CACHE_BYTES // BLOCK_BYTES * BLOCK
     assert seen.counters is not None
     assert seen.counters.requests == len(TOPICS)
     assert seen.counters.failed_requests == seen.counters.rejected_requests == 0

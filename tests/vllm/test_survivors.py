@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from handed_over import HandedOver, record
-from real_worker import BLOCK, RealWorker
+from real_worker import BLOCK, BLOCK_BYTES, RealWorker
 from requests_to import Stream, prompt
 from warmfleet_contracts.agent import DrainReport, Strategy
 from warmfleet_runtime.openmetrics import parse
@@ -99,8 +99,7 @@ def test_users_find_the_prefixes_in_the_survivors_own_memory(
     hits = after[LOCAL] - between[LOCAL]
     assert hits >= 0.99 * FULL, f"{hits:.0f} of {FULL} tokens"
     moved = int(between[PULLED] - before[PULLED])
-    size = 64 * 1024
-    assert (moved >= held * size) if strategy is Strategy.MIGRATE else (moved == 0)
+    assert (moved >= held * BLOCK_BYTES) if strategy is Strategy.MIGRATE else (moved == 0)
     record(
         HandedOver(
             strategy=strategy.value,
