@@ -9,8 +9,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from warmfleet_contracts.agent import AgentState, DrainRequest, EngineCounters, LatencyState, Phase, Strategy
 from warmfleet_runtime.clock import ManualClock
 from warmfleet_worker.agent import Agent
-from warmfleet_worker.engines.base import Health, Load, Observation
+from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
+from warmfleet_worker.engines.base import Health, Load, Observation, OffloadState
 from warmfleet_worker.kv.cache import build
+from warmfleet_worker.kv.handover import Progress
 from warmfleet_worker.kv.replay import ReplayHandover
 from warmfleet_worker.server import AgentServer
 from warmfleet_worker.settings import Settings, SettingsError, settings_from_env
@@ -112,6 +114,48 @@ async def test_a_drain_runs_to_its_end(bench: Bench) -> None:
     assert state.drain.report is not None
     assert not state.drain.report.partial
     assert (await bench.client.delete("/v1/drain")).status == 409
+
+
+class Recorded:
+    """A strategy that ends when it is told that the requests have."""
+
+    begins_ahead = True
+
+    def __init__(self) -> None:
+        self.begun: list[bool] = []
+
+    async def run(self, budget: float, progress: Progress, settled: asyncio.Event | None = None) -> HandoverFinished:
+        assert settled is not None
+        self.begun.append(settled.is_set())
+        progress(HandoverProgress(5, 10))
+        await settled.wait()
+        return HandoverFinished(20, 15, 0)
+
+
+@pytest.mark.parametrize("host_memory", [True, False])
+async def test_with_host_memory_migrate_begins_while_requests_run(bench: Bench, host_memory: bool) -> None:
+    recorded = bench.agent._cache.strategies[Strategy.MIGRATE] = Recorded()
+    offload = OffloadState(0, 0, 0) if host_memory else None
+
+    def seen(running: int) -> Observation:
+        load = Load(running, 0, 0.1, 1000, EngineCounters(), LatencyState(), offload)
+        return Observation(Health.READY, load)
+
+    await bench.look(seen(1), 2)
+    assert await bench.drain(strategies=["migrate"]) == 202
+    await bench.wait(4)
+    assert (await bench.state()).phase is Phase.SETTLING
+    assert recorded.begun == [False] * host_memory
+    assert (await bench.client.delete("/v1/drain")).status == 200
+    assert await bench.drain(strategies=["migrate"]) == 202
+    await bench.wait(4)
+    await bench.look(seen(0), 4)
+    assert recorded.begun == ([False, False] if host_memory else [True]), "begun once per drain, and not again"
+    state = await bench.state()
+    assert state.phase is Phase.DRAINED
+    assert state.drain is not None
+    assert state.drain.report is not None
+    assert (state.drain.report.strategy, state.drain.report.moved_tokens) == (Strategy.MIGRATE, 15)
 
 
 async def test_the_deadline_only_tightens(bench: Bench) -> None:

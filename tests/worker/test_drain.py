@@ -208,6 +208,39 @@ def test_hand_over_is_stopped_at_the_deadline_and_on_cancel() -> None:
     assert told[1].report.partial
 
 
+def test_migrate_begins_while_requests_run_and_ends_after_them() -> None:
+    state, told = run(DrainRequested("x", 60.0, (Strategy.MIGRATE, Strategy.STORE)), state=serving())
+    assert told == [SetReady(False)]
+    state, told = run(Tick(), LoadObserved(2, 0, 100), HandoverProgress(40, 50), state=state, now=10.0)
+    assert told == [StartHandover(Strategy.MIGRATE, 50.0, ahead=True)]
+    state, told = run(HandoverFinished(50, 40, 50), HandoverFailed("early"), state=state, now=11.0)
+    assert (state.phase, told) == (Phase.SETTLING, []), "it does not end before users' requests do"
+    settled, told = run(LoadObserved(0, 0), LoadObserved(0, 0), state=state, now=20.0)
+    assert told == [StartHandover(Strategy.MIGRATE, 40.0)]
+    after, told = run(HandoverFinished(90, 80, 10), state=settled, now=30.0)
+    (report,) = told
+    assert (report.report.strategy, report.report.moved_tokens, report.report.partial) == (Strategy.MIGRATE, 80, False)
+    assert after.phase is Phase.DRAINED
+    _, told = run(EngineExited(), state=settled, now=21.0)
+    assert told[0] == StopHandover()
+    assert (told[1].report.kept_tokens, told[1].report.moved_tokens) == (50, 40), "what was handed over ahead counts"
+    _, told = run(HandoverFailed("nobody took a prompt"), state=settled, now=22.0)
+    assert told == [StartHandover(Strategy.STORE, 38.0)]
+
+
+def test_what_was_handed_over_ahead_is_reported_when_requests_outlive_the_deadline() -> None:
+    state, _ = run(DrainRequested("x", 60.0, (Strategy.MIGRATE,)), state=serving())
+    state, _ = run(Tick(), LoadObserved(2, 0, 100), HandoverProgress(40, 50), state=state, now=10.0)
+    _, told = run(DrainCancelled(), state=state, now=11.0)
+    assert told == [SetReady(True), StopHandover()]
+    _, told = run(Tick(), state=state, now=60.0)
+    assert told[0] == StopHandover()
+    report = told[1].report
+    assert (report.strategy, report.kept_tokens, report.moved_tokens) == (Strategy.MIGRATE, 50, 40)
+    assert (report.dropped_tokens, report.aborted_requests, report.partial) == (50, 2, True)
+    assert "the hand-over by migrate was cut short" in report.message
+
+
 def test_requests_during_a_hand_over_are_served_before_it_ends() -> None:
     state, _ = run(DrainRequested("x", 60.0, (Strategy.STORE,)), state=serving())
     state, _ = run(Tick(), LoadObserved(0, 0), LoadObserved(0, 0), LoadObserved(2, 0), state=state, now=10.0)

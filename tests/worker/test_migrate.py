@@ -12,7 +12,7 @@ import pytest
 from handovers import ask, at_work, text
 from warmfleet_contracts.agent import EngineCounters, Strategy
 from warmfleet_worker.agent import Agent
-from warmfleet_worker.drain_events import EngineExited, EngineReady, HandoverFinished
+from warmfleet_worker.drain_events import EngineExited, EngineReady, HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.base import Health, Load, Observation
 from warmfleet_worker.engines.simulated.config import ConfigError, parse_config
 from warmfleet_worker.engines.simulated.engine import Engine
@@ -143,6 +143,50 @@ async def test_its_own_requests_are_not_the_users(fleet: Fleet) -> None:
     fleet.cache.migrating.lending = 0
     agent._take_in(Observation(Health.READY, load), own=2)
     assert agent.state().engine.running == 1
+
+
+async def test_what_is_idle_goes_ahead_of_what_still_runs(fleet: Fleet) -> None:
+    idle = await ask(fleet.leaving, text("a"))
+    await fleet.holds(whole(idle))
+    seen: list[HandoverProgress] = []
+    settled = asyncio.Event()
+    strategy = fleet.cache.strategies[Strategy.MIGRATE]
+    assert strategy.begins_ahead
+    task = asyncio.create_task(strategy.run(600.0, seen.append, settled))
+    async with asyncio.timeout(60):
+        while not seen:  # noqa: ASYNC110 - it tells by a callback
+            await asyncio.sleep(0.01)
+    assert seen[-1].kept_tokens == whole(idle)
+    last = await ask(fleet.leaving, text("b"))
+    longer = await ask(fleet.leaving, f"{text('a')} {text('c', 100)}")
+    held = whole(last) + whole(longer)
+    await fleet.holds(held)
+    assert not task.done()
+    settled.set()
+    report = await task
+    assert (report.kept_tokens, report.dropped_tokens, report.partial) == (held, 0, False), report
+    assert held - 3 * BLOCK <= report.moved_tokens <= held, "what had gone ahead is neither lost nor counted twice"
+    assert fleet.cache.sent is not None
+    assert fleet.cache.sent.requests == 3
+    strategy.used_within = 60.0
+    assert not strategy.begins_ahead, "where survivors have not room for all, the last requests say what is hottest"
+
+
+async def test_what_failed_ahead_is_tried_again_at_the_end(fleet: Fleet) -> None:
+    answer = await ask(fleet.leaving, text("a"))
+    await fleet.holds(whole(answer))
+    connector, fleet.engine.nixl = fleet.engine.nixl, None
+    settled = asyncio.Event()
+    task = asyncio.create_task(fleet.cache.strategies[Strategy.MIGRATE].run(600.0, lambda _: None, settled))
+    async with asyncio.timeout(60):
+        while not fleet.cache.own_counts.requests:  # noqa: ASYNC110 - the engine counts
+            await asyncio.sleep(0.01)
+    assert not task.done()
+    fleet.engine.nixl = connector
+    settled.set()
+    report = await task
+    assert (report.kept_tokens, report.dropped_tokens, report.partial) == (whole(answer), 0, True), report
+    assert "needs the NixlConnector" in report.message
 
 
 async def test_what_it_sent_and_lent_is_said_apart_from_the_users_requests(fleet: Fleet) -> None:

@@ -83,6 +83,8 @@ class Agent:
         self._clock = clock
         self._cache = cache or WorkerCache()
         self._handover: asyncio.Task[None] | None = None
+        self._handing_over: Handover | None = None
+        self._settled = asyncio.Event()
         self._warming: asyncio.Task[None] | None = None
         self._before: Load | None = None
         self._counts_own = False
@@ -328,24 +330,39 @@ class Agent:
     # -- the hand-over -------------------------------------------------------------------------------------------
 
     def _begin_handover(self, wanted: StartHandover) -> None:
-        self._end_handover()
         chosen = self._cache.strategies.get(wanted.strategy)
+        if wanted.ahead and not self._worth_beginning(chosen):
+            return
+        if not wanted.ahead and chosen is not None and chosen is self._handing_over:
+            self._settled.set()
+            return
+        self._end_handover()
         if chosen is None:
             self._feed(HandoverFailed(f"this agent has no hand-over by {wanted.strategy}; use {Strategy.NONE}"))
             return
-        self._handover = asyncio.create_task(self._hand_over(chosen, wanted.budget))
+        self._handing_over, self._settled = chosen, asyncio.Event()
+        if not wanted.ahead:
+            self._settled.set()
+        self._handover = asyncio.create_task(self._hand_over(chosen, wanted.budget, self._settled))
+
+    def _worth_beginning(self, chosen: Handover | None) -> bool:
+        """Whether a hand-over is begun while requests run: fleets without host memory have no room for it twice."""
+        in_host_memory = self._load is not None and self._load.offload is not None
+        return chosen is not None and chosen.begins_ahead and in_host_memory
 
     def _end_handover(self) -> None:
-        task, self._handover = self._handover, None
+        task, self._handover, self._handing_over = self._handover, None, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
 
-    async def _hand_over(self, chosen: Handover, budget: float) -> None:
+    async def _hand_over(self, chosen: Handover, budget: float, settled: asyncio.Event) -> None:
         try:
-            event: Event = await chosen.run(budget, self._feed)
+            event: Event = await chosen.run(budget, self._feed, settled)
         except HandoverError as error:
             event = HandoverFailed(str(error))
         except Exception as error:  # noqa: BLE001 - a drain ends whatever a strategy does
             _LOG.error("the hand-over broke", exc_info=error)
             event = HandoverFailed(f"{type(error).__name__}: {error}")
+        await settled.wait()
+        self._handing_over = None  # the same strategy may be listed again
         self._feed(event)

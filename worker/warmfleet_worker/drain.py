@@ -8,7 +8,8 @@
 * Readiness is true in Serving only.
 * Unrouting lasts a propagation time: until then routers may still send requests.
 * Settling ends when two observations in a row show nothing running and nothing waiting. What is not known is not
-  zero. Requests that arrive late are served.
+  zero. Requests that arrive late are served. Meanwhile the first strategy may hand over what is not in use, ahead of
+  HandingOver; how it ended counts from there on.
 * At the deadline, the earliest of all that were given, it is Drained whatever still runs, and the report says so.
 * A drain is final once the pod terminates (the engine's preStop hook). The kubelet runs that hook also before it
   restarts an engine whose liveness probe failed; the pod then stays, and the worker serves again when the engine is
@@ -47,6 +48,8 @@ from warmfleet_worker.drain_events import (
 
 SETTLED_OBSERVATIONS = 2
 """Idle observations in a row that end Settling."""
+AHEAD = frozenset({Strategy.MIGRATE})
+"""Strategies that may begin while requests still run."""
 PRESTOP_REASON = "Terminating"
 """Reason of a drain that only the preStop hook asked for."""
 
@@ -223,11 +226,13 @@ def _observe(state: DrainMachine, event: LoadObserved) -> DrainMachine:
 
 def _handover(state: DrainMachine, event: HandoverProgress | HandoverFinished | HandoverFailed) -> DrainMachine:
     drain = state.drain
-    if drain is None or state.phase is not Phase.HANDING_OVER:
+    if drain is None or (state.phase is not Phase.HANDING_OVER and not _ahead(state)):
         return state  # a late word of a hand-over that was stopped
     match event:
         case HandoverProgress():
             return replace(state, drain=replace(drain, moved_tokens=event.moved_tokens, kept_tokens=event.kept_tokens))
+        case HandoverFinished() | HandoverFailed() if _ahead(state):
+            return state  # nothing has ended while users' requests still add to the cache
         case HandoverFinished():
             drain = replace(drain, outcome=event, moved_tokens=event.moved_tokens)
         case HandoverFailed():
@@ -251,15 +256,26 @@ def _progress(state: DrainMachine, now: float) -> DrainMachine:
     return state
 
 
+def _ahead(state: DrainMachine) -> bool:
+    """Whether what is not in use may be handed over already."""
+    drain = state.drain
+    if drain is None or state.phase is not Phase.SETTLING or drain.outcome is not None or drain.trouble:
+        return False
+    return bool(drain.strategies) and drain.strategies[0] in AHEAD
+
+
+def _strategy(state: DrainMachine, drain: Drain) -> Strategy:
+    """In use, ahead of its time too, or used last."""
+    return drain.strategies[0] if _ahead(state) else drain.strategy
+
+
 def _settled(state: DrainMachine, drain: Drain, now: float) -> DrainMachine:
     following, rest = (drain.strategies[0], drain.strategies[1:]) if drain.strategies else (Strategy.NONE, ())
     if drain.outcome is not None or following is Strategy.NONE:
         return _drained(state, drain, now)
-    return replace(
-        state,
-        phase=Phase.HANDING_OVER,
-        drain=replace(drain, strategy=following, strategies=rest, moved_tokens=0, kept_tokens=0),
-    )
+    if not _ahead(state):
+        drain = replace(drain, moved_tokens=0, kept_tokens=0)
+    return replace(state, phase=Phase.HANDING_OVER, drain=replace(drain, strategy=following, strategies=rest))
 
 
 def _drained(state: DrainMachine, drain: Drain, now: float) -> DrainMachine:
@@ -268,7 +284,8 @@ def _drained(state: DrainMachine, drain: Drain, now: float) -> DrainMachine:
 
 def _report(state: DrainMachine, drain: Drain, now: float) -> DrainReport:
     settled = drain.idle_observations >= SETTLED_OBSERVATIONS and state.load == 0
-    cut = state.phase is Phase.HANDING_OVER
+    cut = state.phase is Phase.HANDING_OVER or (_ahead(state) and drain.kept_tokens > 0)
+    strategy = _strategy(state, drain) if cut else drain.strategy
     notes = [drain.choice] if drain.choice else []
     notes += drain.trouble
     never_served = state.engine is Engine.GONE and state.busy is None
@@ -280,7 +297,7 @@ def _report(state: DrainMachine, drain: Drain, now: float) -> DrainReport:
         seen = "an unknown number of" if state.busy is None else f"{state.busy}"
         notes.append(f"{why} with {seen} requests at the last look")
     if cut:
-        notes.append(f"the hand-over by {drain.strategy} was cut short")
+        notes.append(f"the hand-over by {strategy} was cut short")
     outcome = drain.outcome
     moved = drain.moved_tokens if cut else 0
     kept = max(moved, drain.kept_tokens) if cut else 0
@@ -291,7 +308,7 @@ def _report(state: DrainMachine, drain: Drain, now: float) -> DrainReport:
     if result.message:
         notes.append(result.message)
     return DrainReport(
-        strategy=drain.strategy,
+        strategy=strategy,
         kept_tokens=result.kept_tokens,
         moved_tokens=result.moved_tokens,
         dropped_tokens=result.dropped_tokens,
@@ -307,13 +324,15 @@ def _instructions(before: DrainMachine, after: DrainMachine, now: float) -> tupl
     todo: list[Instruction] = []
     if before.ready != after.ready:
         todo.append(SetReady(after.ready))
-    was, is_ = before.phase is Phase.HANDING_OVER, after.phase is Phase.HANDING_OVER
+    was, is_ = (s.phase is Phase.HANDING_OVER or _ahead(s) for s in (before, after))
+    handing = after.phase is Phase.HANDING_OVER and before.phase is not Phase.HANDING_OVER
     told = before.drain is not None and after.drain is not None and after.drain.outcome != before.drain.outcome
     failed = before.drain is not None and after.drain is not None and after.drain.trouble != before.drain.trouble
     if was and not is_ and not told and not failed:
         todo.append(StopHandover())
-    if is_ and after.drain is not None and (not was or failed):
-        todo.append(StartHandover(after.drain.strategy, max(0.0, after.drain.deadline - now)))
+    if is_ and after.drain is not None and (not was or handing or failed):
+        budget = max(0.0, after.drain.deadline - now)
+        todo.append(StartHandover(_strategy(after, after.drain), budget, ahead=_ahead(after)))
     drained = after.drain if after.phase is Phase.DRAINED else None
     if drained is not None and drained.report is not None:
         if before.phase is not Phase.DRAINED:

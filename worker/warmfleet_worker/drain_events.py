@@ -146,15 +146,18 @@ class SetReady:
 
 @dataclass(frozen=True, slots=True)
 class StartHandover:
-    """Begin a hand-over.
+    """Begin a hand-over; one that was begun ahead by the same strategy goes on.
 
     Attributes:
         strategy: How.
         budget: Logical seconds it may take.
+        ahead: Users' requests still run: only what is not in use, and it does not end before this is told again
+            without.
     """
 
     strategy: Strategy
     budget: float
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ Hand-overs, with what they cost:
 - ``none``     the cache goes with the worker.
 - ``store``    every block was written through when it was computed; the worker stays until its last write has arrived.
 - ``migrate``  survivors pull the worker's hot prompts that they have room for, the hottest first, over half of its
-               link; each goes as a request through the router, which chooses the survivor and learns of it.
+               link; each goes as a request through the router, which chooses the survivor and learns of it. Where they
+               have room for all, that begins while the worker's requests still run.
 - ``replay``   survivors compute those prompts themselves, at low priority, sent through the router.
 
 ``cut`` deletes instead, as a plain Deployment does: what runs is aborted and sent again elsewhere, from its beginning.
@@ -175,7 +176,9 @@ class _Fleet:
             del self.due[w]
             self.state.phase[w] = SERVING
         for one in list(self.leaving):
-            if self.state.load[one.worker] == 0 and self.handover.go_on(one, until):
+            if self.state.load[one.worker]:
+                self.handover.go_ahead(one, until)
+            elif self.handover.go_on(one, until):
                 self._gone(one)
 
     def finished(self) -> bool:

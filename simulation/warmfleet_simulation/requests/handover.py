@@ -33,6 +33,7 @@ class Leaving:
         moved: Of these, handed over.
         chains: (request, leading blocks) that are still to be handed over, the next one first.
         credit: Blocks that its link can still carry in this tick.
+        ahead: Whether it has begun while requests ran.
     """
 
     worker: int
@@ -44,6 +45,7 @@ class Leaving:
     moved: int = 0
     chains: list[tuple[int, int]] = field(default_factory=list)
     credit: float = 0.0
+    ahead: bool = False
 
 
 class Handover:
@@ -62,6 +64,19 @@ class Handover:
         starts = self._state.start
         blocks = {int(b) for r, k in one.chains for b in self._state.blocks[starts[r] : starts[r] + k]}
         one.hot = len(blocks) * self._work.block_tokens
+
+    def go_ahead(self, one: Leaving, now: float) -> None:
+        """One tick of a worker that has requests: where survivors have room, what was hot at first goes already.
+
+        As the agent has it: with host memory, and an order that bounds nothing.
+        """
+        if self._arm.handover != "migrate" or not self._machine.host_blocks or one.used_within is not None:
+            return
+        if not one.ahead:
+            one.ahead = True
+            self.note_hot(one, now)
+            self._choose_chains(one, now)
+        self._migrate(one, now)
 
     def go_on(self, one: Leaving, now: float) -> bool:
         """One tick of a worker whose requests have all ended; True when it may go."""
@@ -104,24 +119,26 @@ class Handover:
         return SHARE * m.link_bytes_per_s / m.block_bytes
 
     def _migrate(self, one: Leaving, now: float) -> None:
-        """One tick's worth of prompts, each through the router; it counts those under way as its workers' load."""
+        """One tick's worth of prompts, each through the router, which counts those under way as its workers' load.
+
+        The agent sends AT_ONCE of them together and waits until its share of the link would have carried them.
+        """
         m, st = self._machine, self._state
         one.credit += TICK_S * self._blocks_per_second()
-        flying: list[int] = []
         while one.chains and one.credit > 0:
-            r, length = one.chains.pop(0)
-            target = int(route(m, st, r))
-            if target < 0:
-                continue
-            st.load[target] += 1
-            flying.append(target)
-            if len(flying) >= AT_ONCE:
-                st.load[flying.pop(0)] -= 1
-            moved = move_chain(m, st, r, length, target, now)
-            one.credit -= moved
-            one.moved += moved * self._work.block_tokens
-        for target in flying:
-            st.load[target] -= 1
+            flying: list[int] = []
+            together, one.chains = one.chains[:AT_ONCE], one.chains[AT_ONCE:]
+            for r, length in together:
+                target = int(route(m, st, r))
+                if target < 0:
+                    continue
+                st.load[target] += 1
+                flying.append(target)
+                moved = move_chain(m, st, r, length, target, now)
+                one.credit -= moved
+                one.moved += moved * self._work.block_tokens
+            for target in flying:
+                st.load[target] -= 1
 
     def _replay(self, r: int, length: int, now: float) -> None:
         st, new = self._state, self._next_replay

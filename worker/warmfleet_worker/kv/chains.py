@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from warmfleet_worker.kv.events import (
@@ -45,10 +45,12 @@ class Chain:
     Attributes:
         tokens: Its token ids.
         fresh: Those at its end that no hotter chain has.
+        blocks: Hashes of its blocks.
     """
 
     tokens: list[int]
     fresh: int
+    blocks: tuple[BlockHash, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +144,22 @@ class HotChains:
         self._pieces.clear()
         self._count = 0
 
-    def hottest(self, now: float, within: float | None = None) -> list[Chain]:
+    def hottest(
+        self, now: float, within: float | None = None, known: Collection[BlockHash] = frozenset()
+    ) -> list[Chain]:
         """Chains used within the last minutes, the latest first.
 
         Args:
             now: Time as in the events, seconds since the epoch.
             within: Only those used so many seconds ago or later; None: all that are hot.
+            known: Blocks that do not count as fresh.
         """
         first = max(tick_of(now) - HOT_TICKS, 0 if within is None else tick_of(now - within))
         kept = _by_block(self._pieces)
         used = {b: tick for b in kept if (tick := self._index.used(b)) is not None and tick >= first}
         inner = {self._index.parent(block) for block in used}
         ends = sorted((b for b in used if b not in inner), key=lambda b: -used[b])
-        covered: set[BlockHash] = set()
+        covered = set(known)
         chains = []
         for end in ends:
             if (blocks := self._blocks(end, kept)) is None:
@@ -162,7 +167,7 @@ class HotChains:
             tokens = [token for b in blocks for token in kept[b]]
             fresh = sum(len(kept[b]) for b in blocks if b not in covered)
             covered.update(blocks)
-            chains.append(Chain(tokens, fresh))
+            chains.append(Chain(tokens, fresh, tuple(blocks)))
         return chains
 
     def _blocks(self, end: BlockHash, kept: Mapping[BlockHash, array[int]]) -> list[BlockHash] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -22,12 +23,17 @@ class HandoverError(Exception):
 class Handover(Protocol):
     """One strategy."""
 
-    async def run(self, budget: float, progress: Progress) -> HandoverFinished:
+    @property
+    def begins_ahead(self) -> bool:
+        """Whether it is worth beginning while users' requests still run."""
+
+    async def run(self, budget: float, progress: Progress, settled: asyncio.Event | None = None) -> HandoverFinished:
         """Hand the cache over; cancelled when the drain ends first.
 
         Args:
             budget: Logical seconds until the drain's deadline.
             progress: Takes what is reached so far, for the report of a hand-over that is cut short.
+            settled: Set when no user's request runs any more, before which this does not end; None: it is so already.
 
         Raises:
             HandoverError: It cannot be done this way.

@@ -10,6 +10,8 @@ connector and no shared storage; it costs the survivors a prefill of what they d
               by RATE prompt tokens per second, and over after FAILURES in a row
     moved     tokens of the chains that were answered, each once, less those that the survivor says it had before
     kept      those included
+    ahead     where survivors have room for all that is hot, what is hot now is sent while users' requests still run,
+              and what those have added when they have ended
 
 Requests carry the header :data:`~warmfleet_worker.engines.base.TAG` and the lowest priority, for engines that schedule
 by priority.
@@ -21,18 +23,19 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 from warmfleet_contracts.agent import SentState
-from warmfleet_runtime.clock import Clock
+from warmfleet_runtime.clock import Clock, sleep_or
 
 from warmfleet_worker.drain_events import HandoverFinished, HandoverProgress
 from warmfleet_worker.engines.base import TAG
 from warmfleet_worker.kv.chains import Chain, HotChains
+from warmfleet_worker.kv.events import BlockHash
 from warmfleet_worker.kv.handover import HandoverError, Progress
 from warmfleet_worker.kv.index import BlockIndex
 
@@ -180,6 +183,7 @@ class _Tally:
     in_a_row: int = 0
     problem: str = ""
     ended: str = ""
+    known: set[BlockHash] = field(default_factory=set)
 
 
 def is_loopback(url: str) -> bool:
@@ -233,22 +237,43 @@ class ReplayHandover:
         """Where it sends to; None for another kind of sender."""
         return self._endpoint
 
-    async def run(self, budget: float, progress: Progress) -> HandoverFinished:
+    @property
+    def begins_ahead(self) -> bool:
+        """Whether survivors have room for all that is hot."""
+        return self.used_within is None
+
+    async def run(self, budget: float, progress: Progress, settled: asyncio.Event | None = None) -> HandoverFinished:
         """Send the hottest prompts; see the module's header.
 
         Args:
             budget: Logical seconds until the drain's deadline.
             progress: Takes what has been answered so far.
+            settled: Set when no user's request runs any more; None: it is so already.
 
         Raises:
             HandoverError: There is nobody to send to, or nobody who takes anything.
         """
         if self.endpoint is not None and not self.endpoint.url:
             raise HandoverError("there is no endpoint to send prompts to; set routing.mode to router or service")
-        started = self._clock.now()
-        chains = self._chains.hottest(self._clock.wall().timestamp(), self.used_within)
-        todo = [chain for chain in reversed(chains) if chain.fresh]
+        end = self._clock.now() + (1 - RESERVE) * budget
         tally = _Tally()
+        try:
+            if settled is not None and not settled.is_set():
+                await self._send_hottest(tally, end, progress)
+                await sleep_or(self._clock, max(0.0, end - self._clock.now()), settled)
+                tally.ended, tally.in_a_row = "", 0
+            left = await self._send_hottest(tally, end, progress)
+        finally:
+            await self._sender.close()
+        if tally.failures and not tally.kept:
+            raise HandoverError(f"nobody took a prompt: {tally.problem}")
+        return self._result(tally, left)
+
+    async def _send_hottest(self, tally: _Tally, end: float, progress: Progress) -> int:
+        """Send what is hot now and was not answered yet; returns how many prompts were not sent."""
+        began, before = self._clock.now(), tally.sent
+        chains = self._chains.hottest(self._clock.wall().timestamp(), self.used_within, tally.known)
+        todo = [chain for chain in reversed(chains) if chain.fresh]
 
         async def work() -> None:
             while todo and not tally.ended:
@@ -260,10 +285,9 @@ class ReplayHandover:
                 tally.sent += len(chain.tokens)
                 await self._one(chain, end, tally)
                 progress(HandoverProgress(tally.moved, tally.kept))
-                due = started + tally.sent / self._rate
+                due = began + (tally.sent - before) / self._rate
                 await self._clock.sleep(max(0.0, due - self._clock.now()))
 
-        end = started + (1 - RESERVE) * budget
         workers = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
         bound = asyncio.create_task(self._clock.sleep(max(0.0, end - self._clock.now())))
         try:
@@ -279,10 +303,7 @@ class ReplayHandover:
             for task in (*workers, bound):
                 task.cancel()
             await asyncio.gather(*workers, bound, return_exceptions=True)
-            await self._sender.close()
-        if tally.failures and not tally.kept:
-            raise HandoverError(f"nobody took a prompt: {tally.problem}")
-        return self._result(tally, len(todo))
+        return len(todo)
 
     async def _one(self, chain: Chain, end: float, tally: _Tally) -> None:
         within = max(1.0, (end - self._clock.now()) / self._clock.scale)
@@ -296,6 +317,7 @@ class ReplayHandover:
                 tally.ended = f"{FAILURES} requests in a row failed"
             return
         tally.in_a_row = 0
+        tally.known.update(chain.blocks)
         tally.kept += chain.fresh
         tally.moved += min(chain.fresh, len(chain.tokens) - (cached or 0))
 

@@ -14,6 +14,7 @@ Whatever is missing at the end, or at :data:`RESERVE` before the drain's deadlin
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -68,17 +69,25 @@ class StoreHandover:
         self._folder = folder
         self._clock = clock
 
-    async def run(self, budget: float, progress: Progress) -> HandoverFinished:
+    @property
+    def begins_ahead(self) -> bool:
+        """No: blocks are written when they are computed, whoever waits for it."""
+        return False
+
+    async def run(self, budget: float, progress: Progress, settled: asyncio.Event | None = None) -> HandoverFinished:
         """Wait for the engine's writes; see the module's header.
 
         Args:
             budget: Logical seconds until the drain's deadline.
             progress: Takes what is stored so far.
+            settled: Set when no user's request runs any more; None: it is so already. Waited for.
 
         Raises:
             HandoverError: The engine keeps its blocks in accelerator memory only.
         """
         end = self._clock.now() + (1 - RESERVE) * budget
+        if settled is not None:
+            await settled.wait()
         first = self._ledger.unstored()
         watch = _Watch()
         while True:
