@@ -54,7 +54,9 @@ defaults of vllm-router's cache_aware.
   All below: the shipped planner chooses; *victim* hands over nothing.
 - *migrate*: over half of a 100 Gbit/s link, what survivors have room for
   ([why not all](decisions/0027-what-survivors-have-room-for.md)); each prompt goes as a request through the router,
-  which chooses the survivor and learns of it ([seen of the real one](decisions/0025-routers-ask-for-token-ids.md)).
+  which chooses the survivor and learns of it ([seen of the real one](decisions/0025-routers-ask-for-token-ids.md)),
+  four together as the agent sends them. With host memory it begins while the worker's last requests still run
+  ([why](decisions/0041-ahead-of-the-last-answer.md)).
 - Ratios are geometric means over seeds. *bound*: for TTFT, the same ratio for a fleet that never scaled, with the same
   memory, or for *ideal*, whichever is larger; for excess, the survivors' excess, with the same memory, for the time in
   which the fleet is small. Where it lies above the target, no hand-over can reach it.

@@ -228,6 +228,17 @@ def test_migrate_begins_while_requests_run_and_ends_after_them() -> None:
     assert told == [StartHandover(Strategy.STORE, 38.0)]
 
 
+def test_a_users_request_is_not_taken_for_one_of_the_hand_over() -> None:
+    state, _ = run(DrainRequested("x", 60.0, (Strategy.MIGRATE,)), state=serving())
+    lent = LoadObserved(1, 0, own=2)  # seen before the two had begun, or after they had ended: the one is a user's
+    state, _ = run(Tick(), lent, lent, lent, state=state, now=10.0)
+    assert (state.phase, state.load) == (Phase.SETTLING, 0)
+    state, _ = run(LoadObserved(0, 0), LoadObserved(0, 0), lent, HandoverFinished(1, 1, 0), state=state, now=11.0)
+    assert state.phase is Phase.SETTLING, "it may still run when the hand-over has ended"
+    state, _ = run(LoadObserved(0, 0), LoadObserved(0, 0), state=state, now=12.0)
+    assert state.phase is Phase.DRAINED
+
+
 def test_what_was_handed_over_ahead_is_reported_when_requests_outlive_the_deadline() -> None:
     state, _ = run(DrainRequested("x", 60.0, (Strategy.MIGRATE,)), state=serving())
     state, _ = run(Tick(), LoadObserved(2, 0, 100), HandoverProgress(40, 50), state=state, now=10.0)

@@ -252,9 +252,7 @@ class Agent:
             self._before, self._counts_own = load, False
         held = self._cache.held_tokens
         running, waiting = (load.running, load.waiting) if load else (None, None)
-        if running is not None:
-            running = max(0, running - own)
-        self._feed(LoadObserved(running, waiting, held))
+        self._feed(LoadObserved(running, waiting, held, own))
 
     def _engine_events(self, health: Health) -> list[Event]:
         if health is Health.READY:

@@ -7,9 +7,9 @@
 
 * Readiness is true in Serving only.
 * Unrouting lasts a propagation time: until then routers may still send requests.
-* Settling ends when two observations in a row show nothing running and nothing waiting. What is not known is not
-  zero. Requests that arrive late are served. Meanwhile the first strategy may hand over what is not in use, ahead of
-  HandingOver; how it ended counts from there on.
+* Settling ends when two observations in a row show nothing running and nothing waiting, the hand-over's own requests
+  included. What is not known is not zero. Requests that arrive late are served. Meanwhile the first strategy may hand
+  over what is not in use, ahead of HandingOver; how it ended counts from there on.
 * At the deadline, the earliest of all that were given, it is Drained whatever still runs, and the report says so.
 * A drain is final once the pod terminates (the engine's preStop hook). The kubelet runs that hook also before it
   restarts an engine whose liveness probe failed; the pod then stays, and the worker serves again when the engine is
@@ -215,13 +215,14 @@ def _ask(state: DrainMachine, event: DrainRequested | Terminating, now: float) -
 
 def _observe(state: DrainMachine, event: LoadObserved) -> DrainMachine:
     unknown = event.running is None or event.waiting is None
-    load = None if unknown else (event.running or 0) + (event.waiting or 0)
+    load = None if unknown else max(0, (event.running or 0) - event.own) + (event.waiting or 0)
+    idle = load == 0 and event.running == 0  # with some of its own, a user's may be among them
     held = state.held_tokens if event.held_tokens is None else event.held_tokens
     state = replace(state, load=load, busy=state.busy if load is None else load, held_tokens=held)
     drain = state.drain
     if drain is None or state.phase not in {Phase.SETTLING, Phase.HANDING_OVER}:
         return state
-    return replace(state, drain=replace(drain, idle_observations=drain.idle_observations + 1 if load == 0 else 0))
+    return replace(state, drain=replace(drain, idle_observations=drain.idle_observations + 1 if idle else 0))
 
 
 def _handover(state: DrainMachine, event: HandoverProgress | HandoverFinished | HandoverFailed) -> DrainMachine:

@@ -61,17 +61,19 @@ class Terminating:
 
 @dataclass(frozen=True, slots=True)
 class LoadObserved:
-    """The engine's load, the hand-over's own requests left out.
+    """The engine's load.
 
     Attributes:
         running: Requests in the batch; None while unknown.
         waiting: Requests in the queue; None while unknown.
         held_tokens: Tokens in the prefix cache; None while unknown.
+        own: At most so many of those in the batch are the hand-over's.
     """
 
     running: int | None
     waiting: int | None
     held_tokens: int | None = None
+    own: int = 0
 
 
 @dataclass(frozen=True, slots=True)
