@@ -11,7 +11,15 @@ import pytest
 from traffic import Streams
 from warmfleet_contracts import labels
 from warmfleet_localcluster.node import ImageEntry
-from warmfleet_runtime.resources import CUSTOM_RESOURCE_DEFINITIONS, LLM_DEPLOYMENTS, NAMESPACES, PODS
+from warmfleet_runtime.resources import (
+    CONFIG_MAPS,
+    CUSTOM_RESOURCE_DEFINITIONS,
+    DEPLOYMENTS,
+    LLM_DEPLOYMENTS,
+    NAMESPACES,
+    PODS,
+    SERVICES,
+)
 from world import World, deployment, eventually, instance_type
 
 BRISK = pytest.mark.scale(40.0)
@@ -120,6 +128,17 @@ async def test_an_instance_type_limit_is_kept(running: World) -> None:
     assert len(await running.workers()) == 2
 
 
+async def _left(world: World, namespace: str) -> list[str]:
+    """What is still in a namespace, and what it waits for."""
+    lines = []
+    for resource in (LLM_DEPLOYMENTS, PODS, DEPLOYMENTS, SERVICES, CONFIG_MAPS):
+        for item in (await world.kube.list(resource, namespace))["items"]:
+            meta, status = item["metadata"], item.get("status") or {}
+            waits = {key: meta[key] for key in ("deletionTimestamp", "finalizers", "annotations") if key in meta}
+            lines.append(f"{resource.plural}/{meta['name']}: {status.get('phase', '')} {json.dumps(waits)}")
+    return lines
+
+
 async def test_a_namespace_that_is_deleted_takes_its_fleet_with_it(running: World) -> None:
     await running.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})
     await running.apply(instance_type(), deployment(namespace="team", replicas=1))
@@ -129,7 +148,10 @@ async def test_a_namespace_that_is_deleted_takes_its_fleet_with_it(running: Worl
     async def gone() -> bool:
         return "team" not in {item["metadata"]["name"] for item in (await running.kube.list(NAMESPACES))["items"]}
 
-    await eventually(gone, "end of the namespace", seconds=60)
+    try:
+        await eventually(gone, "end of the namespace", seconds=60)
+    except pytest.fail.Exception as error:
+        pytest.fail(f"{error}\n" + "\n".join(await _left(running, "team")))
 
 
 async def test_a_deployment_deleted_while_a_worker_drains_ends_clean(running: World) -> None:
