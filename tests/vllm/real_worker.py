@@ -43,7 +43,7 @@ KV_CACHE_BYTES = 128 * 2**20
 BLOCK_BYTES = 2 * 2 * BLOCK * 4 * 64 * 4
 """Keys and values of two layers, four heads of 64, in float32."""
 _SIZED = [
-    # With float32 two tokens are never equally likely, so an answer does not depend on what it was batched with.
+    # With float32 two tokens are hardly ever equally likely, so an answer does not depend on what it was batched with.
     *("--dtype", "float32", "--max-model-len", "2048", "--block-size", str(BLOCK), "--max-num-seqs", "8"),
     *("--max-num-batched-tokens", "2048", "--kv-cache-memory-bytes", str(KV_CACHE_BYTES), "--enforce-eager"),
 ]
