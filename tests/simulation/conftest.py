@@ -20,7 +20,7 @@ def constant(minutes: int, per_second: float) -> RateTrace:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def one_type() -> Fleet:
     kind = WorkerType("h100", price=3.6, startup_s=60.0, startup_sigma=0.0)
     return Fleet((kind,), (Service("chat", (1.0,)),), kv_at_capacity=0.9, batch_at_capacity=64.0)

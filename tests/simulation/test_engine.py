@@ -169,7 +169,7 @@ def test_where_no_requests_are_known_tokens_are_the_demand(one_type: Fleet) -> N
 
 
 def test_lanes_do_not_touch_each_other(one_type: Fleet) -> None:
-    load = make_load((constant(300, 20.0),), one_type, seed=4, tune_days=0.1)
+    load = make_load((constant(120, 20.0),), one_type, seed=4, tune_days=0.05)
     for policy in RIVALS.values():
         knobs = policy.knob.values((0.7, 1.0, 1.4))
         together = simulate(one_type, load, [(policy, knobs)], seed=9)

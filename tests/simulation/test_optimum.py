@@ -71,7 +71,7 @@ def exact(problem: Problem, solve: Callable[[Problem], Answer]) -> Answer | None
 
 
 @settings(max_examples=120, deadline=None)
-@given(problem=problems(types=1, steps=6, limit=4))
+@given(problem=problems(types=1, steps=6, limit=3))
 def test_one_type_is_exact(problem: Problem) -> None:
     answer = exact(problem, solve_single)
     if answer is None:

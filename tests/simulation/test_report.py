@@ -15,7 +15,7 @@ from warmfleet_simulation.scenarios import synthetic
 from warmfleet_simulation.sweep import Result, sweep
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def made(one_type: Fleet) -> tuple[Result, Load]:
     rate = 20.0 + 12.0 * np.sin(np.arange(720) * 2 * np.pi / 240)
     load = make_load((synthetic("<waves>", rate),), one_type, seed=3, step_s=30.0, tune_days=0.25)

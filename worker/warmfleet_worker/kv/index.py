@@ -231,12 +231,12 @@ class BlockIndex:
     def _sample(self, blocks: list[BlockHash], first: int) -> None:
         """Watch those of new blocks, in rows from ``first`` on, whose values lie below the bound."""
         if self._bound == SPACE or any(isinstance(block, int) for block in blocks):
-            low = [block for block in blocks if value_of(block) < self._bound]
+            low = [(row, block) for row, block in enumerate(blocks, first) if value_of(block) < self._bound]
         else:
             prefix = self._bound.to_bytes(8, "big")  # bytes compare as the numbers do that they begin with
-            low = [block for block in blocks if block < prefix]  # type: ignore[operator]
-        for block in low:
-            self._watch(first + blocks.index(block), value_of(block))
+            low = [(row, block) for row, block in enumerate(blocks, first) if block < prefix]  # type: ignore[operator]
+        for row, block in low:
+            self._watch(row, value_of(block))
 
     def _hold(self, row: int, size: int, tick: int) -> None:
         if _lost_with_the_pod(self._where[row]):
