@@ -1,7 +1,8 @@
 """The margin that is forecast: quantiles of the highest demand over the time a worker needs to start.
 
-What is bought now serves after the start-up lead L, so what matters is not the demand now but the highest demand until
-then. Its distribution depends on how the traffic has been moving, and is learned from the deployment's own history::
+What is bought now serves after the start-up lead L, so what matters is not the demand now but that of then; and what
+leaves must not be missed until then, so for that it is the highest demand within the lead. Both distributions depend on
+how the traffic has been moving, and are learned from the deployment's own history::
 
     need(L, p)  = (level + floor) * exp(location + scale * residual_p) - floor
     location    = drift + momentum_gain * log(level/mid) + trend_gain * log(mid/slow)
@@ -9,13 +10,12 @@ then. Its distribution depends on how the traffic has been moving, and is learne
     scale       = scale_base + volatility_gain * volatility + calm_gain * calm_volatility
                   + rise_spread * rise(offset, L)
     rise(o, L)  = max of shape over [o, o + L] - shape(o)          shape: log of the expected demand since issuedAt
-    level, mid, slow = means of the rate with exponential memory of 1, 5 and 20 minutes
-    volatility  = root mean square of 2 (level - mid) / (level + mid), memory of 30 minutes;  calm_volatility: 6 hours
+                  at the end of the lead: shape(o + L) - shape(o), and the spread grows with it where it is positive
+    level, mid, slow, volatility, calm_volatility                 trafficstate
 
-One row of coefficients per lead; ``residual_p`` are the quantiles of the standardised rest. Every mean is exact for any
-sampling interval, so a table learned from minutes serves an operator that ticks every 5 s. Between leads the logarithm
+One row of coefficients per lead; ``residual_p`` are the quantiles of the standardised rest. Between leads the logarithm
 is interpolated, below the first one towards the level, which no time at all needs at most; a longer lead never needs
-less. The distribution is that of the *sustained* maximum: the least constant
+less, the demand at its end may. The distributions are those of the *sustained* maximum: the least constant
 capacity with which nobody waits longer than a few seconds (see the learner), so single busy seconds buy nothing.
 
 Bounds, whatever a table says: at least ``LEAST_RATIO`` times the level, at most ``MOST_RATIO`` times the largest of the
@@ -33,96 +33,12 @@ from functools import lru_cache
 from itertools import pairwise
 
 from warmfleet_contracts.api.trafficforecast import LeadWindow, LeadWindows, TrafficForecastStatus
+from warmfleet_contracts.trafficstate import MOST_RATE, TrafficState
 
-FAST_S, MID_S, SLOW_S = 60.0, 300.0, 1200.0
-"""Memory of the three means of the rate, s."""
-VOLATILE_S, CALM_S = 1800.0, 21_600.0
-"""Memory of the two volatilities, s."""
-RESTART_AFTER_S = 900.0
-"""A gap longer than this starts the means anew; shorter ones count as if the rate had been the next one."""
-PRIOR_VOLATILITY = 0.05
-"""Relative volatility assumed until it was seen."""
 LEAST_RATIO, MOST_RATIO, MOST_PEAKS = 0.7, 5.0, 2.0
-_MOST_RATE = 1e9
 _MOST_LOG = 50.0
 _MOST_GAIN = 10.0
 _DAY_S = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficState:
-    """What the arrivals so far say about the next minutes; causal.
-
-    Attributes:
-        at: Time of the last sample, s.
-        level: Mean rate with a memory of 1 minute, requests/s.
-        mid: Mean rate with a memory of 5 minutes, requests/s.
-        slow: Mean rate with a memory of 20 minutes, requests/s.
-        variance: Mean square of the relative distance of level and mid, memory of 30 minutes.
-        calm_variance: The same with a memory of 6 hours.
-    """
-
-    at: float
-    level: float
-    mid: float
-    slow: float
-    variance: float = PRIOR_VOLATILITY**2
-    calm_variance: float = PRIOR_VOLATILITY**2
-
-    @property
-    def slope(self) -> float:
-        """Relative growth per second, from the lag between the two faster means."""
-        return _distance(self.level, self.mid) / (MID_S - FAST_S)
-
-    @property
-    def volatility(self) -> float:
-        """Relative volatility of the last half hour."""
-        return math.sqrt(self.variance)
-
-
-def advance(state: TrafficState | None, rate: float, at: float) -> TrafficState:
-    """The state after one more sample.
-
-    Args:
-        state: The state before; None at the start.
-        rate: Mean requests/s since the last sample; what is not known is not a sample and must not be passed.
-        at: Time of the sample, s. A sample that is not newer than the state changes nothing.
-
-    Raises:
-        ValueError: The rate or the time is not a finite number, or the rate is negative.
-    """
-    if not (math.isfinite(rate) and rate >= 0.0 and math.isfinite(at)):
-        raise ValueError(
-            f"a rate must be a finite number >= 0 at a finite time, not {rate!r} at {at!r}; skip the sample"
-        )
-    rate = min(rate, _MOST_RATE)
-    if state is None:
-        return TrafficState(at, rate, rate, rate)
-    passed = at - state.at
-    if passed <= 0.0:
-        return state
-    if passed > RESTART_AFTER_S:
-        return TrafficState(at, rate, rate, rate, state.variance, state.calm_variance)
-    level = _toward(state.level, rate, passed / FAST_S)
-    mid = _toward(state.mid, rate, passed / MID_S)
-    square = _distance(level, mid) ** 2
-    return TrafficState(
-        at=at,
-        level=level,
-        mid=mid,
-        slow=_toward(state.slow, rate, passed / SLOW_S),
-        variance=_toward(state.variance, square, passed / VOLATILE_S),
-        calm_variance=_toward(state.calm_variance, square, passed / CALM_S),
-    )
-
-
-def _toward(mean: float, value: float, memories: float) -> float:
-    return value + (mean - value) * math.exp(-memories)
-
-
-def _distance(a: float, b: float) -> float:
-    """Relative distance, symmetric, within [-2, 2]; 0 when both are 0."""
-    return 2.0 * (a - b) / (a + b) if a + b > 0.0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +85,7 @@ class LeadWindowTable:
         peak: Highest rate in the history, requests/s.
         floor: Rate below which relative changes mean nothing, requests/s; added to the
             means, and taken away from the result.
+        at_lead: By ascending lead: of the demand when the lead is over, not of the highest until then; may be empty.
     """
 
     probabilities: tuple[float, ...]
@@ -177,6 +94,7 @@ class LeadWindowTable:
     shape_step_s: float = 300.0
     peak: float = 0.0
     floor: float = 0.0
+    at_lead: tuple[Window, ...] = ()
 
     @classmethod
     def from_status(cls, status: TrafficForecastStatus) -> LeadWindowTable | str:
@@ -184,45 +102,16 @@ class LeadWindowTable:
         wire = status.lead_windows
         if wire is None or not wire.windows:
             return "the status has no lead windows"
-        windows = tuple(
-            Window(
-                w.lead,
-                w.residuals,
-                w.momentum_gain,
-                w.trend_gain,
-                w.shape_gain,
-                w.scale_base,
-                w.volatility_gain,
-                w.calm_gain,
-                w.drift,
-                w.anchor_gain,
-                w.rise_spread,
-            )
-            for w in wire.windows
-        )
-        table = cls(wire.probabilities, windows, wire.shape, wire.shape_step, wire.peak, wire.floor)
+        windows, at_lead = (tuple(map(_from_wire, rows)) for rows in (wire.windows, wire.at_lead))
+        table = cls(wire.probabilities, windows, wire.shape, wire.shape_step, wire.peak, wire.floor, at_lead)
         return fault(table) or table
 
     def to_wire(self) -> LeadWindows:
-        """The CRD form, rounded to what matters: a table of eight leads with a day's shape is about 5 KB."""
+        """The CRD form, rounded to what matters: a table of eight leads with a day's shape is about 8 KB."""
         return LeadWindows(
             probabilities=self.probabilities,
-            windows=tuple(
-                LeadWindow(
-                    lead=w.lead_s,
-                    residuals=tuple(round(r, 4) for r in w.residuals),
-                    momentum_gain=round(w.momentum_gain, 4),
-                    trend_gain=round(w.trend_gain, 4),
-                    shape_gain=round(w.shape_gain, 4),
-                    scale_base=round(w.scale_base, 5),
-                    volatility_gain=round(w.volatility_gain, 4),
-                    calm_gain=round(w.calm_gain, 4),
-                    drift=round(w.drift, 5),
-                    anchor_gain=round(w.anchor_gain, 4),
-                    rise_spread=round(w.rise_spread, 4),
-                )
-                for w in self.windows
-            ),
+            windows=tuple(map(_to_wire, self.windows)),
+            at_lead=tuple(map(_to_wire, self.at_lead)),
             shape=tuple(round(value, 4) for value in self.shape),
             shape_step=self.shape_step_s,
             peak=float(f"{self.peak:.6g}"),
@@ -230,23 +119,59 @@ class LeadWindowTable:
         )
 
 
+def _from_wire(wire: LeadWindow) -> Window:
+    return Window(
+        lead_s=wire.lead,
+        residuals=wire.residuals,
+        momentum_gain=wire.momentum_gain,
+        trend_gain=wire.trend_gain,
+        shape_gain=wire.shape_gain,
+        scale_base=wire.scale_base,
+        volatility_gain=wire.volatility_gain,
+        calm_gain=wire.calm_gain,
+        drift=wire.drift,
+        anchor_gain=wire.anchor_gain,
+        rise_spread=wire.rise_spread,
+    )
+
+
+def _to_wire(window: Window) -> LeadWindow:
+    return LeadWindow(
+        lead=window.lead_s,
+        residuals=tuple(round(r, 4) for r in window.residuals),
+        momentum_gain=round(window.momentum_gain, 4),
+        trend_gain=round(window.trend_gain, 4),
+        shape_gain=round(window.shape_gain, 4),
+        scale_base=round(window.scale_base, 5),
+        volatility_gain=round(window.volatility_gain, 4),
+        calm_gain=round(window.calm_gain, 4),
+        drift=round(window.drift, 5),
+        anchor_gain=round(window.anchor_gain, 4),
+        rise_spread=round(window.rise_spread, 4),
+    )
+
+
 def fault(table: LeadWindowTable) -> str:
     """Why a table must not be used; empty when it may."""
     chances = table.probabilities
     if not chances or not _ascends(chances) or not 0.0 < chances[0] <= chances[-1] < 1.0:
         return "leadWindows.probabilities must ascend within (0, 1)"
-    leads = [w.lead_s for w in table.windows]
-    if not leads or not _ascends(leads) or not 0.0 < leads[0] <= leads[-1] <= _DAY_S:
-        return "leadWindows.windows must have ascending leads of at most a day"
+    if not table.windows:
+        return "leadWindows.windows must not be empty"
+    for name, windows in (("windows", table.windows), ("atLead", table.at_lead)):
+        leads = [w.lead_s for w in windows]
+        if leads and not (_ascends(leads) and 0.0 < leads[0] <= leads[-1] <= _DAY_S):
+            return f"leadWindows.{name} must have ascending leads of at most a day"
     if not _within(table.shape, _MOST_LOG) or not 1.0 <= table.shape_step_s <= _DAY_S:
         return "leadWindows.shape must be finite logarithms at steps between 1 s and a day"
-    if not (0.0 <= table.peak <= _MOST_RATE and 0.0 <= table.floor <= _MOST_RATE):
+    if not (0.0 <= table.peak <= MOST_RATE and 0.0 <= table.floor <= MOST_RATE):
         return "leadWindows.peak and floor must be rates, finite and not negative"
-    return next((text for text in (_window_fault(w, len(chances)) for w in table.windows) if text), "")
+    named = [("windows", w) for w in table.windows] + [("atLead", w) for w in table.at_lead]
+    return next((text for text in (_window_fault(w, name, len(chances)) for name, w in named) if text), "")
 
 
-def _window_fault(window: Window, length: int) -> str:
-    where = f"leadWindows.windows at lead {window.lead_s:g} s"
+def _window_fault(window: Window, name: str, length: int) -> str:
+    where = f"leadWindows.{name} at lead {window.lead_s:g} s"
     rest = window.residuals
     if len(rest) != length or not _within(rest, _MOST_LOG) or any(b < a for a, b in pairwise(rest)):
         return f"{where}: residuals must be finite, ascend, and be as many as the probabilities"
@@ -286,6 +211,20 @@ def rise(table: LeadWindowTable, offset_s: float, lead_s: float) -> float:
     inside = table.shape[math.floor(begin) + 1 : math.ceil(end)]
     base = _at(table.shape, begin)
     return max((*inside, base, _at(table.shape, end))) - base
+
+
+def change(table: LeadWindowTable, offset_s: float, lead_s: float) -> float:
+    """By how much the logarithm of the expected demand changes until the end of the lead; 0 outside of the shape.
+
+    Args:
+        table: With the shape.
+        offset_s: Seconds since issuedAt.
+        lead_s: Until when, s.
+    """
+    begin, last = offset_s / table.shape_step_s, len(table.shape) - 1.0
+    if last < 1.0 or not 0.0 <= begin <= last:
+        return 0.0
+    return _at(table.shape, min(begin + lead_s / table.shape_step_s, last)) - _at(table.shape, begin)
 
 
 def _anchor(table: LeadWindowTable, offset_s: float, slow: float) -> float:
@@ -339,24 +278,38 @@ def outlook(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s
         lead_s: Length of the window, s; at most the last lead of the table counts.
         offset_s: Seconds since issuedAt.
     """
-    nodes = range(len(table.probabilities))
-    return Outlook(table.probabilities, _demand(table, state, lead_s, offset_s, nodes))
+    return Outlook(table.probabilities, _demand(table, state, lead_s, offset_s, at_end=False))
+
+
+def outlook_at(table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s: float) -> Outlook | None:
+    """The distribution of the demand when ``lead_s`` seconds are over; None where the table does not tell.
+
+    Args:
+        table: A table without :func:`fault`.
+        state: The state now.
+        lead_s: Until when, s; at most the last lead of the table counts.
+        offset_s: Seconds since issuedAt.
+    """
+    if not table.at_lead:
+        return None
+    return Outlook(table.probabilities, _demand(table, state, lead_s, offset_s, at_end=True))
 
 
 def _demand(
-    table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s: float, nodes: Sequence[int]
+    table: LeadWindowTable, state: TrafficState, lead_s: float, offset_s: float, *, at_end: bool
 ) -> tuple[float, ...]:
-    """The quantiles at some nodes of the table, requests/s."""
+    """The quantiles of the table, requests/s: of the highest demand within the lead, or of that at its end."""
     level, mid, slow = (value + table.floor for value in (state.level, state.mid, state.slow))
     if level <= 0.0:
-        return (0.0,) * len(nodes)
+        return (0.0,) * len(table.probabilities)
     momentum, trend = _log_ratio(level, mid), _log_ratio(mid, slow)
     apart = _anchor(table, offset_s, slow)
     volatility, calm = math.sqrt(state.variance), math.sqrt(state.calm_variance)
+    rising = change if at_end else rise
     best: list[float] = []
     before: tuple[float, list[float]] | None = None
-    for window in table.windows:
-        rises = rise(table, offset_s, window.lead_s) if window.shape_gain or window.rise_spread else 0.0
+    for window in table.at_lead if at_end else table.windows:
+        rises = rising(table, offset_s, window.lead_s) if window.shape_gain or window.rise_spread else 0.0
         location = (
             window.drift
             + window.momentum_gain * momentum
@@ -365,13 +318,13 @@ def _demand(
             + window.anchor_gain * apart
         )
         scale = window.scale_base + window.volatility_gain * volatility + window.calm_gain * calm
-        scale += window.rise_spread * rises
-        logs = [location + scale * window.residuals[node] for node in nodes]
+        scale += window.rise_spread * max(rises, 0.0)
+        logs = [location + scale * rest for rest in window.residuals]
         if window.lead_s > lead_s:
             since, lower = before if before is not None else (0.0, [min(0.0, value) for value in logs])
             share = (lead_s - since) / (window.lead_s - since)
             logs = [a + (b - a) * share for a, b in zip(lower, logs, strict=True)]
-        best = logs if not best else [max(a, b) for a, b in zip(best, logs, strict=True)]
+        best = logs if at_end or not best else [max(a, b) for a, b in zip(best, logs, strict=True)]
         if window.lead_s >= lead_s:
             break
         before = window.lead_s, logs
@@ -383,13 +336,3 @@ def _demand(
 def _log_ratio(a: float, b: float) -> float:
     """Logarithm of a/b within [-3, 3]."""
     return min(max(math.log(a / b), -3.0), 3.0) if a > 0.0 and b > 0.0 else 0.0
-
-
-def maximum(table: LeadWindowTable, state: TrafficState, lead_s: float, probability: float, offset_s: float) -> float:
-    """The demand that is not exceeded over the next ``lead_s`` seconds with a probability, requests/s.
-
-    It rises with the probability and with the lead; for its bounds see the module.
-    """
-    low, high, share = _between(table.probabilities, probability)
-    below, above = _demand(table, state, lead_s, offset_s, (low, high))
-    return below + (above - below) * share

@@ -184,7 +184,10 @@ def _scaled(table: LeadWindowTable, factor: float) -> LeadWindowTable:
     """A table whose every quantile is wrong by a factor."""
     if factor == 1.0:
         return table
-    return replace(table, windows=tuple(replace(w, drift=w.drift + math.log(factor)) for w in table.windows))
+    wrong = [
+        tuple(replace(w, drift=w.drift + math.log(factor)) for w in rows) for rows in (table.windows, table.at_lead)
+    ]
+    return replace(table, windows=wrong[0], at_lead=wrong[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from warmfleet_contracts.leadwindow import (
     MOST_PEAKS,
     MOST_RATIO,
     LeadWindowTable,
-    TrafficState,
     Window,
-    advance,
+    change,
     fault,
-    maximum,
     outlook,
+    outlook_at,
     rise,
 )
+from warmfleet_contracts.trafficstate import TrafficState, advance
 
 TABLE = LeadWindowTable(
     probabilities=(0.5, 0.9, 0.99),
@@ -41,6 +41,11 @@ leads = st.floats(0.0, 5000.0)
 chances = st.floats(0.0, 1.0)
 
 
+def maximum(table: LeadWindowTable, state: TrafficState, lead_s: float, probability: float, offset_s: float) -> float:
+    """The demand that is not exceeded over the next ``lead_s`` seconds with a probability, requests/s."""
+    return outlook(table, state, lead_s, offset_s).quantile(probability)
+
+
 def test_state_is_the_same_at_any_sampling_interval() -> None:
     rows = [20.0, 24.0, 18.0, 30.0, 29.0, 31.0] * 10
     coarse = fine = None
@@ -53,14 +58,6 @@ def test_state_is_the_same_at_any_sampling_interval() -> None:
     assert fine.level == pytest.approx(coarse.level, rel=1e-9)
     assert fine.slow == pytest.approx(coarse.slow, rel=1e-3)
     assert fine.volatility == pytest.approx(coarse.volatility, rel=0.15)
-
-
-def test_slope_sees_growth() -> None:
-    state = None
-    for tick in range(720):
-        state = advance(state, 100.0 * math.exp(1e-4 * 5.0 * tick), 5.0 * tick)
-    assert state is not None
-    assert state.slope == pytest.approx(1e-4, rel=0.1)
 
 
 def test_gap_restarts_the_means_and_keeps_the_volatility() -> None:
@@ -84,7 +81,6 @@ def test_maximum_is_monotone_and_bounded(
     lead, longer = sorted((lead, longer))
     p, higher = sorted((p, higher))
     value = maximum(TABLE, state, lead, p, offset)
-    assert value == outlook(TABLE, state, lead, offset).quantile(p)
     slack = 1e-9 * max(1.0, value)
     assert maximum(TABLE, state, longer, p, offset) >= value - slack
     assert maximum(TABLE, state, lead, higher, offset) >= value - slack
@@ -118,6 +114,33 @@ def test_rise_looks_only_into_the_window() -> None:
     assert rise(table, -1.0, 50.0) == rise(table, 1e9, 50.0) == 0.0
 
 
+def test_at_the_end_of_the_lead_a_shape_that_falls_says_so() -> None:
+    table = replace(TABLE, shape=(0.0, 0.5, 0.2, -0.4), shape_step_s=100.0)
+    assert change(table, 0.0, 100.0) == pytest.approx(0.5)
+    assert change(table, 50.0, 100.0) == pytest.approx(0.1)
+    assert change(table, 100.0, 1e9) == pytest.approx(-0.9)
+    assert change(table, -1.0, 50.0) == change(table, 1e9, 50.0) == change(replace(table, shape=()), 0.0, 50.0) == 0.0
+    assert outlook_at(TABLE, TrafficState(0.0, 9.0, 9.0, 9.0), 300.0, 0.0) is None, "a table need not tell"
+    calm = TrafficState(0.0, 100.0, 100.0, 100.0)
+    told = replace(table, floor=0.0, at_lead=(Window(100.0, (0.0, 0.1, 0.2), shape_gain=1.0),))
+    for offset, moved in ((0.0, 0.5), (200.0, -0.6)):
+        there = outlook_at(told, calm, 100.0, offset)
+        assert there is not None
+        bounded = [max(100.0 * math.exp(moved + rest), 100.0 * LEAST_RATIO) for rest in (0.0, 0.1, 0.2)]
+        assert there.demand == pytest.approx(bounded)
+
+
+def test_what_comes_at_the_end_may_be_less_the_longer_the_lead() -> None:
+    falling = replace(
+        TABLE, at_lead=tuple(Window(lead, (0.0, 0.1, 0.2), drift=-lead / 3000.0) for lead in (60.0, 300.0, 600.0))
+    )
+    calm = TrafficState(0.0, 100.0, 100.0, 100.0)
+    at = [outlook_at(falling, calm, lead, 0.0) for lead in (30.0, 60.0, 180.0, 300.0, 600.0, 5000.0)]
+    medians = [found.quantile(0.5) for found in at if found is not None]
+    assert medians == sorted(medians, reverse=True)
+    assert medians[1] > medians[2] > medians[3] > medians[4] == medians[5]
+
+
 def test_growth_raises_the_need() -> None:
     calm = TrafficState(0.0, 100.0, 100.0, 100.0)
     growing = TrafficState(0.0, 100.0, 92.0, 80.0)
@@ -125,7 +148,6 @@ def test_growth_raises_the_need() -> None:
     base = maximum(TABLE, calm, 300.0, 0.9, 0.0)
     assert maximum(TABLE, growing, 300.0, 0.9, 0.0) > base
     assert maximum(TABLE, nervous, 300.0, 0.9, 0.0) > base
-    assert outlook(TABLE, calm, 300.0, 0.0).quantile(0.9) == base
 
 
 def test_a_rise_that_shifts_widens_the_margin_before_it_and_nowhere_else() -> None:
@@ -138,6 +160,9 @@ def test_a_rise_that_shifts_widens_the_margin_before_it_and_nowhere_else() -> No
     again = LeadWindowTable.from_status(TrafficForecastStatus(lead_windows=wide.to_wire()))
     assert isinstance(again, LeadWindowTable)
     assert [w.rise_spread for w in again.windows] == [0.5] * len(wide.windows)
+    falls = replace(wide, shape=wide.shape[::-1], at_lead=wide.windows)
+    narrow = replace(falls, at_lead=plain.windows)
+    assert outlook_at(falls, calm, 300.0, 300.0) == outlook_at(narrow, calm, 300.0, 300.0), "not where it falls"
 
 
 def test_what_is_usual_at_this_time_draws_the_need() -> None:
@@ -148,18 +173,21 @@ def test_what_is_usual_at_this_time_draws_the_need() -> None:
 
 
 def test_wire_form_round_trips_and_is_small() -> None:
-    table = replace(
-        TABLE, windows=tuple(replace(TABLE.windows[1], lead_s=60.0 * k) for k in (1, 2, 3, 5, 8, 10, 15, 20))
-    )
+    rows = tuple(replace(TABLE.windows[1], lead_s=60.0 * k) for k in (1, 2, 3, 5, 8, 10, 15, 20))
+    table = replace(TABLE, windows=rows, at_lead=tuple(replace(row, drift=-0.01) for row in rows))
     status = TrafficForecastStatus(lead_windows=table.to_wire())
     text = json.dumps(status.to_wire())
-    assert len(text) < 8_000
+    assert len(text) < 10_000
     again = LeadWindowTable.from_status(TrafficForecastStatus.model_validate_json(text))
     assert isinstance(again, LeadWindowTable)
     state = TrafficState(0.0, 90.0, 80.0, 85.0)
     assert maximum(again, state, 400.0, 0.95, 900.0) == pytest.approx(
         maximum(table, state, 400.0, 0.95, 900.0), rel=1e-3
     )
+    there, here = outlook_at(again, state, 400.0, 900.0), outlook_at(table, state, 400.0, 900.0)
+    assert there is not None
+    assert here is not None
+    assert there.demand == pytest.approx(here.demand, rel=1e-3)
 
 
 HOSTILE = [
@@ -168,6 +196,10 @@ HOSTILE = [
     replace(TABLE, probabilities=(0.0, 0.5, 0.99)),
     replace(TABLE, probabilities=(0.5, 0.9, math.nan)),
     replace(TABLE, windows=TABLE.windows[::-1]),
+    replace(TABLE, at_lead=TABLE.windows[::-1]),
+    replace(TABLE, at_lead=(replace(TABLE.windows[0], lead_s=1e12),)),
+    replace(TABLE, at_lead=(replace(TABLE.windows[0], drift=math.nan),)),
+    replace(TABLE, at_lead=(replace(TABLE.windows[0], residuals=(0.0, 1.0)),)),
     replace(TABLE, shape=(0.0, math.nan)),
     replace(TABLE, shape=(0.0, 1e12)),
     replace(TABLE, shape_step_s=0.0),
@@ -207,27 +239,31 @@ def test_hostile_tables_are_refused_with_a_reason(table: LeadWindowTable) -> Non
 
 def _raw(table: LeadWindowTable) -> object:
     wire = TABLE.to_wire()
-    windows = tuple(
-        wire.windows[0].model_copy(
-            update={
-                "lead": w.lead_s,
-                "residuals": w.residuals,
-                "momentum_gain": w.momentum_gain,
-                "shape_gain": w.shape_gain,
-                "scale_base": w.scale_base,
-                "volatility_gain": w.volatility_gain,
-                "calm_gain": w.calm_gain,
-                "drift": w.drift,
-                "anchor_gain": w.anchor_gain,
-                "rise_spread": w.rise_spread,
-            }
+    windows, at_lead = (
+        tuple(
+            wire.windows[0].model_copy(
+                update={
+                    "lead": w.lead_s,
+                    "residuals": w.residuals,
+                    "momentum_gain": w.momentum_gain,
+                    "shape_gain": w.shape_gain,
+                    "scale_base": w.scale_base,
+                    "volatility_gain": w.volatility_gain,
+                    "calm_gain": w.calm_gain,
+                    "drift": w.drift,
+                    "anchor_gain": w.anchor_gain,
+                    "rise_spread": w.rise_spread,
+                }
+            )
+            for w in rows
         )
-        for w in table.windows
+        for rows in (table.windows, table.at_lead)
     )
     return wire.model_copy(
         update={
             "probabilities": table.probabilities,
             "windows": windows,
+            "at_lead": at_lead,
             "shape": table.shape,
             "shape_step": table.shape_step_s,
             "peak": table.peak,

@@ -6,7 +6,8 @@ import pytest
 from warmfleet_cli.demo import traffic
 from warmfleet_cli.demo.conversations import Shape
 from warmfleet_cli.demo.sizing import PEAK_RATE, plan
-from warmfleet_contracts.leadwindow import LeadWindowTable, TrafficState, advance, maximum
+from warmfleet_contracts.leadwindow import LeadWindowTable, outlook
+from warmfleet_contracts.trafficstate import TrafficState, advance
 from warmfleet_forecasting.config import ForecastConfig
 from warmfleet_forecasting.forecast import forecast
 from warmfleet_forecasting.series import Series
@@ -31,7 +32,7 @@ def reach(table: LeadWindowTable, minute: int) -> tuple[float, float]:
     for i in range(400 + minute):
         state = advance(state, float(rates[i]), (i + 1) * 60.0)
     assert state is not None
-    return state.level, maximum(table, state, LEAD_S, 0.9, minute * 60.0)
+    return state.level, outlook(table, state, LEAD_S, minute * 60.0).quantile(0.9)
 
 
 def test_workers_are_bought_before_the_rush(table: LeadWindowTable) -> None:

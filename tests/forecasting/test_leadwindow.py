@@ -9,12 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from warmfleet_contracts.api.trafficforecast import TrafficForecastStatus
-from warmfleet_contracts.leadwindow import LeadWindowTable, TrafficState, advance, fault, maximum, outlook, rise
+from warmfleet_contracts.leadwindow import LeadWindowTable, fault, outlook, outlook_at, rise
+from warmfleet_contracts.trafficstate import TrafficState, advance
 from warmfleet_forecasting.leadwindow import LEADS_S, Untrusted, learn
 from warmfleet_forecasting.leadwindow.features import features, sustained
 
 Floats = npt.NDArray[np.float64]
 DAY = 1440
+
+
+def maximum(table: LeadWindowTable, state: TrafficState, lead_s: float, probability: float, offset_s: float) -> float:
+    """The demand that is not exceeded over the next ``lead_s`` seconds with a probability, requests/s."""
+    return outlook(table, state, lead_s, offset_s).quantile(probability)
 
 
 def daily(days: float, seed: int = 1, noise: float = 0.05) -> Floats:
@@ -58,6 +64,28 @@ def test_quantiles_hold_on_the_next_day() -> None:
         for p, low, high in ((0.5, 0.38, 0.62), (0.9, 0.84, 0.96), (0.98, 0.955, 1.0)):
             kept = [truth[t] <= maximum(table, seen[t], lead, p, 60.0 * (t + 1 - 4 * DAY)) for t in rows]
             assert low <= np.mean(kept) <= high, (lead, p, np.mean(kept))
+
+
+def test_quantiles_at_the_end_of_the_lead_hold_on_the_next_day_and_fall_with_the_day() -> None:
+    rates = daily(5.0)
+    table = table_of(rates[: 4 * DAY])
+    assert [w.lead_s for w in table.at_lead] == list(LEADS_S)
+    seen, truth = states(rates), sustained(rates, 60.0, 1)
+    for lead in (180.0, 300.0, 600.0):
+        steps, rows = round(lead / 60.0), range(4 * DAY, 5 * DAY - 20, 3)
+        for p, low, high in ((0.5, 0.38, 0.62), (0.9, 0.84, 0.96), (0.98, 0.955, 1.0)):
+            at = [outlook_at(table, seen[t], lead, 60.0 * (t + 1 - 4 * DAY)) for t in rows]
+            kept = [truth[t + steps] <= found.quantile(p) for t, found in zip(rows, at, strict=True) if found]
+            assert len(kept) == len(rows)
+            assert low <= np.mean(kept) <= high, (lead, p, np.mean(kept))
+    evening = 4 * DAY + 18 * 60 + 10
+    at_end = outlook_at(table, seen[evening], 600.0, 60.0 * (evening + 1 - 4 * DAY))
+    assert at_end is not None
+    assert (
+        at_end.quantile(0.5)
+        < 0.95 * seen[evening].level
+        < maximum(table, seen[evening], 600.0, 0.5, 60.0 * (evening + 1 - 4 * DAY))
+    )
 
 
 def test_shape_is_used_before_a_ramp() -> None:

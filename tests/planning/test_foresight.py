@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from planning_specs import KEY, deployment, itype, scaling, spec
 from planning_world import START, Cluster, decide, traffic, workers, world
-from warmfleet_contracts.leadwindow import LeadWindowTable, TrafficState, Window
+from warmfleet_contracts.leadwindow import LeadWindowTable, Window
 from warmfleet_contracts.reasons import ChosenBy
+from warmfleet_contracts.trafficstate import TrafficState
 from warmfleet_operator.planning import foresight, rehearsal
 from warmfleet_operator.planning.blend import Margin, Rule
 from warmfleet_operator.planning.plan import plan
@@ -142,6 +143,8 @@ def test_traffic_that_an_event_brought_is_not_multiplied_again() -> None:
         # The table says 1e6: no more than twice what was seen.
         (Margin(Rule.RECORD, 1.0), 400.0, "always 100% of the highest rate known"),
         (Margin(Rule.REACTIVE, 1.6), 40.0 / (0.85 * 1.6), "counting on 160%"),
+        # A table that does not tell what will be at the end of the lead is asked for the highest until then.
+        (Margin(Rule.AT_LEAD, 0.4), 40.0 * math.exp(0.2), "req/s when a new worker serves"),
     ],
 )
 def test_the_margin_that_was_rehearsed_is_asked_for_and_said(margin: Margin, need: float, said: str) -> None:
@@ -151,6 +154,29 @@ def test_the_margin_that_was_rehearsed_is_asked_for_and_said(margin: Margin, nee
     made = decide(asking(forecast(flat(0.2))), PlannerMemory({KEY: known}))
     assert made.figures["need_up_rps"] == pytest.approx(need, rel=0.01)
     assert said in " ".join(note.text for note in made.trace() if note.stage is Stage.BLEND)
+
+
+def test_buying_goes_by_the_demand_at_the_end_of_a_start_up_and_leaving_by_the_highest_until_then() -> None:
+    margin = Margin(Rule.AT_LEAD, 0.4)
+    known = replace(
+        remembered(40.0, peak=90.0).deployments[KEY],
+        rehearsal=Rehearsal(at=START, position=float(rehearsal.MARGINS.index(margin))),
+    )
+
+    def needed(at_end: float) -> tuple[float, float]:
+        table = flat(0.5, at_lead=flat(at_end).windows)
+        figures = decide(asking(forecast(table)), PlannerMemory({KEY: known})).figures
+        return figures["need_up_rps"], figures["need_down_rps"]
+
+    highest = 40.0 * math.exp(0.5)
+    for at_end in (0.2, 0.4, 0.5):
+        assert needed(at_end) == (
+            pytest.approx(40.0 * math.exp(at_end), rel=0.01),
+            pytest.approx(highest, rel=0.03),
+        )
+    up, down = needed(-0.3)
+    assert up == pytest.approx(40.0), "never less than the demand that is there"
+    assert down == pytest.approx(highest, rel=0.01)
 
 
 @pytest.mark.parametrize(("expects", "believed"), [(-0.5, False), (0.0, True), (0.2, True), (0.5, False)])

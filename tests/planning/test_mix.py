@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from planning_specs import KEY, deployment, itype, spec, variant
 from planning_world import START, Cluster, created, decide, drain_by_time, settled, traffic, worker, workers, world
 from warmfleet_contracts.api import InstanceTypeSpec
-from warmfleet_contracts.leadwindow import TrafficState
 from warmfleet_contracts.reasons import ChosenBy, Reason, VictimReason
+from warmfleet_contracts.trafficstate import TrafficState
 from warmfleet_operator.planning.mix.cover import Item, cover
 from warmfleet_operator.planning.plan import plan
 from warmfleet_operator.planning.rehearsal import MARGINS

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planning_specs import KEY, deployment, scaling, spec
 from planning_world import START, traffic, workers, world
-from warmfleet_contracts.leadwindow import MOST_PEAKS, MOST_RATIO, TrafficState
+from warmfleet_contracts.leadwindow import MOST_PEAKS, MOST_RATIO
 from warmfleet_contracts.reasons import Reason
+from warmfleet_contracts.trafficstate import TrafficState
 from warmfleet_operator.planning import rehearsal
 from warmfleet_operator.planning.blend import DOWN, MOST_BAND, UP, Rule
 from warmfleet_operator.planning.plan import plan
@@ -32,24 +33,28 @@ def statuses(draw: st.DrawFn) -> dict[str, Any]:
     sane = draw(st.booleans())
     numbers = st.floats(0.0, 3.0) if sane else NUMBER
     chances = sorted(draw(st.lists(st.floats(0.01, 0.999), min_size=count, max_size=count, unique=True)))
-    windows = [
-        {
-            "lead": f"{60 * (i + 1)}s",
-            "residuals": sorted(draw(st.lists(numbers, min_size=count, max_size=count))),
-            "momentumGain": draw(numbers),
-            "trendGain": draw(numbers),
-            "shapeGain": draw(numbers),
-            "scaleBase": draw(numbers),
-            "volatilityGain": draw(numbers),
-            "calmGain": draw(numbers),
-            "riseSpread": draw(numbers),
-        }
-        for i in range(draw(st.integers(1, 4)))
-    ]
+    windows, at_lead = (
+        [
+            {
+                "lead": f"{60 * (i + 1)}s",
+                "residuals": sorted(draw(st.lists(numbers, min_size=count, max_size=count))),
+                "momentumGain": draw(numbers),
+                "trendGain": draw(numbers),
+                "shapeGain": draw(numbers),
+                "scaleBase": draw(numbers),
+                "volatilityGain": draw(numbers),
+                "calmGain": draw(numbers),
+                "riseSpread": draw(numbers),
+            }
+            for i in range(draw(st.integers(least, 4)))
+        ]
+        for least in (1, 0)
+    )
     issued = WALL + draw(st.sampled_from([-1e9, -1e5, -1700.0, -10.0, 30.0, 1e4]))
     table = {
         "probabilities": chances,
         "windows": windows,
+        "atLead": at_lead,
         "shape": draw(st.lists(numbers, max_size=6)),
         "shapeStep": "300s",
         "peak": draw(st.one_of(st.floats(0, 1000), NUMBER)),

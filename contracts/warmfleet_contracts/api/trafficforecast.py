@@ -43,9 +43,9 @@ _ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
 
 class LeadWindow(ApiModel):
-    """Distribution of the highest sustained demand over the next ``lead``, relative to the level now.
+    """Distribution of the highest sustained demand over the next ``lead``, or at its end, relative to the level now.
 
-    The formula is in ``warmfleet_contracts.leadwindow``.
+    The formulas are in ``warmfleet_contracts.leadwindow``.
     """
 
     lead: Duration
@@ -59,7 +59,7 @@ class LeadWindow(ApiModel):
     trend_gain: float = 0.0
     """Added to the logarithm per log(mean of 5 minutes / mean of 20 minutes)."""
     shape_gain: float = 0.0
-    """Added to the logarithm per rise of the shape within the window."""
+    """Added to the logarithm per rise of the shape within the window; at its end: per change of the shape."""
     anchor_gain: float = 0.0
     """Added to the logarithm per distance of the shape from the logarithm of the mean of 20 minutes."""
     scale_base: float = 1.0
@@ -78,7 +78,9 @@ class LeadWindows(ApiModel):
     probabilities: Annotated[tuple[float, ...], Field(min_length=1, max_length=16, json_schema_extra=_ATOMIC)]
     """Ascending, each in (0, 1)."""
     windows: Annotated[tuple[LeadWindow, ...], Field(min_length=1, max_length=16, json_schema_extra=_ATOMIC)]
-    """By ascending lead."""
+    """By ascending lead: the highest demand until the lead is over, which must not be missed by what leaves."""
+    at_lead: Annotated[tuple[LeadWindow, ...], Field(max_length=16, json_schema_extra=_ATOMIC)] = ()
+    """By ascending lead: the demand when the lead is over, which a worker meets that is bought now; may be empty."""
     shape: Annotated[tuple[float, ...], Field(max_length=320, json_schema_extra=_ATOMIC)] = ()
     """Logarithm of the expected demand (requests/s) at equal steps since issuedAt."""
     shape_step: Duration = 300.0

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from warmfleet_contracts.leadwindow import (
+from warmfleet_contracts.trafficstate import (
     CALM_S,
     FAST_S,
     MID_S,
@@ -171,15 +171,21 @@ def smooth_log(rates: Floats, step_s: float, floor: float) -> Floats:
     return np.asarray(np.log(np.maximum(mean + floor, 1e-12)), dtype=np.float64)
 
 
-def rises(rates: Floats, step_s: float, floor: float, steps: int) -> Floats:
+def after(values: Floats, steps: int) -> Floats:
+    """What ``values`` are ``steps`` steps later; NaN at the end."""
+    return np.concatenate([values[steps:], np.full(min(steps, len(values)), np.nan)])
+
+
+def rises(rates: Floats, step_s: float, floor: float, steps: int, *, at_end: bool = False) -> Floats:
     """What the shape, as known a day before at the latest, said about the rise within the window; NaN where unknown.
 
-    For each step the weighted mean of the rises of earlier days at the same time.
+    For each step the weighted mean of the rises of earlier days at the same time; ``at_end``: of the changes until the
+    end of the window.
     """
     day, length = round(DAY_S / step_s), len(rates)
     curve = smooth_log(rates, step_s, floor)
     if length <= day + steps:
         return np.full(length, np.nan)
     top = np.full(length, np.nan)
-    top[: length - steps] = highest(curve, steps + 1)
+    top[: length - steps] = curve[steps:] if at_end else highest(curve, steps + 1)
     return _earlier(top - curve, day)

@@ -2,7 +2,8 @@
 
 For each lead L, over the steps t of the history whose window is over, weighted by age::
 
-    y      = log( (sustained(t, L) + floor) / (level(t) + floor) )
+    y      = log( (sustained(t, L) + floor) / (level(t) + floor) )            the highest demand within the lead
+             log( (sustained(t + L, one step) + floor) / (level(t) + floor) ) the demand at its end
     y      ~ location . (1, momentum, trend, rise, anchor) + scale . (1, volatility, calm[, rise]) * e
     location: weighted least squares, Huber's weights, a little ridge; shape_gain within [0, 1.3], anchor_gain [0, 0.5]
     scale   : not negative, fitted to |y - location| (Glejser 1969), iterated with the location
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from warmfleet_contracts.leadwindow import LeadWindowTable, Window
 
-from warmfleet_forecasting.leadwindow.features import Features, anchors, day_shape, features, rises, sustained
+from warmfleet_forecasting.leadwindow.features import Features, after, anchors, day_shape, features, rises, sustained
 
 Floats = npt.NDArray[np.float64]
 
@@ -95,11 +96,14 @@ def learn(
     floor = _FLOOR_SHARE * float(np.nanmean(history))
     known = features(history, step_s, floor)
     anchor = np.clip(anchors(history, step_s, floor) - known.slow, -1.0, 1.0)
-    windows = [_window(history, known, anchor, step_s, floor, lead) for lead in LEADS_S if lead >= step_s]
+    windows, at_lead = (
+        [_window(history, known, anchor, step_s, floor, lead, at_end=end) for lead in LEADS_S if lead >= step_s]
+        for end in (False, True)
+    )
     late = 0.0 if ended is None else max(0.0, now - ended)
     shape = (
         _shape(history, step_s, floor, late)
-        if any(w is not None and (w.shape_gain or w.anchor_gain or w.rise_spread) for w in windows)
+        if any(w is not None and (w.shape_gain or w.anchor_gain or w.rise_spread) for w in windows + at_lead)
         else ()
     )
     found = tuple(w for w in windows if w is not None)
@@ -112,6 +116,7 @@ def learn(
         shape_step_s=SHAPE_STEP_S,
         peak=float(np.nanmax(history)),
         floor=floor,
+        at_lead=tuple(w for w in at_lead if w is not None),
     )
 
 
@@ -126,14 +131,14 @@ def _refused(history: Floats, step_s: float) -> Untrusted | None:
 
 
 def _window(
-    history: Floats, known: Features, anchor: Floats, step_s: float, floor: float, lead_s: float
+    history: Floats, known: Features, anchor: Floats, step_s: float, floor: float, lead_s: float, *, at_end: bool
 ) -> Window | None:
-    """The coefficients for one lead; None when too few windows are free of gaps."""
+    """The coefficients for one lead, within it or at its end; None when too few windows are free of gaps."""
     steps = round(lead_s / step_s)
-    target = sustained(history, step_s, steps)
+    target = after(sustained(history, step_s, 1), steps) if at_end else sustained(history, step_s, steps)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = np.log((target + floor) / (known.level + floor))
-    rise = rises(history, step_s, floor, steps)
+    rise = rises(history, step_s, floor, steps, at_end=at_end)
     warm = np.arange(len(history)) >= _WARM_UP_S / step_s
     rows = np.flatnonzero(warm & np.isfinite(y) & np.isfinite(known.momentum))
     shaped = rows[np.isfinite(rise[rows] + anchor[rows])]
@@ -147,7 +152,7 @@ def _window(
     located, spreads = np.column_stack(moves), np.column_stack([ones, known.volatility[rows], known.calm[rows]])
     found = _Fitted.of(located, spreads, y[rows], weight)
     if with_shape:
-        wider = _Fitted.of(located, np.column_stack([spreads, rise[rows]]), y[rows], weight)
+        wider = _Fitted.of(located, np.column_stack([spreads, np.maximum(rise[rows], 0.0)]), y[rows], weight)
         found = wider if wider.loss < (1.0 - _PLAINLY) * found.loss else found
     location, scale = found.location, found.scale
     return Window(

@@ -13,8 +13,15 @@ With ``scaling.forecast`` the margin is one of several, the cheapest that keeps 
     min(rate, lasting) <= need.up <= MOST_RATIO * max(level, rate) / UP               whatever the table says, without
                                                                                       patience
 
-The same by the built-in table (PRIOR) instead of the forecast's, where it was cheaper: what is learned anew every few
-hours may be worse than what never changes.
+What is bought now meets the demand of then. Where the table tells what that is, buying may go by it, and only leaving
+by the highest demand until then; noise of the next minutes, which nothing that is bought now can serve, then buys
+nothing, and the distance of the two takes the place of most of the band::
+
+    need.up   = max(min(rate, lasting), recovery + quantile (1 - q) of the demand at now + L)     leadwindow.outlook_at
+    need.down = max(need.up, min(max(need.up * (1 + CLOSE * (band - 1)), recovery + reach(L)), record))
+
+The same as the first by the built-in table (PRIOR) instead of the forecast's, where it was cheaper: what is learned
+anew every few hours may be worse than what never changes.
 
 One for what comes without a warning: the rarest of those, and never less than a share of the highest rate known (at
 most ``MOST_PEAKS`` times the highest that was seen here)::
@@ -60,14 +67,8 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from warmfleet_contracts.leadwindow import (
-    MOST_PEAKS,
-    MOST_RATIO,
-    LeadWindowTable,
-    Outlook,
-    TrafficState,
-    Window,
-)
+from warmfleet_contracts.leadwindow import MOST_PEAKS, MOST_RATIO, LeadWindowTable, Outlook, Window
+from warmfleet_contracts.trafficstate import TrafficState
 
 from warmfleet_operator.planning.demand import Traffic
 
@@ -82,6 +83,9 @@ BAND = 2.0
 """Width of the band in which nothing changes, in volatilities of the level."""
 MOST_BAND = 0.13
 """Most capacity that stays, over the need for it, for the sake of noise."""
+CLOSE = 0.25
+"""Share of that band where buying goes by the demand at the end of the lead: most of it lies in the distance from the
+highest demand until then."""
 RECOVERY = 4.0
 """Weight of a queue that makes requests late: behind it everybody is, so it is worth more than its own requests."""
 WITHIN = 1.02
@@ -136,8 +140,13 @@ class Rule(StrEnum):
 
     REACTIVE = "reactive"
     QUANTILE = "quantile"
+    AT_LEAD = "at-lead"
     BUILT_IN = "built-in"
     RECORD = "record"
+
+
+CHANCES = (Rule.QUANTILE, Rule.AT_LEAD, Rule.BUILT_IN)
+"""The rules whose value is a chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,8 @@ class Margin:
 
     Attributes:
         rule: What it is made of.
-        value: REACTIVE: share of a worker's capacity that is counted on. QUANTILE: chance that the demand is higher.
+        value: REACTIVE: share of a worker's capacity that is counted on. QUANTILE: chance that the demand is higher
+            until a worker serves that is bought now. AT_LEAD: chance that it is higher when that worker serves.
             BUILT_IN: the same, by the built-in table whatever the forecast. RECORD: share of the highest rate known
             that is always there.
     """
@@ -218,6 +228,7 @@ class Sight:
         band: Capacity that stays over the need for it, as a factor.
         patience: Share of the start-up time through which requests may wait.
         usual: The quantiles by the built-in table; None where ``outlook`` is that already.
+        at_lead: Quantiles of the demand when a worker serves that is bought now; None where nothing tells.
     """
 
     state: TrafficState
@@ -228,6 +239,7 @@ class Sight:
     band: float
     patience: float = 0.0
     usual: Outlook | None = None
+    at_lead: Outlook | None = None
 
 
 def sight(
@@ -239,6 +251,7 @@ def sight(
     record: float | None,
     patience: float = 0.0,
     usual: Outlook | None = None,
+    at_lead: Outlook | None = None,
 ) -> Sight:
     """What is known of the time ahead.
 
@@ -250,6 +263,7 @@ def sight(
         record: Highest rate of the learned history, requests/s; None where nothing was learned.
         patience: Share of the start-up time through which requests may wait.
         usual: The same as ``ahead`` by the built-in table; None where it is that already.
+        at_lead: Quantiles of the demand when a worker serves that is bought now; None where nothing tells.
     """
     if record is not None and state.level <= record * WITHIN:
         known = max(record, state.level)
@@ -257,7 +271,7 @@ def sight(
         known = max(peak, record or 0.0, state.level / UP)
     held = min(max(peak, record or 0.0), MOST_PEAKS * peak)
     band = 1.0 + min(BAND * math.sqrt(state.calm_variance), MOST_BAND) * (1.0 - patience)
-    return Sight(state, ahead, basis, known, held, band, patience, usual)
+    return Sight(state, ahead, basis, known, held, band, patience, usual, at_lead)
 
 
 def reactive(traffic: Traffic) -> Need | None:
@@ -270,7 +284,9 @@ def reactive(traffic: Traffic) -> Need | None:
 
 def reach(seen: Sight, margin: Margin) -> float:
     """The demand that a margin expects until a new worker serves, requests/s; 0 with the reactive rule."""
-    if margin.rule is Rule.QUANTILE:
+    if margin.rule is Rule.AT_LEAD and seen.at_lead is not None:
+        return min(seen.at_lead.quantile(1.0 - margin.value), seen.known)
+    if margin.rule in (Rule.QUANTILE, Rule.AT_LEAD):
         return min(seen.outlook.quantile(1.0 - margin.value), seen.known)
     if margin.rule is Rule.BUILT_IN:
         return min((seen.usual or seen.outlook).quantile(1.0 - margin.value), seen.known)
@@ -298,12 +314,17 @@ def bounds(seen: Sight, margin: Margin, ahead: float, arrivals: float, queued: f
         return rate / (UP * margin.value), rate / (DOWN * margin.value)
     state = seen.state
     need = max(min(rate, state.mid + queued), queued * weight + ahead)
+    stay, band = need, seen.band
+    if margin.rule is Rule.AT_LEAD and seen.at_lead is not None:
+        reached = queued * weight + seen.outlook.quantile(1.0 - margin.value)
+        stay, band = max(need * (1.0 + (seen.band - 1.0) * CLOSE), reached), 1.0
     if seen.patience:
-        need += (state.slow + queued - need) * seen.patience
-    need = min(need, MOST_RATIO * max(state.level, rate) / UP)
+        need, stay = (x + (state.slow + queued - x) * seen.patience for x in (need, stay))
+    most = MOST_RATIO * max(state.level, rate) / UP
+    need, stay = min(need, most), min(stay, most)
     if margin.rule is Rule.RECORD:
-        need = max(need, margin.value * seen.held)
-    return need, max(need, min(need * seen.band, seen.known))
+        need = stay = max(need, margin.value * seen.held)
+    return need, max(need, min(stay * band, seen.known))
 
 
 def foresighted(traffic: Traffic, seen: Sight, margin: Margin, *, late: bool) -> Need | None:
@@ -323,7 +344,7 @@ def foresighted(traffic: Traffic, seen: Sight, margin: Margin, *, late: bool) ->
         quiet=max(traffic.arrivals, ahead) if looks else traffic.arrivals / (UP * margin.value),
         basis=basis if looks else Basis.REACTIVE,
         forecast=ahead if looks else None,
-        chance=margin.value if margin.rule in (Rule.QUANTILE, Rule.BUILT_IN) else None,
+        chance=margin.value if margin.rule in CHANCES else None,
         plain=min(up, lasting / UP),
         kept=max(traffic.rate, lasting) / DOWN,
         margin=margin,

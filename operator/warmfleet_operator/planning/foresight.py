@@ -25,7 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from warmfleet_contracts.api import LLMDeploymentSpec
-from warmfleet_contracts.leadwindow import Outlook, TrafficState, advance, outlook
+from warmfleet_contracts.leadwindow import Outlook, outlook, outlook_at
+from warmfleet_contracts.trafficstate import TrafficState, advance
 
 from warmfleet_operator.planning import blend, limits, rehearsal
 from warmfleet_operator.planning.blend import Basis, Need, Sight
@@ -274,4 +275,14 @@ def _sight(
     if ahead is None or patience:
         ahead = outlook(table, state, startup_s * (1.0 - patience), offset)
     usual = None if table is blend.PRIOR else outlook(blend.PRIOR, state, startup_s * (1.0 - patience), 0.0)
-    return blend.sight(ahead, state, basis=basis, peak=memory.peak, record=record, patience=patience, usual=usual)
+    at_lead = outlook_at(table, state, startup_s * (1.0 - patience), offset)
+    return blend.sight(
+        ahead,
+        state,
+        basis=basis,
+        peak=memory.peak,
+        record=record,
+        patience=patience,
+        usual=usual,
+        at_lead=at_lead,
+    )

@@ -12,9 +12,9 @@ cost, and how many requests would have been late with it, is known without tryin
                  share of the time with either would be late as often as the goal, unless there is an EDGE between them;
                  of these the cheapest
 
-There are three ladders: the reactive rule, chances by the built-in table, and chances by the forecast's followed by
-shares of the record. Another one is climbed only where it is cheaper by MUCH, and the built-in table's only once
-JUDGED_S have been shown.
+There are four ladders: the reactive rule, chances by the built-in table, chances of the demand at the end of a
+start-up, and chances of the highest until then followed by shares of the record. Another one is climbed only where it
+is cheaper by MUCH, and the built-in table's only once JUDGED_S have been shown.
 
 The objective is a floor: what is aimed for is missed half of the time, so less than the budget is aimed for. What no
 margin prevents is late with all of them alike: a bad day counts for its share of a week, and is no debt to pay back.
@@ -75,6 +75,7 @@ RAISED = 1.01
 MARGINS: tuple[Margin, ...] = (
     *(Margin(Rule.REACTIVE, share) for share in (1.6, 1.5, 1.4, 1.3, 1.2)),
     *(Margin(Rule.BUILT_IN, chance) for chance in (0.7, 0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
+    *(Margin(Rule.AT_LEAD, chance) for chance in (0.95, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
     *(Margin(Rule.QUANTILE, chance) for chance in (0.95, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02, RAREST)),
     *(Margin(Rule.RECORD, share) for share in (0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)),
 )
@@ -83,13 +84,15 @@ MARGINS: tuple[Margin, ...] = (
 Close to each other where a crowd that comes again and again begins to be served: below, all of it is late."""
 LADDERS = tuple(
     tuple(i for i, m in enumerate(MARGINS) if m.rule in rules)
-    for rules in ((Rule.REACTIVE,), (Rule.QUANTILE, Rule.RECORD), (Rule.BUILT_IN,))
+    for rules in ((Rule.REACTIVE,), (Rule.QUANTILE, Rule.RECORD), (Rule.AT_LEAD,), (Rule.BUILT_IN,))
 )
 SHARES = (0.0, *(m.value for m in MARGINS if m.rule is Rule.RECORD))
 """Shares of the record that are held, from the rarest chance, which holds none of it."""
 USUAL = (
     *((0.1, 0.96), (0.09, 1.0), (0.085, 1.04), (0.083, 1.05), (0.081, 1.06)),
     *((0.1, 1.05), (0.08, 1.07), (0.053, 1.09), (0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
+    *((0.12, 1.03), (0.1, 1.05), (0.08, 1.07), (0.053, 1.09)),
+    *((0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
     *((0.12, 1.03), (0.1, 1.05), (0.08, 1.07), (0.053, 1.09)),
     *((0.035, 1.11), (0.023, 1.13), (0.0134, 1.16), (0.0088, 1.2)),
     *((0.007, 1.3), (0.0055, 1.4), (0.004, 1.5), (0.003, 1.65), (0.0018, 1.85), (0.001, 2.05)),
@@ -238,7 +241,7 @@ def margin(state: Rehearsal) -> Margin:
     position = min(max(state.position, 0.0), len(MARGINS) - 1.0)
     i = min(int(position), len(MARGINS) - 2)
     low, high, share = MARGINS[i], MARGINS[i + 1], position - i
-    if low.rule is high.rule and low.rule in (Rule.QUANTILE, Rule.BUILT_IN):
+    if low.rule is high.rule and low.rule in blend.CHANCES:
         return Margin(low.rule, low.value * (high.value / low.value) ** share)
     if low.rule is high.rule:
         return Margin(low.rule, low.value + (high.value - low.value) * share)

@@ -109,7 +109,8 @@ def _blend(draft: Draft) -> Note:
         chance=need.chance,
     )
     if need.basis is not Basis.REACTIVE:
-        ahead = "" if need.forecast is None else f"up to {need.forecast:.3g} req/s until a new worker serves, "
+        when = "when" if need.margin is not None and need.margin.rule is Rule.AT_LEAD else "until"
+        ahead = "" if need.forecast is None else f"up to {need.forecast:.3g} req/s {when} a new worker serves, "
         risk = "" if need.margin is None else _risk(need.margin)
         text = (
             f"{ahead}{BASIS_WORDS[need.basis]}{risk}: {need.up:.3g} req/s of capacity are needed, {need.down:.3g} must "

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from warmfleet_contracts.api import LLMDeploymentSpec
-from warmfleet_contracts.leadwindow import TrafficState
+from warmfleet_contracts.trafficstate import TrafficState
 
 from warmfleet_operator.state import fields
 from warmfleet_operator.state.fields import CheckpointError

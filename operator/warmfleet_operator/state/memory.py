@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from warmfleet_contracts.api import LLMDeploymentSpec
-from warmfleet_contracts.leadwindow import TrafficState
+from warmfleet_contracts.trafficstate import TrafficState
 
 from warmfleet_operator.state.records import Key
 
