@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import os
@@ -26,3 +27,16 @@ async def listen(runner: web.AppRunner, port: int) -> str:
         else:
             return ip
     raise AssertionError(f"no free address for port {port}")
+
+
+async def close(runner: web.AppRunner) -> None:
+    """End a server and every connection to it.
+
+    A connection that the loop was accepting while aiohttp closed those it knew is made only after that, and nobody
+    would ever close it.
+    """
+    server = runner.server
+    await runner.cleanup()
+    await asyncio.sleep(0.01)
+    if server is not None:
+        await server.shutdown(0.1)

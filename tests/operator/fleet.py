@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from addresses import listen
+from addresses import close, listen
 from aiohttp import web
 from kubernetes.aio import client as kube
 from warmfleet_contracts import bearer, labels
@@ -116,7 +116,7 @@ class FakeAgent:
 
     async def stop(self) -> None:
         if self.runner is not None:
-            await self.runner.cleanup()
+            await close(self.runner)
             self.runner = None
 
 
@@ -165,7 +165,7 @@ class Fleet:
         await self.kube.close()
         for runner in self._web:
             await runner.shutdown()
-            await runner.cleanup()
+            await close(runner)
 
     def operator_of(self, **overrides: Any) -> OperatorProcess:
         values: dict[str, Any] = {

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from addresses import close
 from aiohttp import web
 from kubernetes.aio import client as kube
 from warmfleet_operator.adapters.kube import KubeApi, KubeError, TokenBucket
@@ -45,7 +46,7 @@ async def server() -> AsyncIterator[tuple[Server, Make]]:
     yield handler, make
     for api in made:
         await api.close()
-    await runner.cleanup()
+    await close(runner)
 
 
 async def test_overload_and_failures_are_tried_again(server: tuple[Server, Make]) -> None:

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import aiohttp
 import pytest
+from addresses import close
 from aiohttp import web
 from warmfleet_contracts.agent import AgentState
 from warmfleet_operator.adapters.agents import AgentClient, NoAnswerError
@@ -89,7 +90,7 @@ async def prometheus(answer: Callable[[str], Awaitable[web.Response]]) -> AsyncI
         async with aiohttp.ClientSession(trust_env=False) as session:
             yield PrometheusSource(url, session, rate_window=60, mean_window=300, timeout_seconds=0.3)
     finally:
-        await runner.cleanup()
+        await close(runner)
 
 
 async def test_means_are_asked_for_now_and_then_and_the_rest_each_time() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import pytest
+from addresses import close
 from aiohttp import web
 from kubernetes.aio import client as kube
 from warmfleet_operator.adapters import reflector as module
@@ -97,7 +98,7 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Server
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await runner.cleanup()
+    await close(runner)
 
 
 async def until(store: FleetStore, *names: str) -> None:
